@@ -1,0 +1,44 @@
+# gpu once that is what .venv holds, cpu otherwise; `make repro REQUIREMENTS=gpu` chooses for a new .venv.
+REQUIREMENTS ?= $(if $(wildcard .venv/installed/gpu.txt),gpu,cpu)
+
+# `python` in dvc.yaml is the one in .venv.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHON
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export VLLM_NO_USAGE_STATS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help repro profile test test-fast check environment tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+repro: environment ## make the environment if there is none, then everything that is out of date, report included
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "This folder is not a git checkout, and DVC needs one: clone the repository." >&2; exit 1; }
+	@.venv/bin/python -m tasks.preflight
+	@.venv/bin/dvc repro
+	@echo "The report: data/report/index.html"
+
+profile: environment ## write params.yaml for another profile: make profile NAME=breeze-7b
+	@test -n "$(NAME)" || { echo "Which profile? For example: make profile NAME=breeze-7b" >&2; exit 2; }
+	@.venv/bin/python -m tasks.profile "$(NAME)"
+
+test: tools ## every test; those that need a GPU skip themselves where there is none
+	@.venv/bin/pytest
+
+test-fast: tools ## the tests that need no browser, no GPU and little time
+	@.venv/bin/pytest -m "not slow and not browser and not gpu"
+
+check: tools ## ruff and mypy
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+environment:
+	@requirements/install.sh requirements/$(REQUIREMENTS).txt
+
+tools: environment
+	@requirements/install.sh requirements/dev.txt
