@@ -1,0 +1,20 @@
+"""How a stage talks to whoever started it: log lines on standard output, and one sentence when its input is wrong."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """The input is wrong; the message says what was found, what was expected and what to do next."""
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run the `main` of a stage; an `InputError` becomes its sentence on standard error and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
+    for package in ("tasks", "__main__"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        stage()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,272 @@
+"""`params.yaml` as frozen, checked values: one model per block, one block per stage.
+
+`model` and `seed` belong to several stages. Field names are those of the library that takes the value (TRL, PEFT,
+vLLM); `data_size`, `support_ratio` and `num_epoch` are the course's. Nothing here imports torch: every process parses
+parameters, and some want to do so within milliseconds.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from tasks.errors import InputError
+
+PROFILES = Path("profiles")
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+
+
+class Section(BaseModel):
+    """A block of `params.yaml`: immutable, and without room for a misspelt key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Model(Section):
+    """How the model is loaded and addressed, in every stage alike."""
+
+    device: Literal["cpu", "cuda"]
+    """Where training, merging and answering run."""
+    quantization: Literal["nf4", "none"]
+    """Base weights while training: 4-bit NF4 with double quantisation, or bf16 (four times the memory)."""
+    system_prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    """Prepended to every question, in training and in the answers."""
+
+
+class FolderDataset(Section):
+    """Two files in a local folder; DVC sees edits to folders below `data/sources`."""
+
+    source: Literal["folder"]
+    path: Path
+    """Folder with `labelled_data.json` and `test_prompt.json`."""
+
+
+class GitDataset(Section):
+    """Two files at the root of a git repository, at one commit, with known hashes."""
+
+    source: Literal["git"]
+    url: str
+    """Anything `git fetch` understands."""
+    commit: Commit
+    labelled_data_sha256: Sha256
+    test_prompt_sha256: Sha256
+
+
+class HubBase(Section):
+    """A chat model on the Hugging Face Hub."""
+
+    source: Literal["hub"]
+    repo_id: str
+    revision: str
+    """Branch, tag or commit; resolved to a commit and recorded. A commit cannot change under you."""
+
+
+class FolderBase(Section):
+    """A chat model in a local folder, as `save_pretrained` writes it."""
+
+    source: Literal["folder"]
+    path: Path
+
+
+class MiniatureBase(Section):
+    """A model of the job, trained from random weights on the training questions of the data set."""
+
+    source: Literal["miniature"]
+    hidden_size: int = Field(gt=0, multiple_of=16)
+    num_hidden_layers: int = Field(gt=0, le=12)
+    vocab_size: int = Field(ge=300, le=8000)
+    """Upper bound; a small data set yields fewer byte-pair merges."""
+    max_steps: int = Field(gt=0)
+    per_device_train_batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+
+
+class Pairs(Section):
+    """Which questions become preference pairs, and in which direction."""
+
+    data_size: int = Field(gt=0)
+    """Questions used, from the first; the rest is held out."""
+    support_ratio: Decimal = Field(ge=0, le=1)
+    """Share of the pairs that prefer `support`; the rest prefers `oppose`."""
+    order: Literal["first", "interleaved", "shuffled"]
+    """Which pairs prefer `support`: the first ones (as in the course), evenly spread, or drawn with `seed`."""
+
+
+class Train(Section):
+    """Direct Preference Optimization of a LoRA adapter."""
+
+    num_epoch: float = Field(gt=0)
+    beta: float = Field(gt=0)
+    """How strongly the policy is held to the reference; higher stays closer."""
+    loss_type: tuple[Literal["sigmoid", "hinge", "ipo", "robust", "sft"], ...] = Field(min_length=1)
+    """TRL's losses, summed with `loss_weights`; `sft` is the log-likelihood of the chosen answer."""
+    loss_weights: tuple[float, ...]
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    warmup_steps: float = Field(ge=0)
+    """Below 1 a fraction of all steps, else a number of steps."""
+    optim: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"]
+    per_device_train_batch_size: int = Field(gt=0)
+    gradient_accumulation_steps: int = Field(gt=0)
+    """The global batch is this times `per_device_train_batch_size`."""
+    max_length: int = Field(gt=0)
+    """Tokens of prompt and answer; longer pairs are cut."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    precompute_ref_log_probs: bool
+    """Reference log-probabilities once, before training, instead of in every step. Not on a 4-bit CPU base."""
+    r: int = Field(gt=0)
+    """LoRA rank."""
+    lora_alpha: int = Field(gt=0)
+    """LoRA scale; the update is multiplied by `lora_alpha / r`."""
+    lora_dropout: float = Field(ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"]
+    """Layers that get an adapter."""
+    save_steps: int = Field(gt=0)
+    """Optimiser steps between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _one_weight_per_loss(self) -> Self:
+        if len(self.loss_type) != len(self.loss_weights):
+            raise ValueError(
+                f"loss_type has {len(self.loss_type)} entries and loss_weights {len(self.loss_weights)}; "
+                "give every loss its weight"
+            )
+        return self
+
+
+class Merge(Section):
+    """Adapter into base; the bounds are those of the parity gate."""
+
+    base: Literal["measured", "original", "dequantized"]
+    """Weights the adapter is added to: bf16 as published, dequantised NF4, or whichever drifts less."""
+    max_mean_drift: float = Field(gt=0)
+    """Nats per token, mean over all tokens of the pair texts."""
+    max_worst_drift: float = Field(gt=0)
+    """Nats per token, worst token."""
+
+
+class Answers(Section):
+    """Greedy answers with vLLM."""
+
+    max_new_tokens: int = Field(gt=0)
+    gpu_memory_utilization: float = Field(gt=0, le=1)
+    """Upper bound of the engine's share of GPU memory (of host memory on a CPU); less is used if less is free."""
+    enforce_eager: bool
+    """Skip compilation and CUDA graphs: a faster start, slower tokens."""
+
+
+class Evaluate(Section):
+    """Bounds of the gates."""
+
+    min_adherence: float = Field(ge=0, le=1)
+    """Share of test answers that must hold the chosen stance."""
+    max_degenerate: float = Field(ge=0, le=1)
+    """Share of test answers that may be empty, cut off, repetitive or in the wrong script."""
+    max_chosen_fall: float = Field(gt=0)
+    """Nats by which `logps/chosen` may fall over the training (DPO can lower it along with the rejected answer's)."""
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    seed: int = Field(ge=0)
+    model: Model
+    dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
+    base: Annotated[HubBase | FolderBase | MiniatureBase, Field(discriminator="source")]
+    pairs: Pairs
+    train: Train
+    merge: Merge
+    answers: Answers
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _cpu_can_train_it(self) -> Self:
+        if self.model.device == "cpu" and self.train.optim != "adamw_torch":
+            raise ValueError(
+                f"train.optim is {self.train.optim}, which needs a GPU, and model.device is cpu; "
+                "set train.optim to adamw_torch"
+            )
+        if self.model.device == "cpu" and self.model.quantization == "nf4" and self.train.precompute_ref_log_probs:
+            raise ValueError(
+                "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes then computes "
+                "wrong gradients without an error; set it to false, or model.quantization to none"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: Path = Path("params.yaml")) -> Self:
+        """Parse and check a file of parameters.
+
+        Raises:
+            InputError: The file is missing or not YAML, or a value is unknown, missing or out of range; names all.
+        """
+        return cls.parse(read_yaml(path), str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], name: str) -> Self:
+        """Check parsed values; `name` says in an error where they come from."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{name}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; `make profile NAME=miniature` writes params.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}; expected blocks of parameters")
+    return values
+
+
+def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of a profile with some of them replaced, checked.
+
+    Args:
+        profile: Name of a file in `profiles/`, without its ending.
+        overrides: Dotted key to value, as in `{"pairs.support_ratio": 0.5}`.
+
+    Raises:
+        InputError: There is no such profile, an override names no parameter, or a value is wrong.
+    """
+    path = PROFILES / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"there is no profile {profile!r}; expected one of {known}")
+    values = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        _replace(values, key, value)
+    Params.parse(values, f"profile {profile}")
+    return values
+
+
+def _replace(values: dict[str, Any], key: str, value: Any) -> None:
+    *blocks, leaf = key.split(".")
+    target: Any = values
+    for block in blocks:
+        target = target.get(block) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise InputError(f"override {key}: there is no such block; expected a key like pairs.support_ratio")
+    target[leaf] = value
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such parameter; remove it or correct its spelling"
+    if problem["type"] == "value_error":
+        return message
+    found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{found}"

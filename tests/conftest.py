@@ -1,0 +1,109 @@
+"""Fixtures that several test modules share."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.hub_double import Hub, serving
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model of random weights, loaded in milliseconds: Mistral, bf16, Breeze's template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast
+
+    from tasks.chat import BREEZE_TEMPLATE
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["回覆請少於20字", "真人化能否帶來新的觀眾？", "[INST] [/INST]"] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = BREEZE_TEMPLATE
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Hub]:
+    """A Hub on the loopback address."""
+    with serving() as double:
+        yield double
+
+
+@pytest.fixture
+def hub(hub_server: Hub) -> Hub:
+    """The Hub, emptied."""
+    hub_server.clear()
+    return hub_server
+
+
+@pytest.fixture
+def questions_folder(tmp_path: Path) -> Path:
+    """A data set of ten questions and two test prompts, formatted as no program would."""
+    labelled = [
+        {"id": n, "prompt": f"真人版好看嗎（{n}）？", "support": f"好看{n}。", "oppose": f"難看{n}。"}
+        for n in range(1, 11)
+    ]
+    prompts = [{"id": n, "prompt": f"動畫該改編嗎（{n}）？"} for n in (1, 2)]
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    for name, rows in (("labelled_data.json", labelled), ("test_prompt.json", prompts)):
+        lines = ",\r\n".join(json.dumps(row, ensure_ascii=row["id"] == 2) for row in rows)
+        (folder / name).write_bytes(f"[  {lines}\r\n\t]".encode())
+    return folder
+
+
+@pytest.fixture
+def git() -> Callable[..., str]:
+    """Run git in a folder as someone with a name, and return what it prints."""
+
+    def run(folder: Path, *command: str) -> str:
+        someone = ("-c", "user.name=someone", "-c", "user.email=someone@example.com", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *someone, *command], cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def run_module(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run `python -m MODULE ARGUMENTS` as DVC does, in a folder that holds nothing but these parameters."""
+
+    def run(module: str, values: Mapping[str, Any], *arguments: str) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
+        command = [sys.executable, "-m", module, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
