@@ -1,0 +1,140 @@
+"""The base model as the other stages find it: `data/base/base.json` says what it is, `locate` says where.
+
+A model from the Hub or from a folder stays where it is, so that DVC neither copies nor hashes it; only the
+miniature lies in `data/base` itself.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks import hub
+from tasks.errors import InputError
+from tasks.hub import File
+from tasks.jsonfile import write_json
+
+RECORD, MODEL = "base.json", "model"
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SMALL = re.compile(r"[^/]+\.(json|jinja|txt)|tokenizer\.model")
+
+logger = logging.getLogger(__name__)
+
+
+class Base(BaseModel):
+    """What the base model is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["hub", "folder", "miniature"]
+    repo_id: str | None = None
+    revision: str | None = None
+    """The commit that `base.revision` stood for."""
+    path: Path | None = None
+    """The folder as `base.path` names it."""
+    files: dict[str, File]
+
+    @classmethod
+    def read(cls, base: Path) -> Self:
+        """Return the record in `data/base`."""
+        try:
+            return cls.model_validate_json((base / RECORD).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{base / RECORD} does not exist; run `dvc repro base`") from None
+
+    def write(self, base: Path) -> None:
+        """Write the record to `data/base`."""
+        write_json(base / RECORD, self.model_dump(mode="json", exclude_none=True))
+
+
+def locate(base: Path) -> Path:
+    """Return the folder with config.json, tokenizer and safetensors of the model that `data/base` describes.
+
+    Sizes are compared with the record. What the Hub's cache has lost since is fetched again, at the recorded
+    commit and with the recorded hashes.
+
+    Raises:
+        InputError: The model is no longer there, or no longer the one that was recorded.
+    """
+    record = Base.read(base)
+    if record.source == "hub":
+        return _in_cache(record) or _fetched_again(record)
+    folder = base / MODEL if record.source == "miniature" else record.path
+    assert folder is not None
+    if changed := _changed(folder, record.files):
+        raise InputError(
+            f"{folder} is not what {base / RECORD} describes ({', '.join(changed)} missing or of another "
+            "size); restore the folder, or run `dvc repro -s -f base` to take it as it is"
+        )
+    return folder
+
+
+def model_bytes(base: Path) -> int:
+    """Return the size of the weights that `data/base` describes."""
+    return sum(file.size for name, file in Base.read(base).files.items() if name.endswith(".safetensors"))
+
+
+def small_files(names: Iterable[str]) -> list[str]:
+    """Return those files of a model folder that are read beside the weights: configuration and tokenizer."""
+    return sorted(name for name in names if SMALL.fullmatch(name))
+
+
+def weight_files(folder: Path, names: Iterable[str], origin: str) -> list[str]:
+    """Return the safetensors that make up a model.
+
+    Args:
+        folder: Holds the index, if the weights are in several files.
+        names: The files there are.
+        origin: What to call the model in an error.
+
+    Raises:
+        InputError: There are none, or some of those that the index names are missing.
+    """
+    there = set(names)
+    if INDEX not in there and SINGLE not in there:
+        raise InputError(
+            f"{origin} has no {SINGLE} and no {INDEX}; expected a whole model in safetensors: choose one, or "
+            "convert it with `save_pretrained`"
+        )
+    if INDEX not in there:
+        return [SINGLE]
+    shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    if lost := sorted(shards - there):
+        raise InputError(f"{origin} lacks {', '.join(lost)}, which its {INDEX} names; restore it")
+    return sorted(shards)
+
+
+def _in_cache(record: Base) -> Path | None:
+    assert record.repo_id is not None
+    assert record.revision is not None
+    config = hub.cached(record.repo_id, record.revision, CONFIG)
+    return config.parent if config and not _changed(config.parent, record.files) else None
+
+
+def _fetched_again(record: Base) -> Path:
+    assert record.repo_id is not None
+    assert record.revision is not None
+    logger.info("%s is not complete in the cache; fetching what is missing", record.repo_id)
+    for name, recorded in record.files.items():
+        path = hub.cached(record.repo_id, record.revision, name)
+        if path and path.stat().st_size != recorded.size:
+            hub.discard(path)
+    folder, files = hub.fetch(hub.look_up(record.repo_id, record.revision), record.files)
+    if files != record.files:
+        raise InputError(
+            f"{record.repo_id} at {record.revision} is not what {RECORD} describes; run `dvc repro -s -f "
+            "base` to take it as it is"
+        )
+    return folder
+
+
+def _changed(folder: Path, files: Mapping[str, File]) -> list[str]:
+    return [name for name, file in files.items() if _size(folder / name) != file.size]
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
