@@ -1,0 +1,40 @@
+"""Loading weights as the block `model` says: on which device, and in 4 bits or in bf16."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from tasks.errors import InputError
+from tasks.params import Model
+
+
+def require_device(model: Model) -> None:
+    """Refuse `device: cuda` on a machine without a GPU, before anything is loaded."""
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "model.device is cuda and torch finds no GPU here; run on a machine with one, or take a profile for a CPU "
+            "(`make profile NAME=miniature`)"
+        )
+
+
+def nf4() -> BitsAndBytesConfig:
+    """Return the 4-bit format of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 compute."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def quantization_config(model: Model) -> BitsAndBytesConfig | None:
+    """Return how the base is quantised while an adapter is trained on it."""
+    return nf4() if model.quantization == "nf4" else None
+
+
+def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
+    """Load a causal language model from a folder, in bf16 where it is not quantised."""
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.bfloat16, device_map={"": device}, quantization_config=quantization
+    )

@@ -1,0 +1,234 @@
+"""Preference pairs to a LoRA adapter, by Direct Preference Optimization (arXiv 2305.18290) on a frozen base.
+
+The reference is the policy with its adapter switched off, so no second model is loaded. There is no evaluation in
+between: on a CPU an eval-mode forward repacks bitsandbytes' 4-bit weights, after which gradients are silently wrong.
+Checkpoints lie outside the stage's outputs, in a folder named by a hash of all its inputs: a killed run resumes, a
+changed one starts afresh.
+"""
+
+import csv
+import hashlib
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import (
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from tasks.chat import fingerprint, load_tokenizer
+from tasks.errors import InputError, run
+from tasks.jsonfile import read_json, read_jsonl, write_json
+from tasks.model import quantization_config, require_device
+from tasks.params import Model, Params, Train
+from tasks.weights import locate
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    model: Model, options: Train, seed: int, base: Path, pairs: Path, adapter: Path, out: Path, checkpoints: Path
+) -> None:
+    """Train on `pairs/train.jsonl`; write the adapter to `adapter` and the course of training to `out`.
+
+    Args:
+        model: How the base is loaded.
+        options: The block `train`.
+        seed: For adapter initialisation, dropout and the order of the pairs.
+        base: `data/base`.
+        pairs: `data/pairs`.
+        adapter: Receives the adapter in PEFT's format, and nothing else.
+        out: Receives `log.csv`, one row per optimiser step under TRL's metric names, and `metrics.json`, its last row.
+        checkpoints: Folder of resumable states; this run's is removed once the adapter is saved.
+
+    Raises:
+        InputError: The device is missing, or the tokenizer reads the probes differently from when `base` was made.
+    """
+    require_device(model)
+    folder = locate(base)
+    state = checkpoints / _key(model, options, seed, base, pairs)
+    trainer = DPOTrainer(
+        model=str(folder),
+        args=dpo_config(model, options, seed, state),
+        train_dataset=Dataset.from_list(_read(pairs / "train.jsonl")),
+        processing_class=_tokenizer(folder, base),
+        quantization_config=quantization_config(model),
+        peft_config=lora_config(options),
+        callbacks=[Progress(out / "log.csv")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    policy = cast(PeftModel, trainer.model)
+    adapter_in_fp32(policy)
+    trainer.train(resume_from_checkpoint=last_complete(state))
+    _save_adapter(policy, adapter)
+    write_json(out / "metrics.json", steps(trainer.state)[-1])
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def adapter_in_fp32(model: torch.nn.Module) -> None:
+    """Hold the trainable weights in fp32; the products are still computed in bf16.
+
+    On a 4-bit base TRL makes them bf16, but PEFT loads a checkpoint's in fp32, so that a resumed run would go on in
+    another precision than it began.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
+    """Return TRL's configuration for the parameters."""
+    return DPOConfig(
+        output_dir=str(output_dir),
+        seed=seed,
+        num_train_epochs=options.num_epoch,
+        beta=options.beta,
+        loss_type=list(options.loss_type),
+        loss_weights=list(options.loss_weights),
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.lr_scheduler_type,
+        warmup_steps=options.warmup_steps,
+        optim=options.optim,
+        per_device_train_batch_size=options.per_device_train_batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        max_length=options.max_length,
+        gradient_checkpointing=options.gradient_checkpointing,
+        precompute_ref_log_probs=options.precompute_ref_log_probs,
+        model_init_kwargs={"dtype": torch.bfloat16, "device_map": {"": model.device}},
+        use_cpu=model.device == "cpu",
+        bf16=True,
+        dataloader_pin_memory=model.device == "cuda",
+        logging_steps=1,
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def lora_config(options: Train) -> LoraConfig:
+    """Return PEFT's configuration for the parameters."""
+    modules = options.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+    )
+
+
+def last_complete(folder: Path) -> str | None:
+    """Return the newest checkpoint in `folder` whose writing was finished, or None.
+
+    `trainer_state.json` is written last, so a checkpoint without a readable one was cut off by whatever ended the run.
+    """
+    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((str(step) for step in steps if _is_json(step / "trainer_state.json")), None)
+
+
+class Progress(TrainerCallback):
+    """Logs each optimiser step with the time that is left, and keeps `log.csv` up to date.
+
+    The rows come from the trainer's own history, which a checkpoint carries: a resumed run has them all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Keep the log of the training in the CSV file `path`."""
+        self.path = path
+        self.began = 0.0
+        self.first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Start the clock."""
+        self.began, self.first_step = time.monotonic(), state.global_step
+        if state.global_step:
+            logger.info("resuming at step %d of %d", state.global_step, state.max_steps)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Write the log and say how far the training is."""
+        rows = steps(state)
+        _write_csv(self.path, rows)
+        done = state.global_step - self.first_step
+        if done and rows[-1]["step"] == state.global_step:
+            left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step)
+            logger.info(
+                "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
+                state.global_step, state.max_steps, rows[-1]["loss"], rows[-1]["rewards/margins"], left,
+            )  # fmt: skip
+
+
+def steps(state: TrainerState) -> list[dict[str, float]]:
+    """Return the logged optimiser steps; the trainer's closing summary is not one.
+
+    Without `num_tokens`, which TRL counts from the last resumption on.
+    """
+    rows = [row for row in state.log_history if "loss" in row]
+    return [{key: row[key] for key in sorted(row) if key != "num_tokens"} for row in rows]
+
+
+def _key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
+    inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
+    inputs += [path.read_text(encoding="utf-8") for path in (base / "base.json", pairs / "train.jsonl")]
+    return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
+
+
+def _tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerFast:
+    tokenizer = load_tokenizer(folder)
+    if fingerprint(tokenizer) != read_json(base / "fingerprint.json"):
+        raise InputError(
+            f"the tokenizer in {folder} reads the probe conversations differently from when {base} was made; "
+            "run `dvc repro -f base`"
+        )
+    return tokenizer
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
+
+
+def _save_adapter(policy: PeftModel, adapter: Path) -> None:
+    policy.save_pretrained(str(adapter))
+    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card; a release writes one that says something
+
+
+def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = ["step", *sorted({key for row in rows for key in row} - {"step"})]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def main() -> None:
+    """Run the stage: `python -m tasks.train BASE PAIRS ADAPTER OUT CHECKPOINTS`."""
+    params = Params.load()
+    train(params.model, params.train, params.seed, *map(Path, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run(main)
