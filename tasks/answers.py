@@ -1,0 +1,181 @@
+"""What a model answers to the test prompts, and how likely it finds the labelled answers; with vLLM, in one batch.
+
+One engine per process, since GPU memory is only given back when a process ends. Answers are greedy; the chat template
+is applied here, once, and vLLM gets token ids. In the same batch the engine scores the *support* and *oppose* answers
+of all training questions (teacher-forced), which no answer is needed for and which never saturates.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from tasks.chat import conversation, encode, encode_answer, load_tokenizer
+from tasks.errors import InputError, run
+from tasks.jsonfile import write_json, write_jsonl
+from tasks.model import require_device
+from tasks.params import Answers, Model, Params
+from tasks.parity import Text
+from tasks.questions import Prompt, Question, read_prompts, read_questions
+from tasks.weights import locate
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 128
+"""Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
+
+
+def answers(
+    model: Model, options: Answers, seed: int, weights: Path, dataset: Path, out: Path, logps_out: Path
+) -> None:
+    """Write the answers to `out` and the log-probabilities of the labelled answers to `logps_out`.
+
+    Args:
+        model: Device and system prompt.
+        options: The block `answers`.
+        seed: vLLM wants one; greedy decoding does not use it.
+        weights: `data/base`, or a model folder such as `data/merged`.
+        dataset: `data/dataset`.
+        out: JSON Lines of `id`, `prompt`, `response`, `tokens` and `finish_reason` (`length`: cut off).
+        logps_out: JSON; per question id and stance the log-probability of each answer token, in nats.
+
+    Raises:
+        InputError: The device is missing, or the model and its cache do not fit into free memory.
+    """
+    require_device(model)
+    folder = locate(weights) if (weights / "base.json").exists() else weights
+    tokenizer = load_tokenizer(folder)
+    prompts, questions = read_prompts(dataset), read_questions(dataset)
+    asked = [encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in prompts]
+    labelled = [text for row in questions for text in labelled_texts(tokenizer, row, model.system_prompt)]
+    outputs = generate(folder, model, options, seed, asked, labelled)
+    write_answers(out, prompts, outputs[: len(asked)])
+    write_logps(logps_out, questions, labelled, outputs[len(asked) :])
+    logger.info("%d answers in %s", len(prompts), out)
+
+
+def labelled_texts(tokenizer: PreTrainedTokenizerFast, question: Question, system_prompt: str) -> list[Text]:
+    """Return the token ids of a question's *support* and *oppose* answers, after its prompt."""
+    messages = conversation(system_prompt, question.prompt)
+    return [encode_answer(tokenizer, messages, answer) for answer in (question.support, question.oppose)]
+
+
+def generate(
+    folder: Path, model: Model, options: Answers, seed: int, asked: Sequence[list[int]], labelled: Sequence[Text]
+) -> list[Any]:
+    """Answer `asked` and score `labelled` in one batch; returns vLLM's outputs in that order."""
+    whole = [prompt + answer for prompt, answer in labelled]
+    lengths = [len(ids) + options.max_new_tokens for ids in asked] + [len(ids) + 1 for ids in whole]
+    settings = engine_settings(folder, model, options, lengths)
+    os.environ |= engine_environment(options)
+    from vllm import LLM, SamplingParams, TokensPrompt  # reads the environment when it is imported
+
+    engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
+    answer = SamplingParams(temperature=0, max_tokens=options.max_new_tokens)
+    scoring = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    batch = [TokensPrompt(prompt_token_ids=ids) for ids in (*asked, *whole)]
+    return list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=False))
+
+
+def engine_environment(options: Answers) -> dict[str, str]:
+    """Return the environment variables that vLLM and torch read when they are imported."""
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if options.enforce_eager:
+        # The scoring of prompts is compiled even then: 40 s on a CPU, and a C++ compiler that may not be there.
+        settings["TORCHDYNAMO_DISABLE"] = "1"
+    return settings
+
+
+def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:
+    """Return vLLM's memory settings: a cache for this work, or for as much of it at a time as free memory allows.
+
+    Args:
+        folder: The model.
+        model: Its device.
+        options: The block `answers`.
+        lengths: Tokens of each sequence, prompt and answer together.
+
+    Raises:
+        InputError: Not even the longest sequence fits beside the weights.
+    """
+    free, total = memory(model.device)
+    limit = min(free, int(total * options.gpu_memory_utilization))
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    per_token = cache_bytes_per_token(folder)
+    least = per_token * (max(lengths) + BLOCK)
+    if weights + least > limit:
+        raise InputError(
+            f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
+            f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
+            "answers.gpu_memory_utilization or take a smaller model"
+        )
+    wanted = per_token * sum(length + BLOCK for length in lengths)
+    return {
+        "max_model_len": max(lengths),
+        "kv_cache_memory_bytes": min(wanted, limit - weights),
+        "gpu_memory_utilization": limit / total,
+        "enforce_eager": options.enforce_eager,
+    }
+
+
+def memory(device: str) -> tuple[int, int]:
+    """Return free and total bytes of the device's memory."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()
+    host = psutil.virtual_memory()
+    return host.available, host.total
+
+
+def cache_bytes_per_token(folder: Path) -> int:
+    """Return what one token takes in the key-value cache, in bf16, by the model's configuration."""
+    config = AutoConfig.from_pretrained(str(folder))
+    heads = config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
+
+
+def write_answers(out: Path, prompts: Sequence[Prompt], outputs: Sequence[Any]) -> None:
+    """Write one row per test prompt."""
+    rows = [
+        {
+            "id": row.id,
+            "prompt": row.prompt,
+            "response": output.outputs[0].text.strip(),
+            "tokens": len(output.outputs[0].token_ids),
+            "finish_reason": output.outputs[0].finish_reason,
+        }
+        for row, output in zip(prompts, outputs, strict=True)
+    ]
+    write_jsonl(out, rows)
+
+
+def write_logps(out: Path, questions: Sequence[Question], texts: Sequence[Text], outputs: Sequence[Any]) -> None:
+    """Write the log-probabilities of every labelled answer's tokens, by question id and stance."""
+    scores = [answer_logps(text, output) for text, output in zip(texts, outputs, strict=True)]
+    record = {
+        row.id: {"support": support, "oppose": oppose}
+        for row, support, oppose in zip(questions, scores[::2], scores[1::2], strict=True)
+    }
+    write_json(out, record)
+
+
+def answer_logps(text: Text, output: Any) -> list[float]:
+    """Return the log-probabilities that vLLM gave to the answer's tokens, in nats."""
+    prompt, answer = text
+    return [output.prompt_logprobs[position][token].logprob for position, token in enumerate(answer, start=len(prompt))]
+
+
+def main() -> None:
+    """Run the stage: `python -m tasks.answers WEIGHTS DATASET OUT LOGPS`."""
+    params = Params.load()
+    answers(params.model, params.answers, params.seed, *map(Path, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run(main)
