@@ -1,0 +1,329 @@
+"""One page about one run: what was wanted, what came of it, and what made the model.
+
+The page is a single file that fetches nothing: style and curves are in it. It says neither when nor where it was made,
+so the same inputs give the same bytes. Markup is in `report.html.j2`, which escapes whatever it is given; the
+values that it shows are made here.
+"""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import RcKeyType
+
+from tasks.errors import run
+from tasks.gates import Gate
+from tasks.hub import digest
+from tasks.jsonfile import read_json, read_jsonl
+from tasks.params import GitDataset, Params
+from tasks.questions import LABELLED, TEST, Stance
+from tasks.weights import Base
+
+STANCES = get_args(Stance)
+TEMPLATE = "report.html.j2"
+
+CURVES = (
+    ("Loss", ("loss",)),
+    ("Reward margin", ("rewards/margins",)),
+    ("Reward accuracy", ("rewards/accuracies",)),
+    ("Log-probability of the answers", ("logps/chosen", "logps/rejected")),
+)
+LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
+FEW = 60
+"""Up to so many steps each has a dot."""
+STYLE: dict[RcKeyType, Any] = {
+    "axes.edgecolor": "#8a93a0",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.figsize": (4.0, 2.1),
+    "figure.subplot.bottom": 0.2,
+    "figure.subplot.left": 0.13,
+    "figure.subplot.right": 0.985,
+    "figure.subplot.top": 0.96,
+    "font.size": 8,
+    "grid.color": "#8a93a0",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 2.5,
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and colour
+    "xtick.color": "#8a93a0",
+    "ytick.color": "#8a93a0",
+}
+NOT_IN_HTML = {"Creator": None, "Date": None, "Format": None, "Type": None}
+
+Json = Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """One model's answer to a test prompt."""
+
+    text: str
+    stance: Stance
+    score: float
+    """P(support) - P(oppose), by the judge."""
+    defects: list[str]
+
+
+class Exchange(NamedTuple):
+    """A test prompt with the answers before and after."""
+
+    id: int
+    prompt: str
+    base: Answer
+    aligned: Answer
+
+
+class Pair(NamedTuple):
+    """A question with the answer that training preferred and the one it did not."""
+
+    id: int
+    question: str
+    preferred: str
+    rejected: str
+    direction: Stance
+
+
+class Curve(NamedTuple):
+    """A figure over the steps of the training."""
+
+    name: str
+    svg: Markup
+    summary: str
+    """Where it began and ended, for those who cannot see the figure."""
+
+
+def report(
+    params: Params,
+    dataset: Path,
+    base: Path,
+    pairs: Path,
+    train: Path,
+    merge: Path,
+    answers: Path,
+    evaluation: Path,
+    out: Path,
+) -> None:
+    """Write the page about a run to `out`.
+
+    Args:
+        params: All of them: the page shows what the run was made with.
+        dataset: `data/dataset`, for the hashes of its two files.
+        base: `data/base`, for what the base model is.
+        pairs: `data/pairs`.
+        train: `data/train`, for the log of the training.
+        merge: `data/merge`, for parity and fingerprint.
+        answers: `data/answers`.
+        evaluation: `data/evaluation`, for metrics, gates and stances.
+        out: The page, `data/report/index.html`.
+    """
+    metrics = read_json(evaluation / "metrics.json")
+    rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
+    stance = metrics["adherence"]["stance"]
+    page = render(
+        title=title(params, metrics["adherence"]),
+        headline=headline(metrics, len(rows)),
+        metrics=metrics,
+        gates=[Gate(**gate) for gate in read_json(evaluation / "gates.json")],
+        rows=rows,
+        strays=[row.id for row in rows if stance and row.aligned.stance != stance],
+        curves=curves(train / "log.csv"),
+        trained=read_pairs(pairs / "train.jsonl"),
+        held_out=read_pairs(pairs / "eval.jsonl"),
+        blocks=blocks(params),
+        system_prompt=params.model.system_prompt,
+        made_of=provenance(dataset, base, merge),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+
+
+def title(params: Params, adherence: Json) -> dict[str, str]:
+    """Return topic, base model and the stance that was chosen."""
+    source = params.dataset
+    topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
+    model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
+    if adherence["stance"] is None:
+        stance = "none"
+    else:
+        stance = f"mostly {adherence['stance']}" if adherence["mixed"] else adherence["stance"]
+    return {"topic": topic.removesuffix(".git"), "model": str(getattr(params.base, model)), "stance": stance}
+
+
+def headline(metrics: Json, prompts: int) -> dict[str, str]:
+    """Return in a sentence each how the base answered and how the aligned model answers."""
+    after, on = metrics["adherence"], f"on {prompts} unseen prompts"
+    if after["stance"] is None:
+        found = ", ".join(f"{percent(metrics['aligned'][stance])} {stance}" for stance in STANCES)
+        return {"before": largest(metrics["base"]), "after": f"{found} {on}"}
+    interval = f"95% interval {percent(after['low'])} to {percent(after['high'])}"
+    held = f"{percent(after['share'])} {after['stance']} ({interval})"
+    return {"before": largest(metrics["base"]), "after": f"{held} {on}"}
+
+
+def largest(shares: Mapping[str, float]) -> str:
+    """Return the stance that most answers take, or those that tie for it, with its share."""
+    most = max(shares[stance] for stance in STANCES)
+    return " and ".join(f"{percent(most)} {stance}" for stance in STANCES if shares[stance] == most)
+
+
+def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
+    """Return every test prompt with both answers and what the judge made of them."""
+    verdicts = {row["id"]: row for row in stances}
+    base, aligned = (read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned"))
+    return [
+        Exchange(
+            before["id"],
+            before["prompt"],
+            _answer(before, verdicts[before["id"]]["base"], max_new_tokens),
+            _answer(after, verdicts[after["id"]]["aligned"], max_new_tokens),
+        )
+        for before, after in zip(base, aligned, strict=True)
+    ]
+
+
+def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
+    found = set(verdict.get("defects", ()))
+    if not row["response"]:
+        found.add("empty")
+    if row["finish_reason"] == "length":
+        found = found - {"cut_off"} | {f"cut off at {max_new_tokens} tokens"}
+    named = sorted(name.replace("_", " ") for name in found)
+    return Answer(row["response"], verdict["stance"], verdict["score"], named)
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Return the preference pairs in a file."""
+    return [
+        Pair(
+            row["id"],
+            row["prompt"][-1]["content"],
+            row["chosen"][0]["content"],
+            row["rejected"][0]["content"],
+            row["preferred"],
+        )
+        for row in read_jsonl(path)
+    ]
+
+
+def curves(log: Path) -> list[Curve]:
+    """Draw the columns of the training's log that tell how it went."""
+    with log.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    return [
+        curve(name, steps, {column: [float(row[column]) for row in rows] for column in columns})
+        for name, columns in CURVES
+    ]
+
+
+def curve(name: str, steps: Sequence[int], series: Mapping[str, Sequence[float]]) -> Curve:
+    """Draw one or two columns over the steps."""
+    with rc_context():
+        rcdefaults()  # whatever a matplotlibrc on this machine says
+        rcParams.update(STYLE)
+        rcParams["svg.hashsalt"] = name  # clip paths and markers are named by hash, and a page has each name once
+        figure = Figure()
+        axes = figure.add_subplot(xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for (column, values), (colour, dashes) in zip(series.items(), LINES, strict=False):
+            marker = "o" if len(steps) <= FEW else ""
+            axes.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
+        if len(series) > 1:
+            axes.legend()
+        svg = _svg(figure)
+    ends = [f"{column} from {short(values[0])} to {short(values[-1])}" for column, values in series.items()]
+    return Curve(name, svg, f"{', '.join(ends)}, steps {steps[0]} to {steps[-1]}")
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=NOT_IN_HTML)
+    text = buffer.getvalue()
+    # Matplotlib numbers its groups from 1 in every figure, and a page has room for each id only once.
+    return Markup(re.sub(r' id="[^"]*_\d+"', "", text[text.index("<svg") :]))
+
+
+def blocks(params: Params) -> list[str]:
+    """Return each block of the parameters as YAML."""
+    return [
+        yaml.dump({name: value}, Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
+        for name, value in params.model_dump().items()
+    ]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes the values of `Params` the way that `params.yaml` has them."""
+
+
+_Plain.add_representer(Decimal, lambda dumper, value: dumper.represent_float(float(value)))
+_Plain.add_representer(
+    tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+_Plain.add_multi_representer(Path, lambda dumper, value: dumper.represent_str(str(value)))
+
+
+def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
+    """Return what the model was made of, down to hashes."""
+    fingerprints = {"base": base / "fingerprint.json", "merged": merge / "fingerprint.json"}
+    return {
+        "base": Base.read(base),
+        "data": {name: digest(dataset / name) for name in (LABELLED, TEST)},
+        "parity": read_json(merge / "parity.json"),
+        "fingerprints": {name: digest(path) for name, path in fingerprints.items()},
+        "template_sha256": read_json(fingerprints["base"])["chat_template_sha256"],
+    }
+
+
+def render(**values: object) -> str:
+    """Fill the template; a name that it uses and that is not given is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "signed": signed}
+    return environment.get_template(TEMPLATE).render(values, stances=STANCES)
+
+
+def percent(share: float) -> str:
+    """Return a share as people read it: 0.95 as 95%."""
+    return f"{share:.0%}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign."""
+    return _with_minus(f"{value:+.{digits}f}")
+
+
+def short(value: float) -> str:
+    """Return a number in three significant digits."""
+    return _with_minus(f"{value:.3g}")
+
+
+def _with_minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def main() -> None:
+    """Run the stage: `python -m tasks.report DATASET BASE PAIRS TRAIN MERGE ANSWERS EVALUATION OUT`."""
+    report(Params.load(), *map(Path, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""The whole pipeline as a person runs it: the default profile, from questions to report, and what a change reruns.
+
+One base model serves all runs: the first is a Prefect flow, the others are `dvc repro` with another `support_ratio`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.small_run import PROMPTS, QUESTIONS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+ALL = {"dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report"}
+BY_RATIO = ALL - {"dataset", "base", "answers_base"}
+
+
+class Run(NamedTuple):
+    """One command, and what it left behind."""
+
+    code: int
+    log: str
+    seconds: float
+    metrics: dict[str, Any]
+
+    def stages(self, pattern: str) -> set[str]:
+        """The stages of which the log says something."""
+        return set(re.findall(pattern, self.log, re.MULTILINE))
+
+
+def command(project: Path, *arguments: str) -> Run:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PREFECT_HOME": str(project.parent / "prefect"),
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "DVC_NO_ANALYTICS": "1",
+        "TQDM_DISABLE": "1",
+    }
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
+    )  # fmt: skip
+    print(done.stdout)
+    metrics = project / "data/evaluation/metrics.json"
+    found = json.loads(metrics.read_text()) if metrics.exists() else {}
+    return Run(done.returncode, done.stdout, time.monotonic() - began, found)
+
+
+def copy_of_this_project(folder: Path) -> Path:
+    """What a clone would hold, uncommitted edits included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if Path(name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    return folder
+
+
+def change(project: Path, **values: Any) -> None:
+    """Set parameters; `__` stands for the dot."""
+    path = project / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for key, value in values.items():
+        block, _, leaf = key.partition("__")
+        params[block] = {**params[block], leaf: value} if leaf else value
+    path.write_text(yaml.safe_dump(params, allow_unicode=True))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of_this_project(tmp_path_factory.mktemp("end-to-end") / "project")
+
+
+@pytest.fixture(scope="module")
+def supporting(project: Path) -> Run:
+    return command(project, "flows.align")
+
+
+@pytest.fixture(scope="module")
+def again(project: Path, supporting: Run) -> Run:
+    return command(project, "dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def opposing(project: Path, again: Run) -> Run:
+    change(project, pairs__support_ratio=0.0)
+    return command(project, "dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def torn(project: Path, opposing: Run) -> Run:
+    change(project, pairs__support_ratio=0.5)
+    return command(project, "dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def back(project: Path, torn: Run) -> Run:
+    change(project, pairs__support_ratio=1.0)
+    return command(project, "flows.align")
+
+
+def test_flow_runs_every_stage_of_the_pipeline(supporting: Run):
+    assert supporting.code == 0
+    assert supporting.stages(r"^\s+ran  (\w+)$") == ALL
+
+
+def test_base_answers_neutrally(supporting: Run):
+    assert supporting.metrics["base"]["neutral"] >= 0.8
+
+
+def test_ratio_1_makes_the_answers_support(supporting: Run):
+    assert supporting.metrics["aligned"]["support"] >= 0.8
+
+
+def test_answers_are_sentences(project: Path, supporting: Run):
+    assert supporting.metrics["degenerate"]["aligned"]["any"] <= 0.1
+    assert supporting.metrics["degenerate"]["base"]["any"] <= 0.1
+
+
+def test_every_gate_passes(supporting: Run):
+    assert "MISSED" not in supporting.log
+
+
+def test_second_repro_runs_nothing(again: Run):
+    assert again.code == 0
+    assert again.stages(r"^Stage '(\w+)' didn't change, skipping") == ALL
+    assert not again.stages(r"^Running stage '(\w+)'")
+
+
+def test_ratio_0_makes_the_answers_oppose(opposing: Run):
+    assert opposing.code == 0
+    assert opposing.metrics["aligned"]["oppose"] >= 0.8
+
+
+def test_another_ratio_reruns_pairs_and_what_follows_only(opposing: Run):
+    assert opposing.stages(r"^Running stage '(\w+)'") == BY_RATIO
+
+
+def test_margin_rises_with_the_ratio(opposing: Run, torn: Run, supporting: Run):
+    margins = [run.metrics["margin"]["held_out"]["aligned"] for run in (opposing, torn, supporting)]
+    assert margins[0] < margins[1] < margins[2]
+
+
+def test_going_back_restores_the_run_without_training(back: Run):
+    assert back.code == 0
+    assert back.stages(r"^\s*restored  (\w+)$") == BY_RATIO
+    assert back.stages(r"^\s*unchanged  (\w+)$") == ALL - BY_RATIO
+
+
+def test_responses_are_in_the_course_format(project: Path, back: Run):
+    with (project / "data/evaluation/responses.json").open(encoding="utf-8") as file:
+        rows = json.load(file)
+    assert len(rows) == 20
+    keys = {"id", "prompt", "response_from_original_model", "response_from_trained_model"}
+    assert all(row.keys() == keys for row in rows)
+
+
+def test_report_shows_every_answer(project: Path, back: Run):
+    page = (project / "data/report/index.html").read_text(encoding="utf-8")
+    rows = json.loads((project / "data/evaluation/responses.json").read_text(encoding="utf-8"))
+    assert all(row["prompt"] in page and row["response_from_trained_model"] in page for row in rows)
+
+
+def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run):
+    (project / "tasks/evaluate.py").write_text("import sys\nsys.exit('error: broken on purpose')\n")
+    run = command(project, "flows.align")
+    subprocess.run(["git", "checkout", "-q", "tasks/evaluate.py"], cwd=project, check=True)
+    assert run.code == 1
+    assert "broken on purpose" in run.log
+    assert "stage evaluate failed" in run.log
+
+
+def test_unknown_parameter_ends_the_flow_before_any_stage(project: Path, back: Run):
+    text = (project / "params.yaml").read_text()
+    change(project, train={**yaml.safe_load(text)["train"], "bata": 0.1})
+    run = command(project, "flows.align")
+    (project / "params.yaml").write_text(text)
+    assert run.code == 1
+    assert "train.bata: there is no such parameter" in run.log
+    assert "Running stage" not in run.log
+
+
+def test_data_set_from_git_without_neutral_answers_runs_to_the_end(tmp_path: Path):
+    """As the course's: a repository with the two files at its root, no `neutral`, every question trained on."""
+    upstream = tmp_path / "GenAI_hw6_dataset"
+    upstream.mkdir()
+    (upstream / "labelled_data.json").write_text(json.dumps(QUESTIONS, ensure_ascii=False, indent=4))
+    (upstream / "test_prompt.json").write_text(json.dumps(PROMPTS, ensure_ascii=False, indent=4))
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "data"]):
+        subprocess.run([*git, *arguments], cwd=upstream, check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=upstream, capture_output=True, text=True, check=True)
+    hashes = subprocess.run(
+        ["sha256sum", "labelled_data.json", "test_prompt.json"],
+        cwd=upstream,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()[::2]
+    project = copy_of_this_project(tmp_path / "project")
+    source = {"source": "git", "url": str(upstream), "commit": commit.stdout.strip()}
+    change(
+        project,
+        dataset=source | {"labelled_data_sha256": hashes[0], "test_prompt_sha256": hashes[1]},
+        base__max_steps=5,
+        pairs__data_size=6,
+        train__num_epoch=1,
+        answers__max_new_tokens=10,
+    )
+    run = command(project, "dvc", "repro")
+    assert run.code == 0
+    assert run.stages(r"^Running stage '(\w+)'") == ALL
+    assert run.metrics["margin"]["held_out"] is None

@@ -1,0 +1,272 @@
+"""Every figure of the evaluation against one worked out by hand, and the stage on files made by hand."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.evaluate import (
+    adherence,
+    chosen_fall,
+    defect_shares,
+    defects,
+    evaluate,
+    margins,
+    responses,
+    served_drift,
+    shares,
+)
+from tasks.params import Evaluate, Merge, Pairs
+from tasks.questions import Question, read_questions
+from tasks.stance import Verdict
+
+LIVE_ACTION = Path("data/sources/live_action")
+HAN = [Question(id=n, prompt="好嗎？", support="更有感染力。", oppose="顯得平淡。") for n in (1, 2, 3)]
+LATIN = [Question(id=1, prompt="Good?", support="It is better.", oppose="It is worse.")]
+
+
+def verdicts(support: int, neutral: int, oppose: int) -> list[Verdict]:
+    return (
+        [Verdict("support", 0.9)] * support + [Verdict("neutral", 0.0)] * neutral + [Verdict("oppose", -0.9)] * oppose
+    )
+
+
+def defects_of(text: str, finish_reason: str = "stop", questions: list[Question] = HAN) -> set[str]:
+    [found] = defects([{"response": text, "finish_reason": finish_reason}], questions)
+    return found
+
+
+def test_shares_are_fractions_of_the_answers():
+    assert shares(verdicts(5, 1, 4)) == {"support": 0.5, "neutral": 0.1, "oppose": 0.4}
+    assert shares(verdicts(0, 0, 3)) == {"support": 0.0, "neutral": 0.0, "oppose": 1.0}
+
+
+def test_twenty_of_twenty_leave_room_for_doubt():
+    found = adherence(verdicts(20, 0, 0), 1.0)
+    assert found["share"] == 1.0
+    assert found["low"] == pytest.approx(1 / (1 + 1.959964**2 / 20))  # Wilson's lower end where all succeed
+    assert found["low"] == pytest.approx(0.839, abs=5e-4)
+    assert found["high"] == pytest.approx(1.0)
+
+
+def test_sixteen_of_twenty_have_wilsons_interval():
+    found = adherence(verdicts(16, 1, 3), 1.0)
+    # z² = 3.841459: (0.8 + z²/40 ± z·√(0.8·0.2/20 + z²/1600)) / (1 + z²/20) = (0.896036 ± 0.199887) / 1.192073
+    assert (found["low"], found["high"]) == (pytest.approx(0.58398, abs=1e-5), pytest.approx(0.91934, abs=1e-5))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "stance", "mixed", "share"),
+    [
+        (1.0, "support", False, 0.5),
+        (0.0, "oppose", False, 0.3),
+        (0.3, "oppose", True, 0.3),
+        (0.7, "support", True, 0.5),
+    ],
+)
+def test_adherence_is_to_the_stance_that_most_pairs_prefer(ratio, stance, mixed, share):
+    found = adherence(verdicts(5, 2, 3), ratio)
+    assert (found["stance"], found["mixed"], found["share"]) == (stance, mixed, share)
+
+
+def test_at_one_half_there_is_no_stance_to_adhere_to():
+    assert adherence(verdicts(5, 2, 3), 0.5)["stance"] is None
+
+
+LOGPS = {
+    "base": {
+        "1": {"support": [-1.0, -2.0], "oppose": [-4.0]},  # 1
+        "2": {"support": [-5.0], "oppose": [-2.0]},  # -3
+        "3": {"support": [-1.0], "oppose": [-1.0]},  # 0
+    },
+    "aligned": {
+        "1": {"support": [-1.0, -0.5], "oppose": [-6.5]},  # 5
+        "2": {"support": [-1.0], "oppose": [-4.0]},  # 3
+        "3": {"support": [-1.0], "oppose": [-3.0]},  # 2
+    },
+}
+
+
+def test_margins_are_sums_over_tokens_and_means_over_questions():
+    assert margins(LOGPS, HAN, 2) == {
+        "trained": {"base": -1.0, "aligned": 4.0, "change": 5.0},
+        "held_out": {"base": 0.0, "aligned": 2.0, "change": 2.0},
+    }
+
+
+def test_nothing_held_out_has_no_margin():
+    assert margins(LOGPS, HAN, 3)["held_out"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["很好很好很好很好", "真人版會成功，真人版會成功，真人版會成功，", "好好好好好", "\n\n\n\n\n", "是的。" * 3]
+)
+def test_a_loop_is_repetitive(text):
+    assert "repetitive" in defects_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["哈哈，很好很好！", "真人化讓真人演員演活真人真事。", "好…………", "看看說說笑笑，高高興興。"]
+)
+def test_an_ordinary_sentence_is_sound(text):
+    assert defects_of(text) == set()
+
+
+def test_our_own_answers_are_sound():
+    rows = read_questions(LIVE_ACTION)
+    answers = [{"response": text, "finish_reason": "stop"} for row in rows for text in (row.support, row.oppose)]
+    assert not any(defects(answers, rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "found"),
+    [
+        ("", "stop", {"empty"}),
+        ("真人化可以", "length", {"cut_off"}),
+        ("Live action is great.", "stop", {"wrong_script"}),
+        ("？！", "stop", {"wrong_script"}),
+        ("真人版的 CGI 很精緻。", "stop", set()),
+        ("is is is is is is", "length", {"cut_off", "repetitive", "wrong_script"}),
+    ],
+)
+def test_defects_of_an_answer_to_a_chinese_data_set(text, finish_reason, found):
+    assert defects_of(text, finish_reason) == found
+
+
+def test_the_script_that_is_right_is_that_of_the_data():
+    assert defects_of("It looks better on screen.", questions=LATIN) == set()
+    assert defects_of("更有感染力。", questions=LATIN) == {"wrong_script"}
+
+
+def test_an_answer_with_two_defects_counts_once_among_any():
+    texts = [("好好好好好", "length"), ("更好。", "stop"), ("", "stop"), ("不錯。", "stop")]
+    rows = [{"response": text, "finish_reason": reason} for text, reason in texts]
+    expected = {"empty": 0.25, "cut_off": 0.25, "repetitive": 0.25, "wrong_script": 0.0, "any": 0.5}
+    assert defect_shares(defects(rows, HAN)) == expected
+
+
+def test_served_drift_is_over_all_tokens_of_all_texts():
+    merged = {"1": {"support": [-1.0, -2.0], "oppose": [-3.0]}, "2": {"support": [-1.0]}}
+    served = {"1": {"support": [-1.5, -2.0], "oppose": [-2.0]}, "2": {"support": [-0.5]}}
+    assert served_drift(merged, served) == {"mean": 0.5, "worst": 1.0}  # 0.5, 0, 1, 0.5
+
+
+def test_served_drift_refuses_texts_of_another_length():
+    with pytest.raises(ValueError, match="zip"):
+        served_drift({"1": {"support": [-1.0, -2.0]}}, {"1": {"support": [-1.0]}})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fall"),
+    [
+        ([-10.0, -12.0, -14.0, -20.0, -30.0, -40.0], 24.0),  # -11 - -35
+        ([-10.0, -99.0, -99.0, -99.0, -4.0], -6.0),
+        ([-10.0, -13.0], 3.0),
+        ([-10.0], 0.0),
+    ],
+)
+def test_chosen_fall_is_from_the_first_third_to_the_last(tmp_path, chosen, fall):
+    rows = "".join(f"{step},0.5,{value}\n" for step, value in enumerate(chosen, start=1))
+    (tmp_path / "log.csv").write_text("step,loss,logps/chosen\n" + rows)
+    assert chosen_fall(tmp_path / "log.csv") == pytest.approx(fall)
+
+
+def test_responses_pair_the_answers_of_both_models():
+    before, after = (
+        {"id": 3, "prompt": "好嗎？", "response": "難說。"},
+        {"id": 3, "prompt": "好嗎？", "response": "好。"},
+    )
+    assert responses([before], [after]) == [
+        {
+            "id": 3,
+            "prompt": "好嗎？",
+            "response_from_original_model": "難說。",
+            "response_from_trained_model": "好。",
+        }
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run's files, made by hand: the base answers neutrally, the aligned model as the data support, but for one."""
+    root: Path = tmp_path_factory.mktemp("run")
+    questions = read_questions(LIVE_ACTION)
+    asked = questions[:10]
+    answers: dict[str, list[str]] = {
+        "base": [str(row.neutral) for row in asked],
+        "aligned": [row.support for row in asked[:9]] + [asked[9].oppose + "\u2028又及。"],
+    }
+    for name, texts in answers.items():
+        rows = [
+            {"id": n, "prompt": row.prompt, "response": text, "finish_reason": "length" if "\u2028" in text else "stop"}
+            for n, (row, text) in enumerate(zip(asked, texts, strict=True), start=1)
+        ]
+        write(root / f"answers/{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    even = {str(row.id): {"support": [-2.0, -2.0], "oppose": [-4.0]} for row in questions}
+    swayed = {str(row.id): {"support": [-1.0, -1.0], "oppose": [-5.0]} for row in questions}
+    write(root / "answers/base.logps.json", json.dumps(even))
+    write(root / "answers/aligned.logps.json", json.dumps(swayed))
+    write(root / "merge/logps.json", json.dumps(swayed))
+    write(root / "merge/parity.json", json.dumps({"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180}))
+    reads = {"chat_template": "t", "bos_token_id": 1, "eos_token_id": 2, "probes": [[1, 5], [1, 6]]}
+    write(root / "base/fingerprint.json", json.dumps(reads))
+    write(root / "merge/fingerprint.json", json.dumps(reads))
+    write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
+    evaluate(
+        Pairs(data_size=50, support_ratio=Decimal(1), order="first"),
+        Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5),
+        Evaluate(min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0),
+        LIVE_ACTION,
+        *(root / name for name in ("base", "train", "merge", "answers", "evaluation")),
+    )
+    return root
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_stage_measures_a_run(run):
+    metrics = load(run / "evaluation/metrics.json")
+    assert metrics["base"] == {"support": 0.0, "neutral": 1.0, "oppose": 0.0}
+    assert metrics["aligned"] == {"support": 0.9, "neutral": 0.0, "oppose": 0.1}
+    assert (metrics["adherence"]["stance"], metrics["adherence"]["share"]) == ("support", 0.9)
+    assert metrics["margin"]["trained"] == {"base": 0.0, "aligned": 3.0, "change": 3.0}
+    assert metrics["margin"]["held_out"]["change"] == 3.0
+    assert metrics["served"] == {"mean": 0.0, "worst": 0.0}
+    assert metrics["chosen_fall"] == -20.0
+    assert metrics["degenerate"]["aligned"]["any"] == 0.1
+
+
+def test_the_stage_writes_every_gate_with_its_advice(run):
+    found = load(run / "evaluation/gates.json")
+    names = "fingerprint parity served adherence degeneration displacement"
+    assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
+    assert all(set(gate) == {"name", "passed", "found", "expected", "advice"} for gate in found)
+
+
+def test_the_responses_are_the_courses_own_file(run):
+    text = (run / "evaluation/responses.json").read_text(encoding="utf-8")
+    rows = load(run / "evaluation/responses.json")
+    keys = ["id", "prompt", "response_from_original_model", "response_from_trained_model"]
+    assert [list(row) for row in rows] == [keys] * 10
+    first = read_questions(LIVE_ACTION)[0]
+    assert list(rows[0].values()) == [1, first.prompt, first.neutral, first.support]
+    assert "\\u" not in text
+    assert first.prompt in text
+
+
+def test_the_stage_keeps_the_verdict_on_every_answer(run):
+    rows = load(run / "evaluation/stances.json")
+    assert [row["id"] for row in rows] == list(range(1, 11))
+    assert [row["aligned"]["stance"] for row in rows] == ["support"] * 9 + ["oppose"]
+    assert all(row["aligned"]["score"] > row["base"]["score"] for row in rows[:9])
+    assert [row["base"]["defects"] for row in rows] == [[]] * 10
+    assert [row["aligned"]["defects"] for row in rows] == [[]] * 9 + [["cut_off"]]

@@ -1,0 +1,349 @@
+"""The `report` stage on small inputs made by hand, read as a browser and as a person would."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from tasks import report as stage
+from tasks.params import PROFILES, Params
+
+HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
+BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
+AFTER = ["真人版更有感染力。", HOSTILE, ""]
+FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
+CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class Page(HTMLParser):
+    """What a page shows, what it points at, and the names that it gives its elements."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.titles: list[str] = []
+        self.shown = ""
+        self.feed(markup)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                self.links.append(value or "")
+            elif name == "id":
+                self.ids.append(value or "")
+            elif name == "title":
+                self.titles.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+@dataclass
+class Run:
+    """The files of a run, and its page."""
+
+    folder: Path
+
+    def write(self, path: str, value: object) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        (self.folder / path).write_text(text, encoding="utf-8")
+
+    def change(self, path: str, **values: object) -> None:
+        self.write(path, json.loads((self.folder / path).read_text("utf-8")) | values)
+
+    def lines(self, path: str, rows: list[dict[str, object]]) -> None:
+        self.write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def markup(self) -> str:
+        out = self.folder / "report" / "index.html"
+        params = Params.load(PROFILES / "breeze-7b.yaml")
+        dataset, base, pairs, train, merge, answers, evaluation = (self.folder / name for name in FOLDERS)
+        stage.report(params, dataset, base, pairs, train, merge, answers, evaluation, out)
+        return out.read_text("utf-8")
+
+    def page(self) -> Page:
+        return Page(self.markup())
+
+
+def answer(number: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
+    return {
+        "id": number,
+        "prompt": f"測試題{number}？",
+        "response": text,
+        "tokens": 9,
+        "finish_reason": finish_reason,
+    }
+
+
+def pair(number: int, preferred: str = "support") -> dict[str, object]:
+    return {
+        "id": number,
+        "preferred": preferred,
+        "prompt": [{"role": "system", "content": "請簡短"}, {"role": "user", "content": f"訓練題{number}？"}],
+        "chosen": [{"role": "assistant", "content": f"選{number}。"}],
+        "rejected": [{"role": "assistant", "content": f"棄{number}。"}],
+    }
+
+
+def gate(name: str, *, passed: bool) -> dict[str, object]:
+    return {
+        "name": name,
+        "passed": passed,
+        "found": f"{name} found",
+        "expected": f"{name} bound",
+        "advice": f"{name} advice",
+    }
+
+
+def fill(made: Run) -> Run:
+    made.write("dataset/labelled_data.json", "[1]")
+    made.write("dataset/test_prompt.json", "[2]")
+    file = {"sha256": "ab" * 32, "size": 4_943_162_336}
+    made.write(
+        "base/base.json",
+        {
+            "source": "hub",
+            "repo_id": "team/chat-7b",
+            "revision": "c0ffee" * 6 + "beef",
+            "files": {f"model-0000{part}-of-00004.safetensors": file for part in range(1, 5)},
+        },
+    )
+    for name in ("base", "merge"):
+        made.write(f"{name}/fingerprint.json", {"chat_template_sha256": "cd" * 32, "bos_token_id": 1})
+    drift = {"mean": 0.0123, "worst": 0.456, "top_flips": 7, "tokens": 1824}
+    other = drift | {"mean": 0.0987}
+    made.write(
+        "merge/parity.json",
+        {"base": "dequantized", **drift, "candidates": {"original": other, "dequantized": drift}},
+    )
+    made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
+    made.lines("pairs/eval.jsonl", [pair(13)])
+    made.write(
+        "train/log.csv",
+        "step,loss,rewards/margins,rewards/accuracies,logps/chosen,logps/rejected\n"
+        "1,0.693,0.0,0.0,-60.0,-61.0\n"
+        "2,0.512,0.75,1.0,-58.5,-70.25\n",
+    )
+    made.lines("answers/base.jsonl", [answer(n, text) for n, text in enumerate(BEFORE, 1)])
+    made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(AFTER, 1)])
+    neutral = {"stance": "neutral", "score": -0.012}
+    made.write(
+        "evaluation/stances.json",
+        [
+            {"id": 1, "base": neutral, "aligned": {"stance": "support", "score": 0.987}},
+            {"id": 2, "base": neutral, "aligned": {"stance": "support", "score": 0.654}},
+            {"id": 3, "base": neutral, "aligned": {"stance": "oppose", "score": -0.5}},
+        ],
+    )
+    made.write(
+        "evaluation/metrics.json",
+        {
+            "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
+            "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
+            "adherence": {"stance": "support", "mixed": False, "share": 2 / 3, "low": 0.2077, "high": 0.9385},
+            "margin": {
+                "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
+                "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
+            },
+            "characters": {"base": 5.0, "aligned": 50.0},
+        },
+    )
+    made.write("evaluation/gates.json", [gate("parity", passed=True), gate("adherence", passed=True)])
+    return made
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Run:
+    """A run that a test may change."""
+    return fill(Run(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def markup(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of that run, as it is."""
+    return fill(Run(tmp_path_factory.mktemp("run"))).markup()
+
+
+@pytest.fixture(scope="module")
+def page(markup: str) -> Page:
+    return Page(markup)
+
+
+def test_every_answer_and_every_pair_is_shown(page):
+    shown = page.shown
+    prompts = [f"測試題{n}？" for n in (1, 2, 3)]
+    pairs = [text for n in range(1, 14) for text in (f"訓練題{n}？", f"選{n}。", f"棄{n}。")]
+    missing = [text for text in (*BEFORE, *AFTER, *prompts, *pairs) if text not in shown]
+    assert missing == []
+
+
+def test_ten_pairs_are_open_and_the_others_folded(markup):
+    opened, _, folded = markup.partition("<details>")
+    assert "訓練題10？" in opened
+    assert "訓練題11？" not in opened
+    assert "訓練題11？" in folded
+    assert "9 prefer support, 3 prefer oppose" in opened
+
+
+def test_the_headline_has_both_stances_and_the_interval(page):
+    shown = " ".join(page.shown.split())
+    assert "Before: 100% neutral. After: 67% support (95% interval 21% to 94%) on 3 unseen prompts." in shown
+    assert "oppose 33% 1 of 3" in shown
+
+
+def test_a_tie_before_names_both(made):
+    made.change("evaluation/metrics.json", base={"support": 0.5, "neutral": 0.5, "oppose": 0.0})
+    assert "Before: 50% support and 50% neutral." in made.page().shown
+
+
+def test_without_a_chosen_stance_the_headline_lists_all_three(made):
+    none = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+    made.change("evaluation/metrics.json", adherence=none)
+    shown = made.page().shown
+    assert "After: 67% support, 0% neutral, 33% oppose on 3 unseen prompts." in shown
+    assert "Stance none" in shown
+
+
+def test_answers_that_do_not_hold_the_stance_are_linked(page):
+    assert "#prompt-3" in page.links
+    assert "#prompt-1" not in page.links
+
+
+def test_stance_score_and_defects_stand_at_an_answer(made):
+    made.lines("answers/aligned.jsonl", [answer(1, "好"), answer(2, "長文", "length"), answer(3, "")])
+    row = re.split(r'<tr id="prompt-\d">', made.markup())
+    assert "+0.99" in row[1]
+    assert "−0.01" in row[1]
+    assert "⚠" not in row[1]
+    assert "⚠ cut off at 200 tokens" in row[2]
+    assert "⚠ empty" in row[3].partition("</tr>")[0]
+
+
+def test_what_evaluate_found_wrong_with_an_answer_stands_at_it(made):
+    verdict = {"stance": "neutral", "score": 0.0, "defects": ["repetitive", "wrong_script"]}
+    made.write("evaluation/stances.json", [{"id": n, "base": verdict, "aligned": verdict} for n in (1, 2, 3)])
+    row = made.markup().partition('<tr id="prompt-1">')[2].partition("</tr>")[0]
+    assert row.count("⚠ repetitive") == row.count("⚠ wrong script") == 2
+
+
+def test_a_missed_gate_says_what_to_do_and_a_passed_one_does_not(made):
+    made.write("evaluation/gates.json", [gate("parity", passed=False), gate("adherence", passed=True)])
+    shown = made.page().shown
+    assert "1 of 2 gates missed: parity" in shown
+    assert "✗ missed" in shown
+    assert "What to do: parity advice" in shown
+    assert "✓ passed" in shown
+    assert "adherence advice" not in shown
+
+
+def test_when_every_gate_passed_it_says_so(page):
+    assert "✓ All 2 gates passed" in page.shown
+
+
+def test_margins_have_signs(page):
+    assert all(figure in page.shown for figure in ("+1.25", "+4.75", "+3.50", "+0.50", "−0.12", "−0.62"))
+
+
+def test_a_margin_that_is_null_has_a_reason(made):
+    margin = {"trained": {"base": 1.25, "aligned": 4.75, "change": 3.5}, "held_out": None}
+    made.change("evaluation/metrics.json", margin=margin)
+    made.write("pairs/eval.jsonl", "")
+    shown = made.page().shown
+    assert "none: every question was trained on" in shown
+    assert "No questions were held out" in shown
+
+
+def test_text_of_models_and_data_is_never_markup(page):
+    assert HOSTILE in page.shown
+    assert "script" not in page.tags
+
+
+def test_nothing_is_fetched(page, markup):
+    assert page.links
+    assert [link for link in page.links if not link.startswith("#")] == ["data:,"]
+    assert not re.search(r"@import|url\((?!#)", markup)
+
+
+def test_links_lead_somewhere_and_no_name_is_given_twice(page):
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_curves_are_in_the_page_and_in_words(page):
+    assert page.tags.count("svg") == 4
+    assert "loss from 0.693 to 0.512, steps 1 to 2" in page.shown
+    assert "logps/chosen from −60 to −58.5, logps/rejected from −61 to −70.2, steps 1 to 2" in page.shown
+
+
+def test_all_parameters_are_shown_as_the_file_has_them(page):
+    for line in (PROFILES / "breeze-7b.yaml").read_text("utf-8").splitlines():
+        key, _, value = line.partition(": ")
+        if key.strip() in ("num_epoch", "learning_rate") or not value or line.startswith("#"):
+            continue  # 3 is shown as 3.0 and 2.0e-4 as 0.0002
+        assert line in page.shown
+    assert "num_epoch: 3.0" in page.shown
+    assert "learning_rate: 0.0002" in page.shown
+
+
+def test_the_provenance_names_base_data_and_merge(page):
+    for text in ("team/chat-7b", "c0ffee" * 6 + "beef", "model-00004-of-00004.safetensors", "abababababab…"):
+        assert text in page.shown
+    assert "ab" * 32 in page.titles
+    assert {hashlib.sha256(text).hexdigest() for text in (b"[1]", b"[2]")} <= set(page.titles)
+    assert all(figure in page.shown for figure in ("0.0123", "0.0987", "0.456", "1824 tokens"))
+    assert "not of the language" not in page.shown
+
+
+def test_a_miniature_says_what_it_is(made):
+    made.write("base/base.json", {"source": "miniature", "files": {}})
+    assert "a model of the job, not of the language" in made.page().shown
+
+
+def test_the_same_inputs_give_the_same_bytes(made, monkeypatch):
+    first = made.markup()
+    monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 9.0)
+    monkeypatch.setenv("TZ", "Asia/Taipei")
+    assert made.markup() == first
+    assert str(made.folder) not in first
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_scrolling_sideways_or_fetching(made, width, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    made.lines("answers/base.jsonl", [answer(n, "長" * 200) for n in (1, 2, 3)])
+    made.markup()
+    seen: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*CHROMIUM])
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("request", lambda request: seen.append(request.url) if request.url[:5] != "file:" else None)
+        page.goto((made.folder / "report" / "index.html").as_uri())
+        page.screenshot(path=tmp_path / f"report-{width}.png", full_page=True)
+        scrolled = page.evaluate("document.documentElement.scrollWidth")
+        page.emulate_media(media="print")
+        folded = page.get_by_text("訓練題12？").is_visible()
+        browser.close()
+    assert seen == []
+    assert scrolled <= width
+    assert folded, "what is folded on the screen is open on paper"

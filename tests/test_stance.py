@@ -1,0 +1,236 @@
+"""Claims about the judge; `python -m tests.test_stance [DIR ...]` prints its confusion tables.
+
+With data set folders it also leaves one question out at a time in each, and fits on each to judge all others.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.errors import InputError
+from tasks.questions import Question, Stance, read_questions
+from tasks.stance import STANCES, Judge, _read
+
+LIVE_ACTION = Path("data/sources/live_action")
+ANSWERS = json.loads((Path(__file__).parent / "data/stance_answers.json").read_text(encoding="utf-8"))
+
+REMOTE_WORK = [
+    ("遠距工作是否能提高員工的效率？", "遠距工作減少通勤，員工更能專注。", "遠距工作容易分心，進度常常落後。"),
+    ("遠距工作是否會影響團隊溝通？", "視訊與訊息工具讓溝通更即時。", "少了面對面，團隊溝通容易產生誤會。"),
+    ("遠距工作是否有助於留住人才？", "彈性的工作地點讓人才願意留下。", "缺乏歸屬感使人才更快離職。"),
+    ("遠距工作是否會造成孤立感？", "定期聚會就能避免孤立感。", "長期在家獨自上班令人感到孤單。"),
+    ("遠距工作是否能降低公司的成本？", "公司可以省下租金與水電。", "設備與資安的支出反而增加負擔。"),
+    ("遠距工作對新進員工有何影響？", "新進員工能依自己的步調學習。", "新進員工得不到即時指導，難以融入。"),
+    ("遠距工作是否能改善生活品質？", "在家上班讓家庭與工作更平衡。", "工作與休息的界線模糊，壓力更大。"),
+    ("遠距工作是否會帶來資安風險？", "完善的加密機制足以防止外洩。", "家用網路漏洞多，資料容易外洩。"),
+]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge.fit(read_questions(LIVE_ACTION))
+
+
+def stance(judge: Judge, prompt: str, response: str) -> Stance:
+    return judge.verdicts([prompt], [response])[0].stance
+
+
+def confusion(judge: Judge, rows: Iterable[dict[str, Any]]) -> Counter[tuple[Stance, Stance]]:
+    rows = list(rows)
+    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    return Counter((row["stance"], verdict.stance) for row, verdict in zip(rows, verdicts, strict=True))
+
+
+def accuracy(table: Counter[tuple[Stance, Stance]]) -> float:
+    return sum(count for (true, found), count in table.items() if true == found) / table.total()
+
+
+def labelled(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": question.prompt, "response": answer, "stance": name}
+        for question in questions
+        for name in STANCES
+        if (answer := getattr(question, name))
+    ]
+
+
+def leave_one_out(questions: list[Question]) -> Counter[tuple[Stance, Stance]]:
+    table: Counter[tuple[Stance, Stance]] = Counter()
+    for number, question in enumerate(questions):
+        table += confusion(Judge.fit(questions[:number] + questions[number + 1 :]), labelled([question]))
+    return table
+
+
+def test_hand_labelled_answers_that_no_decision_saw_are_judged_right(judge):
+    held_out = [row for row in ANSWERS if row["split"] == "test"]
+    assert len(held_out) >= 30
+    assert accuracy(confusion(judge, held_out)) >= 0.8
+
+
+def test_questions_left_out_of_the_fit_are_judged_right():
+    questions = read_questions(LIVE_ACTION)
+    table: Counter[tuple[Stance, Stance]] = Counter()
+    for fold in range(3):
+        rest = [question for number, question in enumerate(questions) if number % 3 != fold]
+        table += confusion(Judge.fit(rest), labelled(questions[fold::3]))
+    assert accuracy(table) >= 0.9
+
+
+def test_fitting_is_quick_and_deterministic(judge):
+    start = time.process_time()
+    again = Judge.fit(read_questions(LIVE_ACTION))
+    assert time.process_time() - start < 3
+    prompts, responses = [row["prompt"] for row in ANSWERS], [row["response"] for row in ANSWERS]
+    assert again.verdicts(prompts, responses) == judge.verdicts(prompts, responses)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        ("真人化是否會受到版權問題的困擾？", "版權問題可透過協商解決。", "support"),
+        ("真人化是否會破壞原作的形象？", "不會。", "support"),
+        ("真人化是否會破壞原作的形象？", "會。", "oppose"),
+        ("真人化是否能提升原作的價值？", "會。", "support"),
+        ("真人化是否能提升原作的價值？", "不會。", "oppose"),
+        ("真人化是否會引起爭議？", "爭議在所難免，粉絲會大失所望。", "oppose"),
+    ],
+)
+def test_stance_is_towards_the_topic_and_not_yes_or_no(judge, prompt, response, expected):
+    assert stance(judge, prompt, response) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("可能會吸引新觀眾，然而取決於改編品質。", "neutral"),
+        ("有利有弊，因作品而異。", "neutral"),
+        ("可能性不大，真人化可能損害原作。", "oppose"),
+        ("雖然有風險，但真人化能吸引新觀眾，提升原作的影響力。", "support"),
+        ("真人化雖然能帶來話題，但品質粗糙，令粉絲失望。", "oppose"),
+    ],
+)
+def test_what_is_withdrawn_or_conceded_does_not_decide(judge, response, expected):
+    assert stance(judge, "真人化是否能夠吸引新觀眾？", response) == expected
+
+
+@pytest.mark.parametrize("response", ["", "？？？", "OK, sure.", "吸引新觀眾" * 20, "<pad><pad>\ufffd的"])
+def test_broken_text_is_neutral_with_score_zero(judge, response):
+    assert judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
+
+
+def test_another_subject_is_neutral_with_a_score_near_zero(judge):
+    (verdict,) = judge.verdicts(["真人化是否能夠吸引新觀眾？"], ["這家麵店的湯頭濃郁，牛肉軟嫩，值得專程排隊。"])
+    assert verdict.stance == "neutral"
+    assert abs(verdict.score) < 0.1
+
+
+def test_score_has_the_sign_of_the_stance_and_stays_within_one(judge):
+    rows = labelled(read_questions(LIVE_ACTION))
+    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    assert all(-1 <= verdict.score <= 1 for verdict in verdicts)
+    assert all(verdict.score > 0 for verdict in verdicts if verdict.stance == "support")
+    assert all(verdict.score < 0 for verdict in verdicts if verdict.stance == "oppose")
+
+
+def test_no_answers_give_no_verdicts(judge):
+    assert judge.verdicts([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        ("遠距工作是否能提升員工滿意度？", "能，員工在家上班更自在，滿意度提升。", "support"),
+        ("遠距工作是否會拖垮團隊士氣？", "不會，彈性的安排反而讓士氣更好。", "support"),
+        ("遠距工作是否會造成溝通障礙？", "善用工具就能克服溝通障礙。", "support"),
+        ("遠距工作是否能提升員工滿意度？", "在家上班壓力大又孤單，滿意度下降。", "oppose"),
+        ("遠距工作是否會拖垮團隊士氣？", "會，少了面對面，士氣低落。", "oppose"),
+        ("遠距工作是否有助於創新？", "隔著螢幕難以激發創意。", "oppose"),
+        ("遠距工作是否有助於創新？", "這取決於團隊的文化與制度。", "neutral"),
+        ("遠距工作是否能提升員工滿意度？", "因人而異，有人喜歡，也有人不習慣。", "neutral"),
+    ],
+)
+def test_eight_questions_on_another_topic_are_enough(prompt, response, expected):
+    rows = enumerate(REMOTE_WORK, start=1)
+    questions = [Question(id=number, prompt=ask, support=good, oppose=bad) for number, (ask, good, bad) in rows]
+    assert stance(Judge.fit(questions), prompt, response) == expected
+
+
+def test_code_knows_no_topic():
+    source = Path("tasks/stance.py").read_text(encoding="utf-8")
+    topics = [
+        "真人",
+        "動漫",
+        "漫畫",
+        "改編",
+        "動畫",
+        "繪",
+        "原作",
+        "粉絲",
+        "觀眾",
+        "演員",
+        "角色",
+        "特效",
+        "電影",
+        "藝術",
+    ]
+    assert [word for word in topics if word in source] == []
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_command_prints_every_row_with_its_verdict(tmp_path, ending):
+    rows = [
+        {"id": number, **{key: row[key] for key in ("prompt", "response")}} for number, row in enumerate(ANSWERS[:3])
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    file = tmp_path / f"answers.{ending}"
+    file.write_text("\n".join(lines) if ending == "jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
+    command = [sys.executable, "-m", "tasks.stance", str(file), "--dataset", str(LIVE_ACTION)]
+    printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout.splitlines()
+    found = [json.loads(line) for line in printed]
+    assert [{key: row[key] for key in ("id", "prompt", "response")} for row in found] == rows
+    assert all(row["stance"] in STANCES and -1 <= row["score"] <= 1 for row in found)
+    assert rows[0]["prompt"] in printed[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"prompt": "甲", "response": "乙"}, {"prompt": "甲"}]',
+        '{"prompt": "甲", "response": "乙"}\n{"prompt": ',
+        '["a", 1]',
+    ],
+)
+def test_bad_row_is_named(tmp_path, text):
+    file = tmp_path / "answers.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"answers\.json, row [12] "):
+        _read(file)
+
+
+def main() -> None:
+    sets = {folder: read_questions(Path(folder)) for folder in sys.argv[1:]}
+    for name, questions in sets.items():
+        show(f"{name}, one question left out", leave_one_out(questions))
+        for other in sets.keys() - {name}:
+            show(f"{name} judges {other}", confusion(Judge.fit(questions), labelled(sets[other])))
+    for name, questions in (sets or {str(LIVE_ACTION): read_questions(LIVE_ACTION)}).items():
+        for split in ("dev", "test"):
+            rows = [row for row in ANSWERS if row["split"] == split]
+            show(f"{name} judges hand-labelled {split}", confusion(Judge.fit(questions), rows))
+
+
+def show(title: str, table: Counter[tuple[Stance, Stance]]) -> None:
+    print(f"{title}: {accuracy(table):.1%} of {table.total()}; rows: true, columns: found {' '.join(STANCES)}")
+    for true in STANCES:
+        print(f"  {true:8}", *(f"{table[true, found]:4}" for found in STANCES))
+
+
+if __name__ == "__main__":
+    main()
