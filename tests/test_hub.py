@@ -17,6 +17,8 @@ import yaml
 
 from tests.hub_double import Asked, Fault, Hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_of_the_test"
 STAGE = "import sys; sys.argv[1:] = ['data/dataset', 'data/base']; from tasks.base import main; run(main)"
@@ -30,7 +32,6 @@ import tasks.base
 from tasks.chat import fingerprint, load_tokenizer
 from tasks.errors import run
 
-pytestmark = pytest.mark.slow
 fingerprint(load_tokenizer(Path(sys.argv[1])))
 for line in sys.stdin:
     job = json.loads(line)
