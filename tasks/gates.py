@@ -86,7 +86,7 @@ def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:
     if adherence["mixed"]:
         found = f"{shares[stance]:.0%} {stance}, {shares[other]:.0%} {other}"
         return Gate("adherence", shares[stance] > shares[other], found, f"more {stance} than {other}", advice)
-    found = f"{adherence['share']:.0%} {stance} (95 % interval {adherence['low']:.0%} to {adherence['high']:.0%})"
+    found = f"{adherence['share']:.0%} {stance} (95% interval {adherence['low']:.0%} to {adherence['high']:.0%})"
     expected = f"at least {bounds.min_adherence:.0%} of the test answers"
     return Gate("adherence", adherence["share"] >= bounds.min_adherence, found, expected, advice)
 

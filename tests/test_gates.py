@@ -102,7 +102,7 @@ def test_the_server_is_held_to_the_bounds_of_parity(mean, worst, passed):
 def test_adherence_at_the_ends_is_a_share_of_the_answers(stance, share, passed):
     gate = adherence_gate(BOUNDS, held(share, stance))
     assert gate.passed is passed
-    assert gate.found == f"{share:.0%} {stance} (95 % interval 50% to 90%)"
+    assert gate.found == f"{share:.0%} {stance} (95% interval 50% to 90%)"
     assert gate.expected == "at least 80% of the test answers"
 
 
