@@ -1,0 +1,1 @@
+"""What the pipeline costs, measured against what a user would do instead."""

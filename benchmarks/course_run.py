@@ -1,0 +1,216 @@
+"""The course's job three ways, in one run on one machine: its notebook, plain TRL, and this pipeline's stages.
+
+    python -m benchmarks.breeze_shape /tmp/breeze && python -m benchmarks.course_run /tmp/breeze OUT.json
+    python -m benchmarks.course_run --small MODEL OUT.json      # a CPU, the same steps on a narrow model
+
+50 pairs, 3 epochs, ten test prompts, answers of 30 tokens (as long as the course's are) and of 200. Random weights do
+not stop by themselves, so every answer has exactly that length. Our stages are the commands of `dvc.yaml`, each in a
+process of its own whose start is part of its seconds.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.watch import Cost, cost
+from tasks.jsonfile import read_json, read_jsonl, write_json
+from tasks.params import compose
+
+SOURCE = Path("data/sources/live_action")
+PROMPTS = 10
+TOKENS = (30, 200)
+SMALL_TOKENS = (4, 8)
+STAGES = ("dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report")
+AGAIN = ("pairs", "train", "merge", "answers_aligned", "evaluate", "report")  # what another support_ratio runs
+CAPPED = (
+    "import sys, torch, runpy; torch.cuda.set_per_process_memory_fraction({fraction}); "
+    "sys.argv = ['tasks.train', *{arguments}]; runpy.run_module('tasks.train', run_name='__main__')"
+)
+GIB = 2**30
+
+
+def write_params(folder: Path, model: Path, small: bool, tokens: int, **overrides: Any) -> None:
+    """Write `params.yaml` for our stages; an override's `__` stands for the dot."""
+    given = {
+        "base": {"source": "folder", "path": str(model.resolve())},
+        "dataset": {"source": "folder", "path": str(folder / "source")},
+        "train.lora_dropout": 0.0,
+        "answers.max_new_tokens": tokens,
+    }
+    if small:
+        given |= {"model.device": "cpu", "train.optim": "adamw_torch", "train.precompute_ref_log_probs": False}
+        given |= {"answers.enforce_eager": True}
+    given |= {key.replace("__", "."): value for key, value in overrides.items()}
+    values = compose("breeze-7b", given)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+
+
+def write_dataset(folder: Path, questions: int, prompts: int) -> None:
+    """Write our own questions, repeated as often as it takes, as many as are asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, number in (("labelled_data.json", questions), ("test_prompt.json", prompts)):
+        rows = read_json(SOURCE / name)
+        repeated = [rows[n % len(rows)] | {"id": n + 1} for n in range(number)]
+        (folder / name).write_text(json.dumps(repeated, ensure_ascii=False), encoding="utf-8")
+
+
+def stage(folder: Path, name: str) -> Cost:
+    """Run the command that `dvc.yaml` gives a stage."""
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    command = pipeline["stages"][name]["cmd"].split()
+    return cost([sys.executable, *command[1:]], folder, folder / f"{name}.log")
+
+
+def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dict[str, Any]:
+    """Run all stages, and those that answer once more for every other limit of tokens."""
+    last = tokens[-1]
+    write_params(folder, model, small, last)
+    costs = {name: stage(folder, name) for name in STAGES}
+    for limit in tokens[:-1]:
+        write_params(folder, model, small, limit)
+        for name in ("answers_base", "answers_aligned"):
+            costs[f"{name}_{limit}"] = stage(folder, name)
+    return {
+        "costs": {name: value._asdict() for name, value in costs.items()},
+        "losses": losses(folder),
+        "tokens": {name: lengths(folder / f"data/answers/{name}.jsonl") for name in ("base", "aligned")},
+        "logs": {
+            name: (folder / f"{name}.log").read_text(encoding="utf-8")[-1500:]
+            for name in ("train", "merge", "answers_base")
+        },
+        "parity": read_json(folder / "data/merge/parity.json"),
+    }
+
+
+def lengths(answers: Path) -> list[int]:
+    """Return the tokens of every answer; where one is short, times cannot be compared."""
+    return [row["tokens"] for row in read_jsonl(answers)]
+
+
+def variants(folder: Path, model: Path) -> dict[str, Any]:
+    """On a GPU: training in bf16, training within 16 GB, and answering with CUDA graphs or in 4 bits."""
+    import torch
+
+    measured: dict[str, Any] = {}
+    write_params(folder, model, False, TOKENS[-1])
+    arguments = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["cmd"].split()[3:]
+    code = CAPPED.format(fraction=16e9 / torch.cuda.mem_get_info()[1], arguments=arguments)
+    measured["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "capped.log")._asdict()
+    for name, stage_name, override in (
+        ("answers_with_graphs", "answers_aligned", {"answers__enforce_eager": False}),
+        ("answers_in_4_bits", "answers_aligned", {"answers__quantization": "bitsandbytes"}),
+        ("train_in_bf16", "train", {"model__quantization": "none"}),
+    ):
+        write_params(folder, model, False, TOKENS[-1], **override)
+        measured[name] = stage(folder, stage_name)._asdict()
+        measured[name]["log"] = (folder / f"{stage_name}.log").read_text(encoding="utf-8")[-800:]
+    measured["bf16_losses"] = losses(folder)
+    return measured
+
+
+def losses(folder: Path) -> list[float]:
+    """Return the loss of every optimiser step of our last training."""
+    with (folder / "data/train/log.csv").open(encoding="utf-8") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def baseline(name: str, folder: Path, model: Path, tokens: tuple[int, ...]) -> dict[str, Any]:
+    """Run one of `benchmarks/baselines.py`."""
+    out = folder / f"{name}.json"
+    command = [sys.executable, "-m", "benchmarks.baselines", name, str(model.resolve())]
+    paths = [str(folder / "data/dataset"), str(folder / "data/pairs"), str(out)]
+    taken = cost([*command, *paths, "--tokens", *map(str, tokens)], Path.cwd(), folder / f"{name}.log")
+    return {**read_json(out), "cost": taken._asdict()}
+
+
+def summary(result: dict[str, Any], tokens: tuple[int, ...]) -> dict[str, Any]:
+    """Return totals and ratios; the notebook is run again as a whole, ours without what has not changed."""
+    book, costs = result["notebook"], result["ours"]["costs"]
+    seconds = {name: value["seconds"] for name, value in costs.items()}
+    found: dict[str, Any] = {}
+    for limit in tokens:
+        suffix = "" if limit == tokens[-1] else f"_{limit}"
+        mine = {name: seconds.get(f"{name}{suffix}", seconds[name]) for name in STAGES}
+        phases = ("import", "load", f"before_{limit}", "train", f"after_{limit}")
+        theirs = sum(book["seconds"].get(phase, 0.0) for phase in phases)
+        each = book["seconds"][f"after_{limit}"] / PROMPTS
+        found[str(limit)] = {
+            "notebook": theirs,
+            "ours": sum(mine.values()),
+            "ours_again": sum(mine[name] for name in AGAIN),
+            "times_faster": theirs / sum(mine.values()),
+            "times_faster_again": theirs / sum(mine[name] for name in AGAIN),
+            "prompts_from_which_vllm_wins": round(mine["answers_aligned"] / each),
+        }
+    apart = [abs(a - b) for a, b in zip(book["losses"], result["ours"]["losses"], strict=True)]
+    found["worst_loss_difference"] = max(apart)
+    return found
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was measured."""
+    table = Table("", "seconds", "GPU GiB", "host GiB", title=result["machine"])
+    for name, value in result["ours"]["costs"].items():
+        table.add_row(f"ours: {name}", *numbers(value))
+    for name, value in result.get("variants", {}).items():
+        if isinstance(value, dict):
+            table.add_row(f"ours: {name}", *numbers(value))
+    for name in ("notebook", "trl"):
+        for phase, seconds in result[name]["seconds"].items():
+            table.add_row(f"{name}: {phase}", f"{seconds:.1f}")
+        table.add_row(f"{name}: whole process", *numbers(result[name]["cost"]))
+    console = Console(width=100)
+    console.print(table)
+    console.print_json(data=result["summary"])
+
+
+def numbers(value: dict[str, float]) -> list[str]:
+    """Return a cost as cells."""
+    return [f"{value['seconds']:.1f}", f"{value['gpu'] / GIB:.1f}", f"{value['host'] / GIB:.1f}"]
+
+
+def machine() -> str:
+    """Return what this runs on."""
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{name}, torch {torch.__version__}, Python {sys.version.split()[0]}"
+
+
+def course_run(model: Path, small: bool) -> dict[str, Any]:
+    """Measure everything and return it."""
+    tokens = SMALL_TOKENS if small else TOKENS
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_dataset(folder / "source", 50, PROMPTS)
+        result: dict[str, Any] = {"machine": machine(), "ours": ours(folder, model, small, tokens)}
+        if not small:
+            result["variants"] = variants(folder, model)
+        result |= {
+            name: baseline(name, folder, model, tokens if name == "notebook" else ()) for name in ("notebook", "trl")
+        }
+    return result | {"summary": summary(result, tokens)}
+
+
+def main() -> None:
+    """Measure, print, and write the JSON that the command line names."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("out", type=Path)
+    ask.add_argument("--small", action="store_true")
+    given = ask.parse_args()
+    result = course_run(given.model, given.small)
+    write_json(given.out, result)
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

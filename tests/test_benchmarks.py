@@ -1,0 +1,49 @@
+"""The benchmarks run as a whole on a narrow model, so that on a GPU only the size is new."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("benchmark")
+    for module, arguments in (
+        ("breeze_shape", [folder / "model"]),
+        ("course_run", [folder / "model", folder / "out.json"]),
+    ):
+        command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments), "--small"]
+        subprocess.run(command, check=True, timeout=900)
+    return json.loads((folder / "out.json").read_text())
+
+
+def test_our_losses_equal_those_of_the_notebook_step_by_step(measured: dict):
+    """One batch of 8 against 8 of 1 accumulated, in NF4, without dropout: 50 pairs x 3 epochs are 21 steps."""
+    assert len(measured["ours"]["losses"]) == 21
+    assert measured["ours"]["losses"][-1] < measured["ours"]["losses"][0]
+    assert measured["summary"]["worst_loss_difference"] < 1e-2
+
+
+def test_every_answer_has_its_full_length(measured: dict):
+    """The last limit that our stages were run with is the smaller one."""
+    assert measured["ours"]["tokens"] == {"base": [4] * 10, "aligned": [4] * 10}
+
+
+def test_every_stage_and_phase_is_timed(measured: dict):
+    costs = measured["ours"]["costs"]
+    assert {"base", "train", "merge", "answers_base", "answers_aligned", "answers_aligned_4"} <= costs.keys()
+    assert all(cost["seconds"] > 0 and cost["host"] > 0 for cost in costs.values())
+    assert {"import", "load", "train", "after_4", "after_8"} <= measured["notebook"]["seconds"].keys()
+
+
+def test_totals_are_the_sums_of_their_parts(measured: dict):
+    found, costs = measured["summary"]["8"], measured["ours"]["costs"]
+    names = ("dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report")
+    assert found["ours"] == pytest.approx(sum(costs[name]["seconds"] for name in names))
+    seconds = measured["notebook"]["seconds"]
+    assert found["notebook"] == pytest.approx(sum(seconds[name] for name in ("import", "load", "train", "after_8")))
+    assert found["times_faster"] == pytest.approx(found["notebook"] / found["ours"])
