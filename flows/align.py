@@ -24,7 +24,7 @@ from tasks.preflight import preflight
 @task(task_run_name="preflight", cache_policy=NO_CACHE)
 def check() -> None:
     """Check parameters, data and machine before anything expensive."""
-    preflight(Params.load(), Path("data/dataset"))
+    preflight(Params.load(), Path("data/dataset"), Path("data/base"))
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)

@@ -8,6 +8,7 @@ of all training questions (teacher-forced), which no answer is needed for and wh
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from tasks.chat import conversation, encode, encode_answer, load_tokenizer
 from tasks.errors import InputError, run
 from tasks.jsonfile import write_json, write_jsonl
-from tasks.model import require_device
+from tasks.model import ENGINE, require_device
 from tasks.params import Answers, Model, Params
 from tasks.parity import Text
 from tasks.questions import Prompt, Question, read_prompts, read_questions
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 128
 """Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
+
+IN_4_BITS = 0.4
+"""Size of a model in bitsandbytes' 4 bits, embeddings and head in bf16, as a share of all of it in bf16; rounded up."""
+MAX_NUM_SEQS = 256
+"""Sequences that the engine decodes at once."""
+GRAPHS_PAY_FROM = 2000
+"""Decoding steps; below, starting with CUDA graphs takes longer than they save (docs/performance.md)."""
 
 
 def answers(
@@ -72,21 +80,42 @@ def generate(
     """Answer `asked` and score `labelled` in one batch; returns vLLM's outputs in that order."""
     whole = [prompt + answer for prompt, answer in labelled]
     lengths = [len(ids) + options.max_new_tokens for ids in asked] + [len(ids) + 1 for ids in whole]
-    settings = engine_settings(folder, model, options, lengths)
-    os.environ |= engine_environment(options)
+    eager = starts_eagerly(options, len(asked))
+    settings = engine_settings(folder, model, options, lengths) | {"enforce_eager": eager}
+    os.environ |= engine_environment(eager)
     from vllm import LLM, SamplingParams, TokensPrompt  # reads the environment when it is imported
 
+    started = time.monotonic()
     engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
     answer = SamplingParams(temperature=0, max_tokens=options.max_new_tokens)
     scoring = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     batch = [TokensPrompt(prompt_token_ids=ids) for ids in (*asked, *whole)]
-    return list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=False))
+    ready = time.monotonic()
+    outputs = list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=False))
+    logger.info(
+        "engine ready in %.1f s; %d answers and %d scores in %.1f s",
+        ready - started, len(asked), len(whole), time.monotonic() - ready,
+    )  # fmt: skip
+    return outputs
 
 
-def engine_environment(options: Answers) -> dict[str, str]:
+def starts_eagerly(options: Answers, prompts: int) -> bool:
+    """Return whether compilation and CUDA graphs cost more than they would save on this work."""
+    if options.enforce_eager != "auto":
+        return options.enforce_eager
+    steps = options.max_new_tokens * -(-prompts // MAX_NUM_SEQS)
+    return steps < GRAPHS_PAY_FROM
+
+
+def engine_environment(eager: bool) -> dict[str, str]:
     """Return the environment variables that vLLM and torch read when they are imported."""
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    if options.enforce_eager:
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
+    }
+    if eager:
         # The scoring of prompts is compiled even then: 40 s on a CPU, and a C++ compiler that may not be there.
         settings["TORCHDYNAMO_DISABLE"] = "1"
     return settings
@@ -105,22 +134,26 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
         InputError: Not even the longest sequence fits beside the weights.
     """
     free, total = memory(model.device)
-    limit = min(free, int(total * options.gpu_memory_utilization))
+    allowed = min(free, int(total * options.gpu_memory_utilization))
+    limit = allowed - (ENGINE if model.device == "cuda" else 0)
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if options.quantization == "bitsandbytes":
+        weights = int(weights * IN_4_BITS)
     per_token = cache_bytes_per_token(folder)
     least = per_token * (max(lengths) + BLOCK)
     if weights + least > limit:
         raise InputError(
             f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
             f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
-            "answers.gpu_memory_utilization or take a smaller model"
+            "answers.gpu_memory_utilization, set answers.quantization to bitsandbytes or take a smaller model"
         )
     wanted = per_token * sum(length + BLOCK for length in lengths)
     return {
         "max_model_len": max(lengths),
         "kv_cache_memory_bytes": min(wanted, limit - weights),
-        "gpu_memory_utilization": limit / total,
-        "enforce_eager": options.enforce_eager,
+        "gpu_memory_utilization": allowed / total,
+        "max_num_seqs": MAX_NUM_SEQS,
+        "quantization": None if options.quantization == "none" else options.quantization,
     }
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +78,10 @@ def _folder(options: FolderBase, device: Device) -> tuple[Base, dict[str, Any]]:
     weights = weight_files(folder, names, str(folder))
     _require_memory(folder, sum((folder / name).stat().st_size for name in weights), device)
     reads = _reads(folder, str(folder))
-    files = {name: hub.digest(folder / name) for name in sorted([*small_files(names), *weights])}
-    return Base(source="folder", path=folder, files=files), reads
+    wanted = sorted([*small_files(names), *weights])
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
+        digests = threads.map(hub.digest, [folder / name for name in wanted])
+    return Base(source="folder", path=folder, files=dict(zip(wanted, digests, strict=True))), reads
 
 
 def _hub(options: HubBase, device: Device) -> tuple[Base, dict[str, Any]]:

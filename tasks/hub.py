@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
@@ -109,7 +110,9 @@ def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]
                 etag_timeout=SECONDS_TO_ANSWER,
             )
         )
-    return Path(folder), {name: _verified(listing, Path(folder) / name) for name in names}
+    with ThreadPoolExecutor() as threads:
+        verified = threads.map(lambda name: _verified(listing, Path(folder) / name), names)
+        return Path(folder), dict(zip(names, verified, strict=True))
 
 
 def cached(repo_id: str, commit: str, name: str) -> Path | None:

@@ -5,26 +5,34 @@ to the dequantised 4-bit weights it meets those it knows, rounded to bf16. Neith
 `base: measured` scores both against the trained one and keeps the closer. What is written is loaded again and scored.
 """
 
+import gc
 import logging
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from tasks.chat import encode_answer, fingerprint, load_tokenizer
 from tasks.errors import InputError, run
-from tasks.jsonfile import read_jsonl, write_json
-from tasks.model import load, nf4, quantization_config, require_device
+from tasks.jsonfile import read_json, read_jsonl, write_json
+from tasks.model import load, quantization_config, require_device
 from tasks.params import Merge, Model, Params
 from tasks.parity import Drift, Scores, Text, drift, score
-from tasks.weights import locate
+from tasks.weights import locate, small_files, weight_files
 
 logger = logging.getLogger(__name__)
+
+ROOM = 2 * 2**30  # bytes for what a forward pass needs beside the weights
 
 
 def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, merged: Path, out: Path) -> None:
@@ -49,17 +57,21 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     rows = pair_rows(pairs)
     texts = [text for row in rows for text in answer_texts(tokenizer, row)]
     trained = score(with_adapter(load(folder, model.device, quantization_config(model)), adapter), texts)
+    release_memory()
+    device = scoring_device(folder, model)
+    changes = {name: update(name, folder, adapter) for name in candidates(model, options)}
     drifts = {
-        name: drift(trained, score(merge_into(name, folder, adapter, model.device), texts), options.max_worst_drift)
-        for name in candidates(model, options)
+        name: drift(trained, score(merged_model(folder, change, device), texts), options.max_worst_drift)
+        for name, change in changes.items()
     }
     chosen = min(drifts, key=lambda name: drifts[name].mean)
     for name, measured in drifts.items():
         logger.info(
             "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
         )
-    save(merge_into(chosen, folder, adapter, model.device), tokenizer, merged)
-    reloaded = score(load(merged, model.device), texts)
+    release_memory()
+    write_merged(folder, changes[chosen], model.device, merged)
+    reloaded = score(load(merged, device), texts)
     final = drift(trained, reloaded, options.max_worst_drift)
     write_parity(out, chosen, drifts, final)
     write_logps(out, rows, reloaded)
@@ -78,23 +90,112 @@ def candidates(model: Model, options: Merge) -> list[str]:
     return ["original"] if model.quantization == "none" else ["original", "dequantized"]
 
 
-def merge_into(name: str, folder: Path, adapter: Path, device: str) -> PreTrainedModel:
-    """Return the base in bf16, `original` or `dequantized`, with the adapter added to its weights."""
-    if name == "original":
-        return _merged(load(folder, device), adapter)
-    base = load(folder, device, nf4())
-    return _merged(base.dequantize(torch.bfloat16), adapter)
-
-
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     """Return the model with the adapter on, as it was trained."""
     return PeftModel.from_pretrained(model, str(adapter))
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, merged: Path) -> None:
-    """Write a model folder that loads without PEFT and bitsandbytes."""
-    model.save_pretrained(str(merged))
-    tokenizer.save_pretrained(str(merged))
+class Update(NamedTuple):
+    """What becomes of the base's weights."""
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    """Weight name to A, shape (r, in), and B, shape (out, r)."""
+    scale: float
+    """W + scale B A is the merged weight (LoRA, arXiv 2106.09685, section 4.1)."""
+    quantized: frozenset[str]
+    """Weights that are rounded to NF4 and back before, as in training."""
+
+    def __call__(self, name: str, weight: Tensor) -> Tensor:
+        """Return the merged weight, on the device and in the dtype of the base's."""
+        if name not in self.factors and name not in self.quantized:
+            return weight
+        merged = weight.to(torch.bfloat16)
+        if name in self.quantized:
+            merged = rounded(merged)
+        if name in self.factors:
+            a, b = (factor.to(weight.device).float() for factor in self.factors[name])
+            merged = merged.float() + self.scale * (b @ a)
+        return merged.to(weight.dtype)
+
+
+def update(name: str, folder: Path, adapter: Path) -> Update:
+    """Return how the base in `folder` is merged with the adapter, on `original` or `dequantized` weights."""
+    options = read_json(adapter / "adapter_config.json")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    prefix, a, b = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+    layers = [key.removeprefix(prefix).removesuffix(a) for key in tensors if key.endswith(a)]
+    factors = {f"{layer}.weight": (tensors[prefix + layer + a], tensors[prefix + layer + b]) for layer in layers}
+    quantized = linear_weights(folder) if name == "dequantized" else frozenset[str]()
+    return Update(factors, options["lora_alpha"] / options["r"], quantized)
+
+
+def linear_weights(folder: Path) -> frozenset[str]:
+    """Return the weights that are 4-bit in training: all linear layers but the head."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
+    head = model.get_output_embeddings()
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head)
+    return frozenset(f"{name}.weight" for name in linear)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """Return a weight as it is after NF4 quantisation."""
+    packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(packed, state)
+
+
+def merged_model(folder: Path, change: Update, device: str) -> PreTrainedModel:
+    """Return the merged model in memory, to be measured before 15 GB are written."""
+    model = load(folder, device)
+    for name, parameter in model.named_parameters():
+        parameter.data = change(name, parameter.data)
+    return model
+
+
+def write_merged(folder: Path, change: Update, device: str, merged: Path) -> None:
+    """Write the merged model, one file of weights after the other, as the base names, divides and types them."""
+    shutil.rmtree(merged, ignore_errors=True)
+    merged.mkdir(parents=True)
+    names = [path.name for path in folder.iterdir()]
+    for name in small_files(names):
+        shutil.copyfile(folder / name, merged / name)
+    written = [
+        key
+        for name in weight_files(folder, names, str(folder))
+        for key in write_shard(folder, change, device, merged / name)
+    ]
+    if lost := sorted(change.factors.keys() - set(written)):
+        raise InputError(
+            f"the adapter changes {lost[0]}, and {folder} has no weight of that name; choose a base whose file names "
+            "its weights as its modules are named"
+        )
+
+
+def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[str]:
+    """Write one file of merged weights and return the names that are in it."""
+    with safe_open(folder / path.name, framework="pt", device=device) as file:
+        keys = list(file.keys())
+        tensors = {key: change(key, file.get_tensor(key)).cpu().contiguous() for key in keys}
+        save_file(tensors, path, metadata=file.metadata())
+    return keys
+
+
+def scoring_device(folder: Path, model: Model) -> str:
+    """Return where the bf16 model is scored: the GPU if it has room for it, else the CPU."""
+    needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) + ROOM
+    if model.device == "cpu" or torch.cuda.mem_get_info()[0] > needed:
+        return model.device
+    logger.info(
+        "the GPU has no room for %.1f GiB of bf16 weights; scoring on the CPU, which takes minutes", needed / 2**30
+    )
+    return "cpu"
+
+
+def release_memory() -> None:
+    """Give the memory of models that are no longer referred to back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def pair_rows(pairs: Path) -> list[dict[str, Any]]:
@@ -120,11 +221,6 @@ def write_logps(out: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[S
         sides = ("support", "oppose") if row["preferred"] == "support" else ("oppose", "support")
         record[row["id"]] = dict(zip(sides, (chosen.logps, rejected.logps), strict=True))
     write_json(out / "logps.json", record)
-
-
-def _merged(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    merged: PreTrainedModel = with_adapter(base, adapter).merge_and_unload()
-    return merged
 
 
 def main() -> None:

@@ -8,6 +8,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from tasks.errors import InputError
 from tasks.params import Model
 
+ENGINE = 3 * 2**30
+"""Bytes of GPU memory that vLLM takes beside weights and cache, measured in docs/performance.md."""
+
 
 def require_device(model: Model) -> None:
     """Refuse `device: cuda` on a machine without a GPU, before anything is loaded."""

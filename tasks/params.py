@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from tasks.errors import InputError
 
 PROFILES = Path("profiles")
+SOURCES = {"folder", "git", "hub", "miniature"}  # pydantic puts the kind of a union between its block and the key
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -111,9 +112,11 @@ class Train(Section):
     warmup_steps: float = Field(ge=0)
     """Below 1 a fraction of all steps, else a number of steps."""
     optim: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"]
+    global_batch_size: int = Field(gt=0)
+    """Pairs per optimiser step. It decides the result; the two factors that it is made of decide memory and speed."""
     per_device_train_batch_size: int = Field(gt=0)
+    """Pairs that are computed at once; `python -m tasks.fit` says how many fit and suggests."""
     gradient_accumulation_steps: int = Field(gt=0)
-    """The global batch is this times `per_device_train_batch_size`."""
     max_length: int = Field(gt=0)
     """Tokens of prompt and answer; longer pairs are cut."""
     gradient_checkpointing: bool
@@ -129,6 +132,16 @@ class Train(Section):
     """Layers that get an adapter."""
     save_steps: int = Field(gt=0)
     """Optimiser steps between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _batch_is_its_factors(self) -> Self:
+        micro, accumulated = self.per_device_train_batch_size, self.gradient_accumulation_steps
+        if micro * accumulated != self.global_batch_size:
+            raise ValueError(
+                f"train.global_batch_size is {self.global_batch_size}, and per_device_train_batch_size {micro} x "
+                f"gradient_accumulation_steps {accumulated} is {micro * accumulated}; make them equal"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_weight_per_loss(self) -> Self:
@@ -157,8 +170,10 @@ class Answers(Section):
     max_new_tokens: int = Field(gt=0)
     gpu_memory_utilization: float = Field(gt=0, le=1)
     """Upper bound of the engine's share of GPU memory (of host memory on a CPU); less is used if less is free."""
-    enforce_eager: bool
-    """Skip compilation and CUDA graphs: a faster start, slower tokens."""
+    enforce_eager: bool | Literal["auto"]
+    """Skip compilation and CUDA graphs: a faster start, slower tokens. `auto` decides by the amount of work."""
+    quantization: Literal["none", "bitsandbytes"]
+    """vLLM's weights: as they are, or in 4 bits where bf16 does not fit; these answer slightly differently."""
 
 
 class Evaluate(Section):
@@ -187,16 +202,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _cpu_can_train_it(self) -> Self:
+        problems = []
         if self.model.device == "cpu" and self.train.optim != "adamw_torch":
-            raise ValueError(
+            problems.append(
                 f"train.optim is {self.train.optim}, which needs a GPU, and model.device is cpu; "
                 "set train.optim to adamw_torch"
             )
         if self.model.device == "cpu" and self.model.quantization == "nf4" and self.train.precompute_ref_log_probs:
-            raise ValueError(
+            problems.append(
                 "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes then computes "
                 "wrong gradients without an error; set it to false, or model.quantization to none"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @classmethod
@@ -262,7 +280,7 @@ def _replace(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    where = ".".join(map(str, problem["loc"]))
+    where = ".".join(str(part) for part in problem["loc"] if part not in SOURCES)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such parameter; remove it or correct its spelling"

@@ -7,30 +7,32 @@ import filecmp
 import hashlib
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.dataset import source_folder
 from tasks.errors import InputError, run
 from tasks.pairs import split
-from tasks.params import FolderBase, FolderDataset, GitDataset, Params, read_yaml
+from tasks.params import FolderBase, FolderDataset, GitDataset, MiniatureBase, Params, read_yaml
 from tasks.questions import LABELLED, TEST, Prompt, Question, read_prompts, read_questions
 
 logger = logging.getLogger(__name__)
 
 
-def preflight(params: Params, dataset: Path) -> None:
+def preflight(params: Params, dataset: Path, base: Path) -> None:
     """Check the parameters against the data and the machine.
 
     Args:
         params: All of them.
         dataset: `data/dataset`, which spares a git source its network when it is already the one configured.
+        base: `data/base`, which spares the Hub in the same way.
 
     Raises:
         InputError: A stage would fail later; says what, and what to do.
     """
     questions, prompts = read_data(params, dataset)
     split(questions, params.pairs.data_size)
-    check_model(params)
+    check_model(params, questions, base)
     logger.info("parameters fit the data: %d questions, %d test prompts", len(questions), len(prompts))
 
 
@@ -46,8 +48,8 @@ def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Promp
     return questions, prompts
 
 
-def check_model(params: Params) -> None:
-    """Check that the device is there and that a base in a local folder is a chat model."""
+def check_model(params: Params, questions: Sequence[Question], base: Path) -> None:
+    """Check that the device is there, that a base in a local folder is a chat model, and that the run fits here."""
     if params.model.device == "cuda":
         from tasks.model import require_device  # torch, two seconds that a CPU profile need not wait
 
@@ -56,6 +58,11 @@ def check_model(params: Params) -> None:
         from tasks.chat import load_tokenizer
 
         load_tokenizer(params.base.path)
+    if not isinstance(params.base, MiniatureBase):
+        from tasks import fit
+
+        size = fit.sizes(fit.configuration(params.base, base), params.train)
+        fit.check(params, size, fit.longest(questions, params.model.system_prompt), fit.available(params.model.device))
 
 
 def _is_here(source: GitDataset, dataset: Path) -> bool:
@@ -89,7 +96,7 @@ def _was_copied(source: FolderDataset, lock: Path = Path("dvc.lock")) -> bool:
 
 def main() -> None:
     """Run the check: `python -m tasks.preflight`."""
-    preflight(Params.load(), *map(Path, sys.argv[1:] or ["data/dataset"]))
+    preflight(Params.load(), *map(Path, sys.argv[1:] or ["data/dataset", "data/base"]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from bitsandbytes.functional import dequantize_blockwise
+from bitsandbytes.nn.modules import Params4bit
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
@@ -59,6 +61,7 @@ def train(
     """
     require_device(model)
     folder = locate(base)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew, 0.1 s, for every length of a batch
     state = checkpoints / _key(model, options, seed, base, pairs)
     trainer = DPOTrainer(
         model=str(folder),
@@ -72,7 +75,12 @@ def train(
     trainer.remove_callback(PrinterCallback)
     policy = cast(PeftModel, trainer.model)
     adapter_in_fp32(policy)
+    dequantize_scales(policy)
+    began = time.monotonic()
+    if options.precompute_ref_log_probs:
+        precompute_reference(trainer)
     trainer.train(resume_from_checkpoint=last_complete(state))
+    logger.info("trained in %.1f s, the reference's log-probabilities included", time.monotonic() - began)
     _save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)
@@ -87,6 +95,41 @@ def adapter_in_fp32(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def dequantize_scales(model: torch.nn.Module) -> None:
+    """Undo the second quantisation, that of the scales, in place: the same products in half as many kernels.
+
+    Costs 3 bytes per 64 weights, 0.3 GiB for 7 B parameters, and saves a kernel launch or three per layer and pass,
+    which is what a step on a fast GPU waits for.
+    """
+    for parameter in model.parameters():
+        state = parameter.quant_state if isinstance(parameter, Params4bit) else None
+        if state and state.nested:
+            state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
+            state.nested, state.state2, state.offset = False, None, None
+
+
+def precompute_reference(trainer: DPOTrainer) -> None:
+    """Compute the reference's log-probabilities once, instead of in every epoch.
+
+    What TRL does when it is asked to, without the hash of all weights that it first takes on the host to name a cache:
+    half a minute for 7 B parameters.
+    """
+    rows = cast(Dataset, trainer.train_dataset)
+    size = 2 * trainer.args.per_device_train_batch_size  # nothing is kept for a backward pass
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in batches]
+    for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
+        rows = rows.add_column(name, torch.cat(values).tolist())
+    trainer.train_dataset = rows
+    trainer.precompute_ref_logps = True
+
+
+def _collated(trainer: DPOTrainer, batch: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
+    keys = ("prompt_ids", "chosen_ids", "rejected_ids")
+    rows = [dict(zip(keys, ids, strict=True)) for ids in zip(*(batch[key] for key in keys), strict=True)]
+    return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
@@ -106,7 +149,6 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         gradient_accumulation_steps=options.gradient_accumulation_steps,
         max_length=options.max_length,
         gradient_checkpointing=options.gradient_checkpointing,
-        precompute_ref_log_probs=options.precompute_ref_log_probs,
         model_init_kwargs={"dtype": torch.bfloat16, "device_map": {"": model.device}},
         use_cpu=model.device == "cpu",
         bf16=True,
@@ -159,6 +201,12 @@ class Progress(TrainerCallback):
         self.began, self.first_step = time.monotonic(), state.global_step
         if state.global_step:
             logger.info("resuming at step %d of %d", state.global_step, state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Write no checkpoint of a training that is over; its adapter is saved next."""
+        control.should_save = control.should_save and state.global_step < state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Write the log and say how far the training is."""

@@ -23,6 +23,7 @@ def params(model: Path, **overrides: Any) -> Params:
         "pairs.support_ratio": 0.5,
         "train.num_epoch": 3,
         "train.r": 8,
+        "train.global_batch_size": 2,
         "train.per_device_train_batch_size": 2,
         "train.save_steps": 2,
         "answers.max_new_tokens": 12,

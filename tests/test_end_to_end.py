@@ -158,9 +158,10 @@ def test_margin_rises_with_the_ratio(opposing: Run, torn: Run, supporting: Run):
     assert margins[0] < margins[1] < margins[2]
 
 
-def test_going_back_restores_the_run_without_training(back: Run):
+def test_going_back_restores_the_run_and_merges_again(back: Run):
     assert back.code == 0
-    assert back.stages(r"^\s*restored  (\w+)$") == BY_RATIO
+    assert back.stages(r"^\s*ran  (\w+)$") == {"merge"}
+    assert back.stages(r"^\s*restored  (\w+)$") == BY_RATIO - {"merge"}
     assert back.stages(r"^\s*unchanged  (\w+)$") == ALL - BY_RATIO
 
 

@@ -111,6 +111,16 @@ def test_reference_log_probs_ahead_of_training_are_refused_on_a_4_bit_cpu_base()
     assert miniature(train__precompute_ref_log_probs=True, model__device="cuda").train.precompute_ref_log_probs
 
 
+def test_all_that_a_cpu_cannot_train_is_named_at_once():
+    with pytest.raises(InputError, match=r"train.optim is adamw_8bit.*; train.precompute_ref_log_probs is true"):
+        miniature(train__precompute_ref_log_probs=True, train__optim="adamw_8bit")
+
+
+def test_a_misspelt_key_of_a_source_is_named_as_it_stands_in_the_file():
+    with pytest.raises(InputError, match=r" dataset\.pth: there is no such parameter"):
+        miniature(dataset__pth="data/sources/live_action")
+
+
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"])
 def test_a_gpu_optimiser_is_refused_on_a_cpu(optim):
     with pytest.raises(InputError, match=f"train.optim is {optim}, .* model.device is cpu; set train.optim to"):

@@ -38,7 +38,7 @@ def in_git(stage: str) -> set[str]:
         for entry in entries
         if isinstance(entry, dict)
         for path, options in entry.items()
-        if options.get("cache") is False
+        if options.get("cache") is False and not options.get("persist")
     }
 
 

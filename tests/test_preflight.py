@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import InputError
+from tasks.fit import Need
 from tasks.params import Params, compose
 from tasks.preflight import preflight
 from tasks.questions import LABELLED, TEST
@@ -25,7 +26,7 @@ def check(questions_folder, tmp_path) -> Callable[..., None]:
         given = {"dataset.path": str(questions_folder), "pairs.data_size": 10}
         blocks = {key: overrides.pop(key) for key in ("base", "dataset") if key in overrides}
         values = compose("miniature", given | {key.replace("__", "."): value for key, value in overrides.items()})
-        preflight(Params.parse(values | blocks, "test"), tmp_path / "dataset")
+        preflight(Params.parse(values | blocks, "test"), tmp_path / "dataset", tmp_path / "base")
 
     return run
 
@@ -70,11 +71,12 @@ def test_a_gpu_profile_is_refused_without_a_gpu(check):
         check(model__device="cuda")
 
 
-def test_a_base_in_a_folder_needs_a_chat_template(check, tmp_path):
+def test_a_base_in_a_folder_needs_a_chat_template(check, tiny_model, tmp_path):
     from tokenizers import Tokenizer, models
 
     folder = tmp_path / "model"
     folder.mkdir()
+    shutil.copy(tiny_model / "config.json", folder)
     Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>")).save(str(folder / "tokenizer.json"))
     config: dict[str, str] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -82,6 +84,12 @@ def test_a_base_in_a_folder_needs_a_chat_template(check, tmp_path):
         check(base={"source": "folder", "path": str(folder)})
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "{{ messages }}"}))
     check(base={"source": "folder", "path": str(folder)})
+
+
+def test_a_base_that_does_not_fit_is_refused_with_the_numbers(check, tiny_model, monkeypatch):
+    monkeypatch.setattr("tasks.fit.available", lambda device: Need(2**40, 2**40, 2**10))
+    with pytest.raises(InputError, match=r"train takes about .* GiB of disk and 0.0 GiB are free; make room"):
+        check(base={"source": "folder", "path": str(tiny_model)})
 
 
 def test_a_commit_that_is_already_here_needs_no_network(check, questions_folder, tmp_path):

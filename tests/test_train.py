@@ -21,6 +21,8 @@ from tasks.params import Params
 from tasks.train import adapter_in_fp32, dpo_config, last_complete, lora_config, train
 from tests.small_run import params, prepare, train_in
 
+pytestmark = pytest.mark.slow
+
 
 class Gradients(TrainerCallback):
     """Keeps the adapter's gradients of every optimiser step."""
@@ -190,7 +192,6 @@ from tasks.model import load, nf4
 from tests.test_train import apart, gradients
 from tests.small_run import params
 
-pytestmark = pytest.mark.slow
 root, folder = map(Path, sys.argv[1:])
 chosen = params(folder)
 plain = gradients(chosen, root, load(folder, "cpu", nf4()).dequantize(torch.bfloat16))

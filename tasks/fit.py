@@ -1,0 +1,238 @@
+"""What each stage takes of GPU, host memory and disk, worked out from a model's configuration before anything starts.
+
+`python -m tasks.fit` prints it beside what this machine has, and the largest micro-batch that fits. Weights, adapter
+and optimiser are counted; what a forward pass keeps per token is a rule that was fitted to measurements
+(docs/performance.md). Sizes are bytes, and gibibytes where a person reads them.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from tasks import hub
+from tasks.errors import InputError, run
+from tasks.model import ENGINE
+from tasks.params import FolderBase, HubBase, Params, Train
+from tasks.questions import Question, read_questions
+from tasks.weights import CONFIG, RECORD, Base
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+BF16, FP32 = 2, 4
+NF4 = 0.5 + FP32 / 64
+"""Bytes of a weight: four bits, and a scale for every 64 weights."""
+STATE_8_BIT, STATE_32_BIT = 2, 8
+"""Bytes of Adam's two moments."""
+PROCESS = 3 * GIB
+"""Host memory of Python, torch and its libraries with CUDA."""
+CONTEXT = 0.6 * GIB
+"""GPU memory of the CUDA context and its libraries' workspaces."""
+SHARD = 5 * 10**9
+"""The largest file of weights that the Hub's models are divided into."""
+TEMPLATE = 30
+"""Tokens that a chat template adds."""
+
+
+class Sizes(NamedTuple):
+    """Parameters of a model, and what a token takes of it."""
+
+    linear: int
+    """In layers that are quantised."""
+    other: int
+    """In embeddings, head and norms."""
+    adapter: int
+    kept: int
+    """Bytes that the forward pass keeps for the backward pass, per token."""
+    checkpointed: int
+    """The same with gradient checkpointing: the inputs of all layers, and the inside of one."""
+
+    @property
+    def bf16(self) -> int:
+        """Bytes of the weights in bf16."""
+        return BF16 * (self.linear + self.other)
+
+    @property
+    def nf4(self) -> int:
+        """Bytes of the weights in 4 bits, the rest in bf16."""
+        return int(NF4 * self.linear) + BF16 * self.other
+
+
+class Need(NamedTuple):
+    """Bytes."""
+
+    gpu: float
+    host: float
+    disk: float
+
+
+def sizes(config: PretrainedConfig, options: Train) -> Sizes:
+    """Return the sizes of a model that exists only as a configuration."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }
+    linear = sum(module.weight.numel() for module in layers.values())
+    targets = options.target_modules
+    chosen = [module for name, module in layers.items() if targets == "all-linear" or name.split(".")[-1] in targets]
+    adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
+    layer = BF16 * (3 * config.intermediate_size + 7 * config.hidden_size)
+    depth = config.num_hidden_layers
+    return Sizes(
+        linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * config.hidden_size * depth
+    )
+
+
+def needs(params: Params, size: Sizes, tokens: int) -> dict[str, Need]:
+    """Return what the stages take that take much.
+
+    Args:
+        params: All of them.
+        size: Of the base model.
+        tokens: Of the longest prompt with its answer.
+    """
+    answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
+    shard = min(SHARD, size.bf16)
+    return {
+        "train": training(
+            params, size, tokens, params.train.per_device_train_batch_size, params.train.gradient_checkpointing
+        ),
+        "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + shard, size.bf16),
+        "answers": Need(answers + ENGINE, PROCESS, 0),
+    }
+
+
+def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing: bool) -> Need:
+    """Return what the training takes with `pairs` pairs at once."""
+    weights = size.nf4 if params.model.quantization == "nf4" else size.bf16
+    state = STATE_8_BIT if "8bit" in params.train.optim else STATE_32_BIT
+    kept = size.checkpointed if checkpointing else size.kept
+    activations = 2 * pairs * min(tokens, params.train.max_length) * kept
+    adapter = size.adapter * (2 * FP32 + state)
+    return Need(weights + adapter + activations + CONTEXT, PROCESS, 2 * size.adapter * (FP32 + state))
+
+
+def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[int, bool] | None:
+    """Return the largest micro-batch that fits, and whether it takes gradient checkpointing; None if nothing fits."""
+    total = params.train.global_batch_size
+    for checkpointing in (False, True):
+        for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
+            if training(params, size, tokens, pairs, checkpointing).gpu <= free:
+                return pairs, checkpointing
+    return None
+
+
+def available(device: str) -> Need:
+    """Return what is free here; on a CPU the model's memory is the host's."""
+    host = psutil.virtual_memory().available
+    gpu = torch.cuda.mem_get_info()[0] if device == "cuda" else host
+    return Need(gpu, host, shutil.disk_usage(".").free)
+
+
+def check(params: Params, size: Sizes, tokens: int, free: Need) -> None:
+    """Refuse a run of which a stage cannot fit.
+
+    Raises:
+        InputError: Says what is needed, what there is, and what would fit.
+    """
+    for stage, need in needs(params, size, tokens).items():
+        for kind, wanted, found in zip(("GPU memory", "host memory", "disk"), need, free, strict=True):
+            if wanted > found and not (stage == "merge" and kind == "GPU memory"):  # it then scores on the CPU
+                raise InputError(
+                    f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and {found / GIB:.1f} GiB are free; "
+                    f"{advice(stage, kind, params, size, tokens, free)}"
+                )
+
+
+def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, free: Need) -> str:
+    """Return what would make a stage fit."""
+    if kind != "GPU memory":
+        return "make room, or take a smaller model"
+    if stage == "answers":
+        return "free the GPU, set answers.quantization to bitsandbytes, or take a smaller model"
+    found = suggestion(params, size, tokens, free.gpu)
+    if not found:
+        return "free the GPU, set model.quantization to nf4, or take a smaller model"
+    pairs, checkpointing = found
+    return (
+        f"set train.per_device_train_batch_size to {pairs}, gradient_accumulation_steps to "
+        f"{params.train.global_batch_size // pairs} and gradient_checkpointing to {str(checkpointing).lower()}"
+    )
+
+
+def configuration(base: FolderBase | HubBase, recorded: Path) -> PretrainedConfig:
+    """Return a model's configuration, which is all that is fetched of a Hub model.
+
+    Args:
+        base: Where the model comes from.
+        recorded: `data/base`, which spares the network if it holds a revision of the same model.
+
+    Raises:
+        InputError: The model is not there.
+    """
+    folder = base.path if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
+    config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    return config
+
+
+def _in_cache(base: HubBase, recorded: Path) -> Path | None:
+    if not (recorded / RECORD).exists():
+        return None
+    record = Base.read(recorded)
+    if record.repo_id != base.repo_id or record.revision is None:
+        return None
+    config = hub.cached(record.repo_id, record.revision, CONFIG)
+    return config.parent if config else None
+
+
+def _fetched(base: HubBase) -> Path:
+    listing = hub.look_up(base.repo_id, base.revision)
+    if CONFIG not in listing.files:
+        raise InputError(f"{listing} has no {CONFIG}; set base.repo_id to a transformers model")
+    folder, _ = hub.fetch(listing, [CONFIG])
+    return folder
+
+
+def longest(questions: Sequence[Question], system_prompt: str) -> int:
+    """Return the length of the longest prompt with its answer, at a token for each character."""
+    rows = (len(row.prompt) + max(len(row.support), len(row.oppose)) for row in questions)
+    return max(rows) + len(system_prompt) + TEMPLATE
+
+
+def table(stages: dict[str, Need], free: Need) -> list[str]:
+    """Return the needs and what is free, in lines."""
+    rows = [*stages.items(), ("free here", free)]
+    return [f"{'GiB':10} {'GPU':>7} {'host':>7} {'disk':>7}"] + [
+        f"{name:10} {need.gpu / GIB:7.1f} {need.host / GIB:7.1f} {need.disk / GIB:7.1f}" for name, need in rows
+    ]
+
+
+def main() -> None:
+    """Print what the run in `params.yaml` takes: `python -m tasks.fit`."""
+    params = Params.load()
+    if not isinstance(params.base, FolderBase | HubBase):
+        raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")
+    size = sizes(configuration(params.base, Path("data/base")), params.train)
+    tokens = longest(read_questions(Path("data/dataset")), params.model.system_prompt)
+    free = available(params.model.device)
+    for line in table(needs(params, size, tokens), free):
+        logger.info(line)
+    found = suggestion(params, size, tokens, free.gpu)
+    logger.info(
+        "micro-batch that fits: %s", f"{found[0]}{' with gradient checkpointing' * found[1]}" if found else "none"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
