@@ -36,7 +36,8 @@ def test_every_answer_has_its_full_length(measured: dict):
 def test_every_stage_and_phase_is_timed(measured: dict):
     costs = measured["ours"]["costs"]
     assert {"base", "train", "merge", "answers_base", "answers_aligned", "answers_aligned_4"} <= costs.keys()
-    assert all(cost["seconds"] > 0 and cost["host"] > 0 for cost in costs.values())
+    assert all(cost["seconds"] > 0 for cost in costs.values())
+    assert costs["train"]["host"] > 2**28  # torch alone is more
     assert {"import", "load", "train", "after_4", "after_8"} <= measured["notebook"]["seconds"].keys()
 
 
