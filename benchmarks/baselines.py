@@ -76,7 +76,7 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
 
 
 def trl(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
-    """The same pairs and epochs with TRL's own defaults for everything else."""
+    """The same base, adapter, pairs and epochs, with TRL's own defaults for the training."""
     clock = Clock()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(

@@ -74,14 +74,16 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
     last = tokens[-1]
     write_params(folder, model, small, last)
     costs = {name: stage(folder, name) for name in STAGES}
+    answered = {str(last): lengths(folder)}
     for limit in tokens[:-1]:
         write_params(folder, model, small, limit)
         for name in ("answers_base", "answers_aligned"):
             costs[f"{name}_{limit}"] = stage(folder, name)
+        answered[str(limit)] = lengths(folder)
     return {
         "costs": {name: value._asdict() for name, value in costs.items()},
         "losses": losses(folder),
-        "tokens": {name: lengths(folder / f"data/answers/{name}.jsonl") for name in ("base", "aligned")},
+        "tokens": answered,
         "logs": {
             name: (folder / f"{name}.log").read_text(encoding="utf-8")[-1500:]
             for name in ("train", "merge", "answers_base")
@@ -90,9 +92,10 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
     }
 
 
-def lengths(answers: Path) -> list[int]:
+def lengths(folder: Path) -> dict[str, list[int]]:
     """Return the tokens of every answer; where one is short, times cannot be compared."""
-    return [row["tokens"] for row in read_jsonl(answers)]
+    names = ("base", "aligned")
+    return {name: [row["tokens"] for row in read_jsonl(folder / f"data/answers/{name}.jsonl")] for name in names}
 
 
 def variants(folder: Path, model: Path) -> dict[str, Any]:

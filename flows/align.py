@@ -5,8 +5,8 @@ own cache stays off, since two caches would be two truths.
 """
 
 import logging
+import subprocess
 import sys
-from pathlib import Path
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -17,14 +17,17 @@ from prefect.states import Completed, State
 
 from flows import stages
 from tasks.errors import InputError
-from tasks.params import Params
-from tasks.preflight import preflight
 
 
 @task(task_run_name="preflight", cache_policy=NO_CACHE)
 def check() -> None:
     """Check parameters, data and machine before anything expensive."""
-    preflight(Params.load(), Path("data/dataset"), Path("data/base"))
+    done = subprocess.run(  # a process of its own, since looking at a GPU takes some of its memory until the end
+        [sys.executable, "-m", "tasks.preflight"], env=stages.environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(done.stderr.strip().removeprefix("error: "))
+    get_run_logger().info(done.stdout.strip())
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)

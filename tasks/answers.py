@@ -24,15 +24,15 @@ from tasks.model import ENGINE, require_device
 from tasks.params import Answers, Model, Params
 from tasks.parity import Text
 from tasks.questions import Prompt, Question, read_prompts, read_questions
-from tasks.weights import locate
+from tasks.weights import bf16_bytes, locate
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 128
 """Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
 
-IN_4_BITS = 0.4
-"""Size of a model in bitsandbytes' 4 bits, embeddings and head in bf16, as a share of all of it in bf16; rounded up."""
+IN_4_BITS = 0.5
+"""Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
 MAX_NUM_SEQS = 256
 """Sequences that the engine decodes at once."""
 GRAPHS_PAY_FROM = 2000
@@ -136,7 +136,7 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     free, total = memory(model.device)
     allowed = min(free, int(total * options.gpu_memory_utilization))
     limit = allowed - (ENGINE if model.device == "cuda" else 0)
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = bf16_bytes(folder)
     if options.quantization == "bitsandbytes":
         weights = int(weights * IN_4_BITS)
     per_token = cache_bytes_per_token(folder)
@@ -145,13 +145,13 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
         raise InputError(
             f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
             f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
-            "answers.gpu_memory_utilization, set answers.quantization to bitsandbytes or take a smaller model"
+            "answers.gpu_memory_utilization, take a smaller model or, on a GPU, answers.quantization: bitsandbytes"
         )
-    wanted = per_token * sum(length + BLOCK for length in lengths)
+    cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
     return {
         "max_model_len": max(lengths),
-        "kv_cache_memory_bytes": min(wanted, limit - weights),
-        "gpu_memory_utilization": allowed / total,
+        "kv_cache_memory_bytes": cache,
+        "gpu_memory_utilization": (weights + cache) / total,  # the engine only checks that so much is free
         "max_num_seqs": MAX_NUM_SEQS,
         "quantization": None if options.quantization == "none" else options.quantization,
     }
@@ -167,7 +167,7 @@ def memory(device: str) -> tuple[int, int]:
 
 def cache_bytes_per_token(folder: Path) -> int:
     """Return what one token takes in the key-value cache, in bf16, by the model's configuration."""
-    config = AutoConfig.from_pretrained(str(folder))
+    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
     heads = config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from tasks import hub
+from tasks.dataset import source_folder
 from tasks.errors import InputError, run
 from tasks.model import ENGINE
 from tasks.params import FolderBase, HubBase, Params, Train
@@ -66,17 +67,31 @@ class Sizes(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Bytes."""
+    """Bytes; on a CPU the model is in host memory and `gpu` is 0."""
 
     gpu: float
     host: float
     disk: float
 
 
+class Here(NamedTuple):
+    """Bytes that this machine has."""
+
+    gpu: float
+    """Of the GPU, whoever uses it now; 0 where there is none."""
+    host: float
+    disk: float
+    """That are free or will be once the previous merged model is replaced."""
+
+
 def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     """Return the sizes of a model that exists only as a configuration."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError:
+        raise InputError(f"{config.model_type} is no causal language model; choose one that generates text") from None
+    inside = config.get_text_config()
     head = model.get_output_embeddings()
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
@@ -85,40 +100,53 @@ def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     targets = options.target_modules
     chosen = [module for name, module in layers.items() if targets == "all-linear" or name.split(".")[-1] in targets]
     adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
-    layer = BF16 * (3 * config.intermediate_size + 7 * config.hidden_size)
-    depth = config.num_hidden_layers
+    layer = BF16 * (3 * inside.intermediate_size + 7 * inside.hidden_size)
+    depth = inside.num_hidden_layers
     return Sizes(
-        linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * config.hidden_size * depth
+        linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * inside.hidden_size * depth
     )
 
 
-def needs(params: Params, size: Sizes, tokens: int) -> dict[str, Need]:
+def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:
     """Return what the stages take that take much.
 
     Args:
         params: All of them.
         size: Of the base model.
         tokens: Of the longest prompt with its answer.
+        here: What there is; a GPU that has no room for the merged model leaves its scoring to the CPU.
     """
+    micro, checkpointing = params.train.per_device_train_batch_size, params.train.gradient_checkpointing
     answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
-    shard = min(SHARD, size.bf16)
-    return {
-        "train": training(
-            params, size, tokens, params.train.per_device_train_batch_size, params.train.gradient_checkpointing
-        ),
-        "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + shard, size.bf16),
+    found = {
+        "train": Need(training(params, size, tokens, micro, checkpointing), PROCESS, checkpoints(params, size)),
+        "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + min(SHARD, size.bf16), size.bf16),
         "answers": Need(answers + ENGINE, PROCESS, 0),
     }
+    if params.model.device == "cpu":
+        found["answers"] = Need(answers, PROCESS, 0)
+        return {stage: Need(0, need.gpu + need.host, need.disk) for stage, need in found.items()}
+    if found["merge"].gpu > here.gpu:
+        found["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
+    return found
 
 
-def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing: bool) -> Need:
-    """Return what the training takes with `pairs` pairs at once."""
+def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing: bool) -> float:
+    """Return what the training takes of the device's memory with `pairs` pairs at once."""
     weights = size.nf4 if params.model.quantization == "nf4" else size.bf16
-    state = STATE_8_BIT if "8bit" in params.train.optim else STATE_32_BIT
     kept = size.checkpointed if checkpointing else size.kept
     activations = 2 * pairs * min(tokens, params.train.max_length) * kept
-    adapter = size.adapter * (2 * FP32 + state)
-    return Need(weights + adapter + activations + CONTEXT, PROCESS, 2 * size.adapter * (FP32 + state))
+    return weights + size.adapter * (2 * FP32 + moments(params)) + activations + CONTEXT
+
+
+def checkpoints(params: Params, size: Sizes) -> int:
+    """Return what the two newest checkpoints take of the disk."""
+    return 2 * size.adapter * (FP32 + moments(params))
+
+
+def moments(params: Params) -> int:
+    """Return the bytes of Adam's moments per trained parameter."""
+    return STATE_8_BIT if "8bit" in params.train.optim else STATE_32_BIT
 
 
 def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[int, bool] | None:
@@ -126,42 +154,48 @@ def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[i
     total = params.train.global_batch_size
     for checkpointing in (False, True):
         for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
-            if training(params, size, tokens, pairs, checkpointing).gpu <= free:
+            if training(params, size, tokens, pairs, checkpointing) <= free:
                 return pairs, checkpointing
     return None
 
 
-def available(device: str) -> Need:
-    """Return what is free here; on a CPU the model's memory is the host's."""
-    host = psutil.virtual_memory().available
-    gpu = torch.cuda.mem_get_info()[0] if device == "cuda" else host
-    return Need(gpu, host, shutil.disk_usage(".").free)
+def available(device: str, merged: Path = Path("data/merged")) -> Here:
+    """Return what this machine has."""
+    gpu = torch.cuda.get_device_properties(0).total_memory if device == "cuda" and torch.cuda.is_available() else 0
+    replaced = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
+    return Here(gpu, psutil.virtual_memory().total, shutil.disk_usage(".").free + replaced)
 
 
-def check(params: Params, size: Sizes, tokens: int, free: Need) -> None:
-    """Refuse a run of which a stage cannot fit.
+def check(params: Params, size: Sizes, tokens: int, here: Here) -> None:
+    """Refuse a run of which a stage cannot fit, whatever else is running now.
 
     Raises:
         InputError: Says what is needed, what there is, and what would fit.
     """
-    for stage, need in needs(params, size, tokens).items():
-        for kind, wanted, found in zip(("GPU memory", "host memory", "disk"), need, free, strict=True):
-            if wanted > found and not (stage == "merge" and kind == "GPU memory"):  # it then scores on the CPU
+    for stage, need in needs(params, size, tokens, here).items():
+        for kind, wanted, found in zip(("GPU memory", "host memory", "disk"), need, here, strict=True):
+            if wanted > found:
                 raise InputError(
-                    f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and {found / GIB:.1f} GiB are free; "
-                    f"{advice(stage, kind, params, size, tokens, free)}"
+                    f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and there are {found / GIB:.1f}; "
+                    f"{advice(stage, kind, params, size, tokens, here)}"
                 )
 
 
-def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, free: Need) -> str:
+def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here: Here) -> str:
     """Return what would make a stage fit."""
-    if kind != "GPU memory":
+    if kind == "disk":
         return "make room, or take a smaller model"
-    if stage == "answers":
-        return "free the GPU, set answers.quantization to bitsandbytes, or take a smaller model"
-    found = suggestion(params, size, tokens, free.gpu)
+    if stage == "train":
+        free = here.host - PROCESS if params.model.device == "cpu" else here.gpu
+        return _smaller_batch(params, suggestion(params, size, tokens, free))
+    if stage == "answers" and params.model.device == "cuda":
+        return "set answers.quantization to bitsandbytes, or take a smaller model"
+    return "take a smaller model, or a larger machine"
+
+
+def _smaller_batch(params: Params, found: tuple[int, bool] | None) -> str:
     if not found:
-        return "free the GPU, set model.quantization to nf4, or take a smaller model"
+        return "set model.quantization to nf4, or take a smaller model"
     pairs, checkpointing = found
     return (
         f"set train.per_device_train_batch_size to {pairs}, gradient_accumulation_steps to "
@@ -182,7 +216,10 @@ def configuration(base: FolderBase | HubBase, recorded: Path) -> PretrainedConfi
     folder = base.path if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
-    config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{folder / CONFIG} describes no model that is known here ({error}); choose another") from None
     return config
 
 
@@ -210,11 +247,11 @@ def longest(questions: Sequence[Question], system_prompt: str) -> int:
     return max(rows) + len(system_prompt) + TEMPLATE
 
 
-def table(stages: dict[str, Need], free: Need) -> list[str]:
-    """Return the needs and what is free, in lines."""
-    rows = [*stages.items(), ("free here", free)]
+def table(stages: dict[str, Need], here: Here) -> list[str]:
+    """Return the needs and what there is, in lines."""
+    rows: list[tuple[str, Need | Here]] = [*stages.items(), ("there is", here)]
     return [f"{'GiB':10} {'GPU':>7} {'host':>7} {'disk':>7}"] + [
-        f"{name:10} {need.gpu / GIB:7.1f} {need.host / GIB:7.1f} {need.disk / GIB:7.1f}" for name, need in rows
+        f"{name:10} {row.gpu / GIB:7.1f} {row.host / GIB:7.1f} {row.disk / GIB:7.1f}" for name, row in rows
     ]
 
 
@@ -223,12 +260,13 @@ def main() -> None:
     params = Params.load()
     if not isinstance(params.base, FolderBase | HubBase):
         raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")
+    with source_folder(params.dataset) as folder:
+        tokens = longest(read_questions(folder), params.model.system_prompt)
     size = sizes(configuration(params.base, Path("data/base")), params.train)
-    tokens = longest(read_questions(Path("data/dataset")), params.model.system_prompt)
-    free = available(params.model.device)
-    for line in table(needs(params, size, tokens), free):
+    here = available(params.model.device)
+    for line in table(needs(params, size, tokens, here), here):
         logger.info(line)
-    found = suggestion(params, size, tokens, free.gpu)
+    found = suggestion(params, size, tokens, here.gpu or here.host - PROCESS)
     logger.info(
         "micro-batch that fits: %s", f"{found[0]}{' with gradient checkpointing' * found[1]}" if found else "none"
     )

@@ -71,7 +71,7 @@ def served_gate(bounds: Merge, served: Mapping[str, float]) -> Gate:
         within,
         f"vLLM drifts {served['mean']:.4f} mean, {served['worst']:.3f} worst nats per token",
         f"at most {bounds.max_mean_drift} mean and {bounds.max_worst_drift} worst",
-        "Check that vLLM loads data/merged in bf16 and with its own tokenizer.",
+        "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Adapter into base: a plain bf16 model, and the proof that it is the model that was trained.
+"""Adapter into base: a plain model in the base's own dtype, and the proof that it is the model that was trained.
 
 The adapter was trained on 4-bit weights. Added to the published bf16 weights it meets slightly different ones; added
 to the dequantised 4-bit weights it meets those it knows, rounded to bf16. Neither is better for every model, so
@@ -28,7 +28,7 @@ from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.model import load, quantization_config, require_device
 from tasks.params import Merge, Model, Params
 from tasks.parity import Drift, Scores, Text, drift, score
-from tasks.weights import locate, small_files, weight_files
+from tasks.weights import bf16_bytes, locate, small_files, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[s
 
 def scoring_device(folder: Path, model: Model) -> str:
     """Return where the bf16 model is scored: the GPU if it has room for it, else the CPU."""
-    needed = sum(path.stat().st_size for path in folder.glob("*.safetensors")) + ROOM
+    needed = bf16_bytes(folder) + ROOM
     if model.device == "cpu" or torch.cuda.mem_get_info()[0] > needed:
         return model.device
     logger.info(

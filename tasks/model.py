@@ -8,16 +8,23 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from tasks.errors import InputError
 from tasks.params import Model
 
+BF16_FROM = (8, 0)
+"""The first compute capability with bf16."""
 ENGINE = 3 * 2**30
 """Bytes of GPU memory that vLLM takes beside weights and cache, measured in docs/performance.md."""
 
 
 def require_device(model: Model) -> None:
-    """Refuse `device: cuda` on a machine without a GPU, before anything is loaded."""
+    """Refuse `device: cuda` on a machine without a GPU that can do it, before anything is loaded."""
     if model.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "model.device is cuda and torch finds no GPU here; run on a machine with one, or take a profile for a CPU "
             "(`make profile NAME=miniature`)"
+        )
+    if model.device == "cuda" and torch.cuda.get_device_capability() < BF16_FROM:
+        raise InputError(
+            f"{torch.cuda.get_device_name()} has no bf16, which training and answers compute in; take a GPU of compute "
+            "capability 8.0 or later (A10, A100, RTX 30 and newer)"
         )
 
 

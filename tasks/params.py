@@ -118,7 +118,7 @@ class Train(Section):
     """Pairs that are computed at once; `python -m tasks.fit` says how many fit and suggests."""
     gradient_accumulation_steps: int = Field(gt=0)
     max_length: int = Field(gt=0)
-    """Tokens of prompt and answer; longer pairs are cut."""
+    """Tokens of prompt and answer; longer answers are cut, and a prompt that leaves no room for one is refused."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, a third more time."""
     precompute_ref_log_probs: bool
@@ -201,7 +201,7 @@ class Params(Section):
     evaluate: Evaluate
 
     @model_validator(mode="after")
-    def _cpu_can_train_it(self) -> Self:
+    def _cpu_can_do_it(self) -> Self:
         problems = []
         if self.model.device == "cpu" and self.train.optim != "adamw_torch":
             problems.append(
@@ -212,6 +212,11 @@ class Params(Section):
             problems.append(
                 "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes then computes "
                 "wrong gradients without an error; set it to false, or model.quantization to none"
+            )
+        if self.model.device == "cpu" and self.answers.quantization != "none":
+            problems.append(
+                f"answers.quantization is {self.answers.quantization}, which vLLM has on a GPU only, and model.device "
+                "is cpu; set it to none"
             )
         if problems:
             raise ValueError("; ".join(problems))

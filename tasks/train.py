@@ -2,8 +2,8 @@
 
 The reference is the policy with its adapter switched off, so no second model is loaded. There is no evaluation in
 between: on a CPU an eval-mode forward repacks bitsandbytes' 4-bit weights, after which gradients are silently wrong.
-Checkpoints lie outside the stage's outputs, in a folder named by a hash of all its inputs: a killed run resumes, a
-changed one starts afresh.
+Checkpoints lie outside the stage's outputs, in a folder named by a hash of its inputs and its code: a killed run
+resumes, a changed one starts afresh.
 """
 
 import csv
@@ -73,6 +73,7 @@ def train(
         callbacks=[Progress(out / "log.csv")],
     )
     trainer.remove_callback(PrinterCallback)
+    require_all_pairs(trainer, options, pairs)
     policy = cast(PeftModel, trainer.model)
     adapter_in_fp32(policy)
     dequantize_scales(policy)
@@ -84,6 +85,16 @@ def train(
     _save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)
+
+
+def require_all_pairs(trainer: DPOTrainer, options: Train, pairs: Path) -> None:
+    """Refuse a `max_length` because of which TRL has dropped pairs whose prompt fills it."""
+    given, kept = len(read_jsonl(pairs / "train.jsonl")), len(cast(Dataset, trainer.train_dataset))
+    if kept < given:
+        raise InputError(
+            f"train.max_length is {options.max_length}, and {given - kept} of {given} prompts alone are as long; "
+            "raise it"
+        )
 
 
 def adapter_in_fp32(model: torch.nn.Module) -> None:
@@ -213,7 +224,7 @@ class Progress(TrainerCallback):
         rows = steps(state)
         _write_csv(self.path, rows)
         done = state.global_step - self.first_step
-        if done and rows[-1]["step"] == state.global_step:
+        if done and "loss" in state.log_history[-1]:
             left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step)
             logger.info(
                 "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
@@ -232,7 +243,8 @@ def steps(state: TrainerState) -> list[dict[str, float]]:
 
 def _key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
     inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
-    inputs += [path.read_text(encoding="utf-8") for path in (base / "base.json", pairs / "train.jsonl")]
+    sources = (base / "base.json", pairs / "train.jsonl", Path(__file__))
+    inputs += [path.read_text(encoding="utf-8") for path in sources]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 
 

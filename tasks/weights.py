@@ -78,6 +78,14 @@ def model_bytes(base: Path) -> int:
     return sum(file.size for name, file in Base.read(base).files.items() if name.endswith(".safetensors"))
 
 
+def bf16_bytes(folder: Path) -> int:
+    """Return the size of a folder's weights once they are loaded in bf16; files beside them do not count."""
+    names = [path.name for path in folder.iterdir()]
+    stored = sum((folder / name).stat().st_size for name in weight_files(folder, names, str(folder)))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return stored // (2 if "float32" in (config.get("dtype"), config.get("torch_dtype")) else 1)
+
+
 def small_files(names: Iterable[str]) -> list[str]:
     """Return those files of a model folder that are read beside the weights: configuration and tokenizer."""
     return sorted(name for name in names if SMALL.fullmatch(name))

@@ -1,6 +1,7 @@
 """Answers by the real vLLM: those of the model, each prompt rendered once, scored as transformers scores them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tasks.chat import conversation, encode_answer, load_tokenizer
 from tasks.errors import InputError
 from tasks.model import load
 from tasks.parity import score
+from tasks.weights import bf16_bytes
 from tests.small_run import PROMPTS, QUESTIONS, params, write_dataset
 
 
@@ -62,6 +64,14 @@ def test_cache_is_sized_for_the_work(tiny_model: Path):
     settings = engine_settings(tiny_model, chosen.model, chosen.answers, [100, 50])
     assert settings["kv_cache_memory_bytes"] == 406 * 256
     assert settings["max_model_len"] == 100
+
+
+def test_an_fp32_model_is_counted_as_the_bf16_it_becomes(tiny_model: Path, tmp_path: Path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    (tmp_path / "model/consolidated.safetensors").write_bytes(b"another copy")
+    assert bf16_bytes(tmp_path / "model") == (tiny_model / "model.safetensors").stat().st_size // 2
 
 
 def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):

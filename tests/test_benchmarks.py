@@ -25,12 +25,12 @@ def test_our_losses_equal_those_of_the_notebook_step_by_step(measured: dict):
     """One batch of 8 against 8 of 1 accumulated, in NF4, without dropout: 50 pairs x 3 epochs are 21 steps."""
     assert len(measured["ours"]["losses"]) == 21
     assert measured["ours"]["losses"][-1] < measured["ours"]["losses"][0]
-    assert measured["summary"]["worst_loss_difference"] < 1e-2
+    assert measured["summary"]["worst_loss_difference"] < 1e-3
 
 
 def test_every_answer_has_its_full_length(measured: dict):
-    """The last limit that our stages were run with is the smaller one."""
-    assert measured["ours"]["tokens"] == {"base": [4] * 10, "aligned": [4] * 10}
+    for limit in (4, 8):
+        assert measured["ours"]["tokens"][str(limit)] == {"base": [limit] * 10, "aligned": [limit] * 10}
 
 
 def test_every_stage_and_phase_is_timed(measured: dict):

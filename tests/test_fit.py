@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, MistralConfig
+from transformers import AutoConfig, MistralConfig, T5Config
 
 from benchmarks.breeze_shape import BREEZE
 from tasks.errors import InputError
-from tasks.fit import GIB, Need, check, longest, needs, sizes, suggestion
+from tasks.fit import GIB, Here, check, longest, needs, sizes, suggestion
 from tasks.params import Params, compose
 from tasks.questions import Question
 from tests.small_run import params
 
-ROOMY = Need(1e15, 1e15, 1e15)
+ROOMY = Here(1e15, 1e15, 1e15)
 
 
 def breeze(**overrides: object) -> Params:
@@ -48,7 +48,7 @@ def test_weights_of_breeze_in_4_bits_are_as_large_as_was_measured(shape):
 
 def test_a_larger_micro_batch_takes_more_and_checkpointing_less(shape):
     def gpu(**overrides: object) -> float:
-        return needs(breeze(**overrides), shape, 80)["train"].gpu
+        return needs(breeze(**overrides), shape, 80, ROOMY)["train"].gpu
 
     halved = {"train__per_device_train_batch_size": 4, "train__gradient_accumulation_steps": 2}
     assert gpu(**halved) < gpu()
@@ -66,26 +66,51 @@ def test_the_suggested_micro_batch_divides_the_batch_and_fits(shape):
             train__gradient_accumulation_steps=8 // pairs,
             train__gradient_checkpointing=checkpointing,
         )
-        assert needs(fitting, shape, 80)["train"].gpu <= gib * GIB
+        assert needs(fitting, shape, 80, ROOMY)["train"].gpu <= gib * GIB
     assert suggestion(chosen, shape, 80, 4 * GIB) is None
     assert suggestion(chosen, shape, 80, 100 * GIB) == (8, False)
 
 
 def test_a_training_that_does_not_fit_is_refused_with_what_would(shape):
     with pytest.raises(
-        InputError, match=r"train takes about .* GiB of GPU memory and 7.0 GiB are free; set train.per_dev"
+        InputError, match=r"train takes about .* GiB of GPU memory and there are 7.0; set train.per_dev"
     ):
         check(breeze(), shape, 80, ROOMY._replace(gpu=7 * GIB))
 
 
 def test_answers_beyond_the_gpu_are_refused_with_4_bits_as_a_way_out(shape):
-    with pytest.raises(InputError, match=r"answers takes about 16.9 GiB .*; .* answers.quantization to bitsandbytes"):
+    with pytest.raises(InputError, match=r"answers takes about 16.9 GiB .*; set answers.quantization to bitsandbytes"):
         check(breeze(), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
     check(breeze(answers__quantization="bitsandbytes"), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
 
 
+def test_a_merge_that_the_gpu_has_no_room_for_needs_the_host(shape):
+    """7.487 B parameters in bf16 are 13.9 GiB, and a process takes 3."""
+    chosen = breeze(answers__quantization="bitsandbytes")
+    assert needs(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB))["merge"].host == pytest.approx(16.9 * GIB, rel=0.01)
+    with pytest.raises(InputError, match=r"merge takes about 16.9 GiB of host memory and there are 16.0"):
+        check(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB, host=16 * GIB))
+
+
+def test_on_a_cpu_model_and_process_share_the_memory(shape):
+    chosen = breeze(
+        model__device="cpu",
+        train__optim="adamw_torch",
+        train__precompute_ref_log_probs=False,
+        answers__enforce_eager=True,
+    )
+    assert all(need.gpu == 0 for need in needs(chosen, shape, 80, ROOMY).values())
+    with pytest.raises(InputError, match=r"merge takes about .* GiB of host memory and there are 14.5; take a smaller"):
+        check(chosen, shape, 80, Here(0, 14.5 * GIB, 1e15))
+
+
+def test_what_is_no_language_model_is_refused():
+    with pytest.raises(InputError, match="t5 is no causal language model"):
+        sizes(T5Config(), breeze().train)
+
+
 def test_a_small_disk_is_refused(shape):
-    with pytest.raises(InputError, match=r"merge takes about 13.9 GiB of disk and 5.0 GiB are free; make room"):
+    with pytest.raises(InputError, match=r"merge takes about 13.9 GiB of disk and there are 5.0; make room"):
         check(breeze(), shape, 80, ROOMY._replace(disk=5 * GIB))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_merged_model_is_the_trained_one(root: Path, tiny_model: Path):
 def test_engine_scores_as_transformers_does(root: Path, tiny_model: Path):
     (root / "params.yaml").write_text(yaml.safe_dump(on_gpu(tiny_model).model_dump(mode="json")))
     command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "logps.json"]
-    subprocess.run(command, cwd=root, check=True, timeout=500)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=500)
     tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cuda")
     logps = json.loads((root / "logps.json").read_text())
     for row in QUESTIONS:

@@ -177,3 +177,8 @@ def test_parameters_cannot_be_changed_afterwards():
 def test_parsing_parameters_imports_no_torch():
     code = "import sys, tasks.params; print(*{'torch', 'transformers', 'numpy'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_4_bit_answers_on_a_cpu_are_refused():
+    with pytest.raises(InputError, match="answers.quantization is bitsandbytes, which vLLM has on a GPU only"):
+        miniature(answers__quantization="bitsandbytes")

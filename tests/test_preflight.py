@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import InputError
-from tasks.fit import Need
+from tasks.fit import Here
 from tasks.params import Params, compose
 from tasks.preflight import preflight
 from tasks.questions import LABELLED, TEST
@@ -87,8 +87,8 @@ def test_a_base_in_a_folder_needs_a_chat_template(check, tiny_model, tmp_path):
 
 
 def test_a_base_that_does_not_fit_is_refused_with_the_numbers(check, tiny_model, monkeypatch):
-    monkeypatch.setattr("tasks.fit.available", lambda device: Need(2**40, 2**40, 2**10))
-    with pytest.raises(InputError, match=r"train takes about .* GiB of disk and 0.0 GiB are free; make room"):
+    monkeypatch.setattr("tasks.fit.available", lambda device: Here(2**40, 2**40, 2**10))
+    with pytest.raises(InputError, match=r"train takes about .* GiB of disk and there are 0.0; make room"):
         check(base={"source": "folder", "path": str(tiny_model)})
 
 

@@ -119,6 +119,12 @@ def test_same_seed_gives_the_same_adapter(adapter: Path, root: Path, tiny_model:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_prompt_that_fills_the_length_is_refused(root: Path, tiny_model: Path):
+    """TRL would drop the pair and train on the rest."""
+    with pytest.raises(InputError, match="train.max_length is 20, and 4 of 4 prompts alone are as long; raise it"):
+        train_in(root, params(tiny_model, train__max_length=20), "short")
+
+
 def test_finished_run_leaves_no_checkpoint(adapter: Path):
     assert not list((adapter.parent / "checkpoints").glob("*/checkpoint-*"))
 
