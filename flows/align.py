@@ -12,11 +12,19 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Completed, State
 
 from flows import stages
 from tasks.errors import InputError
+
+# For the server that Prefect starts where none is running: its telemetry competes with it for the database, and 20 s,
+# the default, are too short on a busy machine.
+QUIET_SERVER = {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180}
 
 
 @task(task_run_name="preflight", cache_policy=NO_CACHE)
@@ -51,8 +59,7 @@ def main() -> None:
     """Run the flow; a failure ends with exit code 1 and is explained in the log."""
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
-        # The default of 20 s is too short for a server that starts on a busy machine.
-        with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180}):
+        with temporary_settings(QUIET_SERVER):
             outcomes = align()
     except (InputError, RuntimeError) as error:
         sys.exit(f"error: {error}")
