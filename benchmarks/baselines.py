@@ -17,14 +17,14 @@ from typing import Any  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 
-from tasks.chat import conversation, encode  # noqa: E402
+from tasks.chat import conversation, encode, load_tokenizer  # noqa: E402
 from tasks.jsonfile import read_jsonl, write_json  # noqa: E402
-from tasks.model import nf4  # noqa: E402
+from tasks.model import load, nf4  # noqa: E402
 from tasks.questions import read_prompts  # noqa: E402
+from tasks.train import adapter_in_fp32  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SYSTEM = "回覆請少於20字"
@@ -51,10 +51,7 @@ class Clock:
 def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
     """Load in NF4, answer one prompt after the other, train with batch 1 x accumulation 8, answer again."""
     clock = Clock()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folder, quantization_config=nf4(), device_map={"": DEVICE}, dtype=torch.bfloat16
-    )
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
     clock("load")
     if DEVICE == "cuda":  # on a CPU this would spoil the training, see tasks/train.py
         answer(model, tokenizer, dataset, tokens, clock, "before")
@@ -78,10 +75,7 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
 def trl(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
     """The same base, adapter, pairs and epochs, with TRL's own defaults for the training."""
     clock = Clock()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_folder, quantization_config=nf4(), device_map={"": DEVICE}, dtype=torch.bfloat16
-    )
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
     clock("load")
     config = DPOConfig(output_dir=str(pairs.parent / "trl"), num_train_epochs=3, **common())
     return trained(config, model, tokenizer, dataset, pairs, tokens, clock)
@@ -100,9 +94,7 @@ def trained(
     trainer = DPOTrainer(
         model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=LORA
     )
-    for parameter in trainer.model.parameters():  # as our stage does, so that the losses can be compared
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    adapter_in_fp32(trainer.model)  # as our stage does, so that the losses can be compared
     trainer.train()
     clock("train")
     answer(trainer.model, tokenizer, dataset, tokens, clock, "after")

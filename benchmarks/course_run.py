@@ -64,9 +64,14 @@ def write_dataset(folder: Path, questions: int, prompts: int) -> None:
 
 def stage(folder: Path, name: str) -> Cost:
     """Run the command that `dvc.yaml` gives a stage."""
+    return cost([sys.executable, *arguments(name)], folder, folder / f"{name}.log")
+
+
+def arguments(stage_name: str) -> list[str]:
+    """Return what follows `python` in a stage's command."""
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    command = pipeline["stages"][name]["cmd"].split()
-    return cost([sys.executable, *command[1:]], folder, folder / f"{name}.log")
+    found: list[str] = pipeline["stages"][stage_name]["cmd"].split()[1:]
+    return found
 
 
 def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dict[str, Any]:
@@ -104,8 +109,7 @@ def variants(folder: Path, model: Path) -> dict[str, Any]:
 
     measured: dict[str, Any] = {}
     write_params(folder, model, False, TOKENS[-1])
-    arguments = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["cmd"].split()[3:]
-    code = CAPPED.format(fraction=16e9 / torch.cuda.mem_get_info()[1], arguments=arguments)
+    code = CAPPED.format(fraction=16e9 / torch.cuda.mem_get_info()[1], arguments=arguments("train")[2:])
     measured["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "capped.log")._asdict()
     for name, stage_name, override in (
         ("answers_with_graphs", "answers_aligned", {"answers__enforce_eager": False}),

@@ -20,7 +20,7 @@ from tasks.errors import InputError, run
 from tasks.jsonfile import write_json
 from tasks.params import FolderBase, HubBase, MiniatureBase, Params
 from tasks.questions import read_questions
-from tasks.weights import CONFIG, MODEL, Base, small_files, weight_files
+from tasks.weights import CONFIG, MODEL, Base, in_bf16, small_files, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,7 @@ def _reads(folder: Path, origin: str) -> dict[str, Any]:
 
 def _require_memory(folder: Path, weight_bytes: int, device: Device) -> None:
     """Refuse a model whose bf16 weights alone exceed the memory of the machine it is to run on."""
-    config = _read_config(folder / CONFIG)
-    halved = "float32" in (config.get("dtype"), config.get("torch_dtype"))
-    needed = weight_bytes / (2 if halved else 1)
+    needed = in_bf16(weight_bytes, _read_config(folder / CONFIG))
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device == "cpu" and needed > total:
         raise InputError(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +24,7 @@ from tasks.params import Evaluate, Merge, Pairs, Params
 from tasks.questions import Question, Stance, read_questions
 from tasks.stance import Judge, Verdict
 
-STANCES: tuple[Stance, ...] = ("support", "neutral", "oppose")
+STANCES: tuple[Stance, ...] = get_args(Stance)
 LOOP = re.compile(r"(.{2,})\1{2,}|(.)\2{4,}", re.DOTALL)
 HAN = re.compile(r"[\u3400-\u9fff]")
 LETTER = re.compile(r"[^\W\d_]")

@@ -13,20 +13,19 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from tasks import hub
 from tasks.dataset import source_folder
 from tasks.errors import InputError, run
-from tasks.model import ENGINE
+from tasks.hub import GIB
+from tasks.model import ENGINE, linear_layers, outline
 from tasks.params import FolderBase, HubBase, Params, Train
 from tasks.questions import Question, read_questions
 from tasks.weights import CONFIG, RECORD, Base
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
 BF16, FP32 = 2, 4
 NF4 = 0.5 + FP32 / 64
 """Bytes of a weight: four bits, and a scale for every 64 weights."""
@@ -87,15 +86,11 @@ class Here(NamedTuple):
 def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     """Return the sizes of a model that exists only as a configuration."""
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+        model = outline(config)
     except ValueError:
         raise InputError(f"{config.model_type} is no causal language model; choose one that generates text") from None
     inside = config.get_text_config()
-    head = model.get_output_embeddings()
-    layers = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
-    }
+    layers = linear_layers(model)
     linear = sum(module.weight.numel() for module in layers.values())
     targets = options.target_modules
     chosen = [module for name, module in layers.items() if targets == "all-linear" or name.split(".")[-1] in targets]

@@ -19,13 +19,13 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from tasks.chat import encode_answer, fingerprint, load_tokenizer
 from tasks.errors import InputError, run
 from tasks.jsonfile import read_json, read_jsonl, write_json
-from tasks.model import load, quantization_config, require_device
+from tasks.model import linear_layers, load, outline, quantization_config, require_device
 from tasks.params import Merge, Model, Params
 from tasks.parity import Drift, Scores, Text, drift, score
 from tasks.weights import bf16_bytes, locate, small_files, weight_files
@@ -63,8 +63,9 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     drifts = {
         name: drift(trained, score(merged_model(folder, change, device), texts), options.max_worst_drift)
         for name, change in changes.items()
+        if len(changes) > 1  # else there is nothing to choose, and what is written is measured anyway
     }
-    chosen = min(drifts, key=lambda name: drifts[name].mean)
+    chosen = min(changes, key=lambda name: drifts[name].mean if drifts else 0)
     for name, measured in drifts.items():
         logger.info(
             "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
@@ -73,7 +74,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     write_merged(folder, changes[chosen], model.device, merged)
     reloaded = score(load(merged, device), texts)
     final = drift(trained, reloaded, options.max_worst_drift)
-    write_parity(out, chosen, drifts, final)
+    write_parity(out, chosen, drifts or {chosen: final}, final)
     write_logps(out, rows, reloaded)
     write_json(out / "fingerprint.json", fingerprint(load_tokenizer(merged)))
 
@@ -130,12 +131,9 @@ def update(name: str, folder: Path, adapter: Path) -> Update:
 
 
 def linear_weights(folder: Path) -> frozenset[str]:
-    """Return the weights that are 4-bit in training: all linear layers but the head."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(folder)))
-    head = model.get_output_embeddings()
-    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head)
-    return frozenset(f"{name}.weight" for name in linear)
+    """Return the names of the weights that are 4-bit in training."""
+    layers = linear_layers(outline(AutoConfig.from_pretrained(str(folder))))
+    return frozenset(f"{name}.weight" for name in layers)
 
 
 def rounded(weight: Tensor) -> Tensor:

@@ -63,17 +63,18 @@ def train(
     folder = locate(base)
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew, 0.1 s, for every length of a batch
     state = checkpoints / _key(model, options, seed, base, pairs)
+    rows = _read(pairs / "train.jsonl")
     trainer = DPOTrainer(
         model=str(folder),
         args=dpo_config(model, options, seed, state),
-        train_dataset=Dataset.from_list(_read(pairs / "train.jsonl")),
+        train_dataset=Dataset.from_list(rows),
         processing_class=_tokenizer(folder, base),
         quantization_config=quantization_config(model),
         peft_config=lora_config(options),
         callbacks=[Progress(out / "log.csv")],
     )
     trainer.remove_callback(PrinterCallback)
-    require_all_pairs(trainer, options, pairs)
+    require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
     adapter_in_fp32(policy)
     dequantize_scales(policy)
@@ -87,9 +88,9 @@ def train(
     shutil.rmtree(state, ignore_errors=True)
 
 
-def require_all_pairs(trainer: DPOTrainer, options: Train, pairs: Path) -> None:
+def require_all_pairs(trainer: DPOTrainer, options: Train, given: int) -> None:
     """Refuse a `max_length` because of which TRL has dropped pairs whose prompt fills it."""
-    given, kept = len(read_jsonl(pairs / "train.jsonl")), len(cast(Dataset, trainer.train_dataset))
+    kept = len(cast(Dataset, trainer.train_dataset))
     if kept < given:
         raise InputError(
             f"train.max_length is {options.max_length}, and {given - kept} of {given} prompts alone are as long; "
@@ -124,12 +125,13 @@ def dequantize_scales(model: torch.nn.Module) -> None:
 def precompute_reference(trainer: DPOTrainer) -> None:
     """Compute the reference's log-probabilities once, instead of in every epoch.
 
-    What TRL does when it is asked to, without the hash of all weights that it first takes on the host to name a cache:
-    half a minute for 7 B parameters.
+    What TRL does when it is asked to, without the hash of all weights that it first takes on the host to name a cache
+    (docs/performance.md).
     """
     rows = cast(Dataset, trainer.train_dataset)
+    listed = rows.to_list()
     size = 2 * trainer.args.per_device_train_batch_size  # nothing is kept for a backward pass
-    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    batches = [listed[start : start + size] for start in range(0, len(listed), size)]
     logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in batches]
     for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
         rows = rows.add_column(name, torch.cat(values).tolist())
@@ -137,9 +139,7 @@ def precompute_reference(trainer: DPOTrainer) -> None:
     trainer.precompute_ref_logps = True
 
 
-def _collated(trainer: DPOTrainer, batch: dict[str, list[Any]]) -> dict[str, torch.Tensor]:
-    keys = ("prompt_ids", "chosen_ids", "rejected_ids")
-    rows = [dict(zip(keys, ids, strict=True)) for ids in zip(*(batch[key] for key in keys), strict=True)]
+def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
 
 

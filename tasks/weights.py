@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,7 +82,11 @@ def bf16_bytes(folder: Path) -> int:
     """Return the size of a folder's weights once they are loaded in bf16; files beside them do not count."""
     names = [path.name for path in folder.iterdir()]
     stored = sum((folder / name).stat().st_size for name in weight_files(folder, names, str(folder)))
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return in_bf16(stored, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+
+
+def in_bf16(stored: int, config: Mapping[str, Any]) -> int:
+    """Return what stored weights take in bf16; fp32 ones are halved."""
     return stored // (2 if "float32" in (config.get("dtype"), config.get("torch_dtype")) else 1)
 
 

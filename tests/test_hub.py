@@ -281,61 +281,62 @@ def test_a_lost_model_that_the_hub_no_longer_has_is_named(hub, job, files, tmp_p
     assert job(STAGE, workspace(tmp_path, "team/gone")).code == 0
     (Path(job(LOCATE, tmp_path).out.strip()) / "model.safetensors").unlink()
     hub.clear()
-    assert_refused(job(LOCATE, tmp_path), "shows no model team/gone")
+    assert refused(job(LOCATE, tmp_path), "shows no model team/gone")
 
 
-def assert_refused(ended: Ended, *words: str) -> None:
-    """One sentence on standard error, exit code 1, soon."""
+def refused(ended: Ended, *words: str) -> bool:
+    """One sentence on standard error, exit code 1, soon; what is not so fails here, where it can be read."""
     assert ended.code == 1
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
     assert all(word in ended.err for word in words), ended.err
     assert ended.seconds < 10
+    return True
 
 
 def test_a_repository_that_does_not_exist_is_refused(hub, job, tmp_path):
     ended = job(STAGE, workspace(tmp_path, "team/none"))
-    assert_refused(ended, f"{hub.endpoint} shows no model team/none", "base.repo_id", "`hf auth login`", "HF_TOKEN")
+    assert refused(ended, f"{hub.endpoint} shows no model team/none", "base.repo_id", "`hf auth login`", "HF_TOKEN")
 
 
 def test_a_private_repository_is_refused_without_a_token(hub, job, files, tmp_path):
     hub.repo("team/secret", files, private=True)
-    assert_refused(job(STAGE, workspace(tmp_path, "team/secret")), "is private", "`hf auth login`", "HF_TOKEN")
+    assert refused(job(STAGE, workspace(tmp_path, "team/secret")), "is private", "`hf auth login`", "HF_TOKEN")
 
 
 def test_an_unknown_token_is_refused(hub, job, files, tmp_path):
     hub.repo("team/public", files)
     ended = job(STAGE, workspace(tmp_path, "team/public"), HF_TOKEN=TOKEN)
-    assert_refused(ended, "does not accept your token", "`hf auth login`")
+    assert refused(ended, "does not accept your token", "`hf auth login`")
     assert TOKEN not in ended.err
 
 
 def test_a_gated_repository_is_refused_with_the_page_of_its_licence(hub, job, files, tmp_path):
     hub.repo("team/gated", files, gated=True)
     ended = job(STAGE, workspace(tmp_path, "team/gated"))
-    assert_refused(ended, "is gated", f"{hub.endpoint}/team/gated", "licence", "HF_TOKEN")
+    assert refused(ended, "is gated", f"{hub.endpoint}/team/gated", "licence", "HF_TOKEN")
 
 
 def test_a_revision_that_does_not_exist_is_refused(hub, job, files, tmp_path):
     hub.repo("team/model", files)
-    assert_refused(job(STAGE, workspace(tmp_path, "team/model", "v9")), "no revision 'v9'", "base.revision")
+    assert refused(job(STAGE, workspace(tmp_path, "team/model", "v9")), "no revision 'v9'", "base.revision")
 
 
 def test_something_that_is_no_repository_id_is_refused_without_a_request(hub, job, tmp_path):
-    assert_refused(job(STAGE, workspace(tmp_path, "https://a/b/c")), "'https://a/b/c'", "OWNER/NAME")
+    assert refused(job(STAGE, workspace(tmp_path, "https://a/b/c")), "'https://a/b/c'", "OWNER/NAME")
     assert hub.log == []
 
 
 def test_a_repository_without_safetensors_is_refused_before_weights_are_fetched(hub, job, files, tmp_path):
     files = {name: data for name, data in files.items() if name != "model.safetensors"}
     hub.repo("team/pickled", files | {"pytorch_model.bin": b"pickle"})
-    assert_refused(job(STAGE, workspace(tmp_path, "team/pickled")), "no model.safetensors", "save_pretrained")
+    assert refused(job(STAGE, workspace(tmp_path, "team/pickled")), "no model.safetensors", "save_pretrained")
     assert from_storage(hub.log) == []
 
 
 def test_a_model_without_chat_template_is_refused_before_weights_are_fetched(hub, job, files, tmp_path):
     hub.repo("team/plain", {name: data for name, data in files.items() if name != "chat_template.jinja"})
-    assert_refused(job(STAGE, workspace(tmp_path, "team/plain")), "team/plain at ", "no chat template")
+    assert refused(job(STAGE, workspace(tmp_path, "team/plain")), "team/plain at ", "no chat template")
     assert from_storage(hub.log) == []
     assert "model.safetensors" not in fetched(hub.log)
 
@@ -348,7 +349,7 @@ def test_weights_beyond_memory_or_disk_are_refused_before_they_are_fetched(
     repo.commits[repo.refs["main"]]["model.safetensors"].listed_size = 9 * 2**50
     parameters = workspace(tmp_path, repo.repo_id) / "params.yaml"
     parameters.write_text(parameters.read_text().replace("device: cpu", f"device: {device}"))
-    assert_refused(job(STAGE, tmp_path), "9437184.0 GiB", too_small)
+    assert refused(job(STAGE, tmp_path), "9437184.0 GiB", too_small)
     assert from_storage(hub.log) == []
 
 
@@ -356,14 +357,14 @@ def test_weights_beyond_memory_or_disk_are_refused_before_they_are_fetched(
 def test_a_hub_that_does_not_answer_is_refused_within_ten_seconds(hub, job, files, tmp_path):
     hub.repo("team/silent", files)
     hub.plant("revision/main", Fault("slow", seconds=60))
-    assert_refused(job(STAGE, workspace(tmp_path, "team/silent")), "team/silent cannot be fetched", "HF_ENDPOINT")
+    assert refused(job(STAGE, workspace(tmp_path, "team/silent")), "team/silent cannot be fetched", "HF_ENDPOINT")
 
 
 def test_a_hub_that_stays_busy_is_refused_with_what_it_answered(hub, job, files, tmp_path):
     hub.repo("team/limited", files)
     hub.plant("revision/main", *[Fault("status", 429, headers={"Retry-After": "60"})] * 9)
     ended = job(STAGE, workspace(tmp_path, "team/limited"))
-    assert_refused(ended, "answered 429 for team/limited", "try again later")
+    assert refused(ended, "answered 429 for team/limited", "try again later")
 
 
 def test_an_unreachable_hub_is_refused_within_seconds(hub, tmp_path, cache):
@@ -380,4 +381,4 @@ def test_an_unreachable_hub_is_refused_within_seconds(hub, tmp_path, cache):
     imports = timed("-c", "import tasks.base").seconds
     ended = timed("-m", "tasks.base", "data/dataset", "data/base")
     ended.seconds -= imports  # which on a busy machine take longer than all the rest
-    assert_refused(ended, "team/far cannot be fetched from http://127.0.0.1:9", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+    assert refused(ended, "team/far cannot be fetched from http://127.0.0.1:9", "HF_ENDPOINT", "HF_HUB_OFFLINE")

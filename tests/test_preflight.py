@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -17,16 +18,20 @@ from tasks.params import Params, compose
 from tasks.preflight import preflight
 from tasks.questions import LABELLED, TEST
 
+FITS = "parameters fit the data: 10 questions, 2 test prompts"
+
 
 @pytest.fixture
-def check(questions_folder, tmp_path) -> Callable[..., None]:
-    """Run the check on the miniature profile with ten questions; an override's `__` stands for the dot."""
+def check(questions_folder, tmp_path, caplog) -> Callable[..., str]:
+    """Run the check on the miniature profile with ten questions and return what it logs; `__` stands for the dot."""
+    caplog.set_level(logging.INFO, "tasks.preflight")
 
-    def run(**overrides: Any) -> None:
+    def run(**overrides: Any) -> str:
         given = {"dataset.path": str(questions_folder), "pairs.data_size": 10}
         blocks = {key: overrides.pop(key) for key in ("base", "dataset") if key in overrides}
         values = compose("miniature", given | {key.replace("__", "."): value for key, value in overrides.items()})
         preflight(Params.parse(values | blocks, "test"), tmp_path / "dataset", tmp_path / "base")
+        return caplog.messages[-1]
 
     return run
 
@@ -94,7 +99,7 @@ def test_a_base_that_does_not_fit_is_refused_with_the_numbers(check, tiny_model,
 
 def test_a_commit_that_is_already_here_needs_no_network(check, questions_folder, tmp_path):
     shutil.copytree(questions_folder, tmp_path / "dataset")
-    check(dataset=from_git(questions_folder))
+    assert check(dataset=from_git(questions_folder)) == FITS
 
 
 def test_a_commit_of_which_only_one_file_is_here_is_fetched(check, questions_folder, tmp_path):
@@ -118,7 +123,7 @@ def test_another_folder_than_last_time_is_for_dvc_to_see(check, questions_folder
     lock(tmp_path, tmp_path / "elsewhere")
     shutil.copytree("profiles", tmp_path / "profiles")
     monkeypatch.chdir(tmp_path)
-    check()
+    assert check() == FITS
 
 
 def test_an_edit_to_a_folder_that_dvc_does_not_watch_is_refused(check, questions_folder, tmp_path, monkeypatch):
@@ -139,7 +144,7 @@ def test_an_edit_below_data_sources_is_for_dvc_to_see(check, questions_folder, t
     shutil.copytree(questions_folder, tmp_path / "dataset")
     (tmp_path / "dataset" / TEST).write_text("[]")
     monkeypatch.chdir(tmp_path / "work")
-    check(dataset__path="data/sources/own")
+    assert check(dataset__path="data/sources/own") == FITS
 
 
 def test_a_misspelt_parameter_is_one_sentence_and_exit_code_1(run_module):

@@ -112,6 +112,33 @@ def gate(name: str, *, passed: bool) -> dict[str, object]:
     }
 
 
+def fill_answers(made: Run) -> None:
+    made.lines("answers/base.jsonl", [answer(n, text) for n, text in enumerate(BEFORE, 1)])
+    made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(AFTER, 1)])
+    neutral = {"stance": "neutral", "score": -0.012}
+    made.write(
+        "evaluation/stances.json",
+        [
+            {"id": 1, "base": neutral, "aligned": {"stance": "support", "score": 0.987}},
+            {"id": 2, "base": neutral, "aligned": {"stance": "support", "score": 0.654}},
+            {"id": 3, "base": neutral, "aligned": {"stance": "oppose", "score": -0.5}},
+        ],
+    )
+    made.write(
+        "evaluation/metrics.json",
+        {
+            "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
+            "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
+            "adherence": {"stance": "support", "mixed": False, "share": 2 / 3, "low": 0.2077, "high": 0.9385},
+            "margin": {
+                "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
+                "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
+            },
+            "characters": {"base": 5.0, "aligned": 50.0},
+        },
+    )
+
+
 def fill(made: Run) -> Run:
     made.write("dataset/labelled_data.json", "[1]")
     made.write("dataset/test_prompt.json", "[2]")
@@ -141,30 +168,7 @@ def fill(made: Run) -> Run:
         "1,0.693,0.0,0.0,-60.0,-61.0\n"
         "2,0.512,0.75,1.0,-58.5,-70.25\n",
     )
-    made.lines("answers/base.jsonl", [answer(n, text) for n, text in enumerate(BEFORE, 1)])
-    made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(AFTER, 1)])
-    neutral = {"stance": "neutral", "score": -0.012}
-    made.write(
-        "evaluation/stances.json",
-        [
-            {"id": 1, "base": neutral, "aligned": {"stance": "support", "score": 0.987}},
-            {"id": 2, "base": neutral, "aligned": {"stance": "support", "score": 0.654}},
-            {"id": 3, "base": neutral, "aligned": {"stance": "oppose", "score": -0.5}},
-        ],
-    )
-    made.write(
-        "evaluation/metrics.json",
-        {
-            "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
-            "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
-            "adherence": {"stance": "support", "mixed": False, "share": 2 / 3, "low": 0.2077, "high": 0.9385},
-            "margin": {
-                "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
-                "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
-            },
-            "characters": {"base": 5.0, "aligned": 50.0},
-        },
-    )
+    fill_answers(made)
     made.write("evaluation/gates.json", [gate("parity", passed=True), gate("adherence", passed=True)])
     return made
 
