@@ -263,6 +263,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _save_adapter(policy: PeftModel, adapter: Path) -> None:
+    config = cast(LoraConfig, policy.peft_config["default"])
+    config.target_modules = sorted(config.target_modules or ())  # a set, whose order is another in every process
     policy.save_pretrained(str(adapter))
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card; a release writes one that says something
 

@@ -89,6 +89,12 @@ def test_adapter_holds_peft_files_only(adapter: Path):
     assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
+def test_adapter_lists_its_layers_in_an_order_that_does_not_change(adapter: Path):
+    listed = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+    assert len(listed) == 14  # seven linear layers in each of two blocks, which PEFT names one by one
+    assert listed == sorted(listed)
+
+
 def test_every_adapter_matrix_was_moved(adapter: Path):
     """LoRA's B starts at zero, so that a B which is not zero has been trained."""
     weights = load_file(adapter / "adapter_model.safetensors")
