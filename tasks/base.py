@@ -2,7 +2,7 @@
 
 Writes `base.json`, which says what the model is down to the hash of every file, and `fingerprint.json`, which
 says how it reads conversations. The weights of a Hub or folder model stay where they are, and
-`tasks.weights.locate` finds them. Whatever can rule a model out is checked before they are fetched or read.
+`tasks.weights.locate` finds them. Whatever can rule a model out is checked before they are fetched.
 """
 
 import json
@@ -77,10 +77,10 @@ def _folder(options: FolderBase, device: Device) -> tuple[Base, dict[str, Any]]:
     names = [path.name for path in folder.iterdir() if path.is_file()]
     weights = weight_files(folder, names, str(folder))
     _require_memory(folder, sum((folder / name).stat().st_size for name in weights), device)
-    reads = _reads(folder, str(folder))
     wanted = sorted([*small_files(names), *weights])
-    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to the imports of the tokenizer
         digests = threads.map(hub.digest, [folder / name for name in wanted])
+        reads = _reads(folder, str(folder))
     return Base(source="folder", path=folder, files=dict(zip(wanted, digests, strict=True))), reads
 
 

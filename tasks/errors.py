@@ -1,5 +1,6 @@
 """How a stage talks to whoever started it: log lines on standard output, and one sentence when its input is wrong."""
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ def run(stage: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
+    gc.freeze()  # what is imported stays, and no collection needs to walk it again: 0.2 s each with torch and vLLM
     try:
         stage()
     except InputError as error:
