@@ -9,8 +9,10 @@ import gc
 import logging
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -32,6 +34,7 @@ from tasks.weights import bf16_bytes, locate, small_files, weight_files
 
 logger = logging.getLogger(__name__)
 
+SHARDS = 4  # at once
 ROOM = 2 * 2**30  # bytes for what a forward pass needs beside the weights
 
 
@@ -60,15 +63,13 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     release_memory()
     device = scoring_device(folder, model)
     changes = {name: update(name, folder, adapter) for name in candidates(model, options)}
-    drifts = {
-        name: drift(trained, score(merged_model(folder, change, device), texts), options.max_worst_drift)
-        for name, change in changes.items()
-        if len(changes) > 1  # else there is nothing to choose, and what is written is measured anyway
-    }
+    drifts: dict[str, Drift] = {}
+    if len(changes) > 1:  # else there is nothing to choose, and what is written is measured anyway
+        drifts = measured(folder, changes, device, trained, texts, options.max_worst_drift)
     chosen = min(changes, key=lambda name: drifts[name].mean if drifts else 0)
-    for name, measured in drifts.items():
+    for name, found in drifts.items():
         logger.info(
-            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
+            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, found.mean, found.worst
         )
     release_memory()
     write_merged(folder, changes[chosen], model.device, merged)
@@ -106,9 +107,13 @@ class Update(NamedTuple):
     quantized: frozenset[str]
     """Weights that are rounded to NF4 and back before, as in training."""
 
+    def names(self) -> frozenset[str]:
+        """Return the weights that it changes."""
+        return self.quantized | self.factors.keys()
+
     def __call__(self, name: str, weight: Tensor) -> Tensor:
         """Return the merged weight, on the device and in the dtype of the base's."""
-        if name not in self.factors and name not in self.quantized:
+        if name not in self.names():
             return weight
         merged = weight.to(torch.bfloat16)
         if name in self.quantized:
@@ -142,27 +147,50 @@ def rounded(weight: Tensor) -> Tensor:
     return dequantize_4bit(packed, state)
 
 
-def merged_model(folder: Path, change: Update, device: str) -> PreTrainedModel:
-    """Return the merged model in memory, to be measured before 15 GB are written."""
+def measured(
+    folder: Path,
+    changes: Mapping[str, Update],
+    device: str,
+    trained: Sequence[Scores],
+    texts: Sequence[Text],
+    bound: float,
+) -> dict[str, Drift]:
+    """Return how far each candidate is from the trained model, merged in memory, before 15 GB are written.
+
+    The base is loaded once; what a candidate has changed is read again for the next.
+    """
     model = load(folder, device)
-    for name, parameter in model.named_parameters():
-        parameter.data = change(name, parameter.data)
-    return model
+    weights = dict(model.named_parameters())
+    found: dict[str, Drift] = {}
+    changed = frozenset[str]()
+    for name, change in changes.items():
+        for key, tensor in read_weights(folder, changed, device):
+            weights[key].data = tensor
+        changed = change.names() & weights.keys()
+        for key in changed:
+            weights[key].data = change(key, weights[key].data)
+        found[name] = drift(trained, score(model, texts), bound)
+    return found
+
+
+def read_weights(folder: Path, names: Set[str], device: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights of a model folder by name."""
+    for name in weight_files(folder, [path.name for path in folder.iterdir()], str(folder)) if names else []:
+        with safe_open(folder / name, framework="pt", device=device) as file:
+            yield from ((key, file.get_tensor(key)) for key in names & set(file.keys()))
 
 
 def write_merged(folder: Path, change: Update, device: str, merged: Path) -> None:
-    """Write the merged model, one file of weights after the other, as the base names, divides and types them."""
+    """Write the merged model as the base names, divides and types it; its files of weights side by side."""
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir(parents=True)
     names = [path.name for path in folder.iterdir()]
     for name in small_files(names):
         shutil.copyfile(folder / name, merged / name)
-    written = [
-        key
-        for name in weight_files(folder, names, str(folder))
-        for key in write_shard(folder, change, device, merged / name)
-    ]
-    if lost := sorted(change.factors.keys() - set(written)):
+    shards = weight_files(folder, names, str(folder))
+    with ThreadPoolExecutor(SHARDS) as threads:
+        written = threads.map(lambda name: write_shard(folder, change, device, merged / name), shards)
+    if lost := sorted(change.factors.keys() - set(chain(*written))):
         raise InputError(
             f"the adapter changes {lost[0]}, and {folder} has no weight of that name; choose a base whose file names "
             "its weights as its modules are named"
@@ -170,12 +198,32 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
 
 
 def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[str]:
-    """Write one file of merged weights and return the names that are in it."""
-    with safe_open(folder / path.name, framework="pt", device=device) as file:
-        keys = list(file.keys())
-        tensors = {key: change(key, file.get_tensor(key)).cpu().contiguous() for key in keys}
-        save_file(tensors, path, metadata=file.metadata())
-    return keys
+    """Write one file of merged weights, one weight after the other, and return the names that are in it.
+
+    Names, dtypes and shapes are the base's, and so are the file's first bytes (safetensors: the length of a header, the
+    header, then the weights in the order of their offsets).
+    """
+    with safe_open(folder / path.name, framework="pt", device=device) as base, path.open("wb") as file:
+        keys = base.offset_keys()
+        file.write(header(folder / path.name))
+        for key in keys:
+            file.write(on_host(change(key, base.get_tensor(key))))
+    return list(keys)
+
+
+def header(path: Path) -> bytes:
+    """Return what a safetensors file holds before the weights."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        return length + file.read(int.from_bytes(length, "little"))
+
+
+def on_host(weight: Tensor) -> memoryview:
+    """Return a weight's bytes; pinned memory, which torch keeps for the next one, makes the copy from a GPU fast."""
+    flat = weight.contiguous().flatten().view(torch.uint8)
+    if flat.is_cuda:
+        flat = torch.empty_like(flat, device="cpu", pin_memory=True).copy_(flat)
+    return flat.numpy().data
 
 
 def scoring_device(folder: Path, model: Model) -> str:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from tasks.chat import load_tokenizer
 from tasks.errors import InputError
 from tasks.gates import fingerprint_gate, parity_gate
-from tasks.merge import answer_texts, candidates, merge, pair_rows, with_adapter
+from tasks.merge import answer_texts, candidates, merge, pair_rows, update, with_adapter
+from tasks.merge import measured as measured_in_memory
 from tasks.model import load, nf4
 from tasks.parity import drift, score
 from tests.small_run import params, prepare, train_in
@@ -46,6 +47,26 @@ def test_merged_folder_loads_alone_and_strictly(root: Path, tiny_model: Path):
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}
     assert not [name for name in weights if "lora" in name]
     assert "quantization_config" not in json.loads((root / "merged/config.json").read_text())
+
+
+def test_merged_file_begins_as_the_base_file(root: Path, tiny_model: Path):
+    """Eight bytes of length, then names, dtypes, shapes and offsets as the base has them (safetensors' format)."""
+    base, merged = ((folder / "model.safetensors").read_bytes() for folder in (tiny_model, root / "merged"))
+    length = 8 + int.from_bytes(base[:8], "little")
+    assert merged[:length] == base[:length]
+    assert len(merged) == len(base)
+    assert merged != base
+
+
+def test_every_candidate_is_measured_on_the_base_and_not_on_the_one_before(root: Path, tiny_model: Path):
+    """In either order; the dequantised candidate changes every linear layer, the original one those with an adapter."""
+    texts = [text for row in pair_rows(root / "pairs") for text in answer_texts(load_tokenizer(tiny_model), row)]
+    trained = score(with_adapter(load(tiny_model, "cpu", nf4()), root / "adapter"), texts)
+    changes = {name: update(name, tiny_model, root / "adapter") for name in ("original", "dequantized")}
+    backwards = dict(reversed(changes.items()))
+    found = measured_in_memory(tiny_model, changes, "cpu", trained, texts, 0.5)
+    assert found == measured_in_memory(tiny_model, backwards, "cpu", trained, texts, 0.5)
+    assert found["original"] != found["dequantized"]
 
 
 def test_merged_weight_is_the_dequantised_weight_plus_the_scaled_product(root: Path, tiny_model: Path):
