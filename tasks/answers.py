@@ -5,6 +5,7 @@ is applied here, once, and vLLM gets token ids. In the same batch the engine sco
 of all training questions (teacher-forced), which no answer is needed for and which never saturates.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -35,8 +36,15 @@ IN_4_BITS = 0.5
 """Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
 MAX_NUM_SEQS = 256
 """Sequences that the engine decodes at once."""
-GRAPHS_PAY_FROM = 2000
-"""Decoding steps; below, starting with CUDA graphs takes longer than they save (docs/performance.md)."""
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
+    # The scoring of prompts would be compiled otherwise: 40 s on a CPU, and a C++ compiler that may not be there.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""Read by vLLM and torch when they are imported."""
 
 
 def answers(
@@ -80,11 +88,11 @@ def generate(
     """Answer `asked` and score `labelled` in one batch; returns vLLM's outputs in that order."""
     whole = [prompt + answer for prompt, answer in labelled]
     lengths = [len(ids) + options.max_new_tokens for ids in asked] + [len(ids) + 1 for ids in whole]
-    eager = starts_eagerly(options, len(asked))
-    settings = engine_settings(folder, model, options, lengths) | {"enforce_eager": eager}
-    os.environ |= engine_environment(eager)
+    settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, len(asked))
+    os.environ |= ENVIRONMENT
     from vllm import LLM, SamplingParams, TokensPrompt  # reads the environment when it is imported
 
+    gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
     engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
     answer = SamplingParams(temperature=0, max_tokens=options.max_new_tokens)
@@ -99,26 +107,17 @@ def generate(
     return outputs
 
 
-def starts_eagerly(options: Answers, prompts: int) -> bool:
-    """Return whether compilation and CUDA graphs cost more than they would save on this work."""
-    if options.enforce_eager != "auto":
-        return options.enforce_eager
-    steps = options.max_new_tokens * -(-prompts // MAX_NUM_SEQS)
-    return steps < GRAPHS_PAY_FROM
+def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
+    """Return vLLM's settings for decoding: each step a CUDA graph, of as many sequences as there can be at once.
 
-
-def engine_environment(eager: bool) -> dict[str, str]:
-    """Return the environment variables that vLLM and torch read when they are imported."""
-    settings = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
-    }
-    if eager:
-        # The scoring of prompts is compiled even then: 40 s on a CPU, and a C++ compiler that may not be there.
-        settings["TORCHDYNAMO_DISABLE"] = "1"
-    return settings
+    Nothing is compiled. That takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
+    """
+    if options.enforce_eager:
+        return {"enforce_eager": True}
+    sizes = [1]
+    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
+        sizes.append(2 * sizes[-1])
+    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
 
 
 def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:

@@ -170,8 +170,8 @@ class Answers(Section):
     max_new_tokens: int = Field(gt=0)
     gpu_memory_utilization: float = Field(gt=0, le=1)
     """Upper bound of the engine's share of GPU memory (of host memory on a CPU); less is used if less is free."""
-    enforce_eager: bool | Literal["auto"]
-    """Skip compilation and CUDA graphs: a faster start, slower tokens. `auto` decides by the amount of work."""
+    enforce_eager: bool
+    """Decode without CUDA graphs, at half the speed. A CPU has none."""
     quantization: Literal["none", "bitsandbytes"]
     """vLLM's weights: as they are, or in 4 bits where bf16 does not fit; these answer slightly differently."""
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from tasks.answers import answer_logps, cache_bytes_per_token, engine_settings
+from tasks.answers import answer_logps, cache_bytes_per_token, decoding_settings, engine_settings
 from tasks.chat import conversation, encode_answer, load_tokenizer
 from tasks.errors import InputError
 from tasks.model import load
@@ -72,6 +72,12 @@ def test_an_fp32_model_is_counted_as_the_bf16_it_becomes(tiny_model: Path, tmp_p
     (tmp_path / "model/config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     (tmp_path / "model/consolidated.safetensors").write_bytes(b"another copy")
     assert bf16_bytes(tmp_path / "model") == (tiny_model / "model.safetensors").stat().st_size // 2
+
+
+@pytest.mark.parametrize(("prompts", "sizes"), [(1, [1]), (10, [1, 2, 4, 8, 16]), (1000, [2**n for n in range(9)])])
+def test_graphs_are_recorded_for_the_batches_that_can_occur(prompts: int, sizes: list[int], tiny_model: Path):
+    options = params(tiny_model, answers__enforce_eager=False).answers
+    assert decoding_settings(options, prompts)["compilation_config"]["cudagraph_capture_sizes"] == sizes
 
 
 def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
