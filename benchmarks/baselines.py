@@ -1,6 +1,7 @@
 """What a user would do instead: the course's notebook, and TRL as its defaults are. One of them per process.
 
     python -m benchmarks.baselines notebook MODEL DATASET PAIRS OUT --tokens 30 200
+    python -m benchmarks.baselines padded MODEL DATASET PAIRS OUT
     python -m benchmarks.baselines trl MODEL DATASET PAIRS OUT
 
 OUT receives the seconds of every phase, the losses and the peak of allocated GPU memory, as JSON.
@@ -55,7 +56,20 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
     clock("load")
     if DEVICE == "cuda":  # on a CPU this would spoil the training, see tasks/train.py
         answer(model, tokenizer, dataset, tokens, clock, "before")
-    config = DPOConfig(
+    return trained(notebook_config(pairs), model, tokenizer, dataset, pairs, tokens, clock)
+
+
+def padded(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
+    """The notebook's training with its texts padded, which should change nothing: how much rounding alone does."""
+    clock = Clock()
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
+    clock("load")
+    return trained(notebook_config(pairs, pad_to_multiple_of=16), model, tokenizer, dataset, pairs, tokens, clock)
+
+
+def notebook_config(pairs: Path, **changes: Any) -> DPOConfig:
+    """Return the notebook's settings."""
+    return DPOConfig(
         output_dir=str(pairs.parent / "notebook"),
         num_train_epochs=3,
         beta=0.1,
@@ -68,8 +82,8 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
         gradient_checkpointing=False,
         max_length=512,
         **common(),
+        **changes,
     )
-    return trained(config, model, tokenizer, dataset, pairs, tokens, clock)
 
 
 def trl(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
@@ -118,16 +132,18 @@ def answer(model: Any, tokenizer: Any, dataset: Path, tokens: list[int], clock: 
     model.train()
 
 
+BASELINES = {"notebook": notebook, "padded": padded, "trl": trl}
+
+
 def main() -> None:
     """Run the baseline that the command line names."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("baseline", choices=["notebook", "trl"])
+    ask.add_argument("baseline", choices=[*BASELINES])
     for name in ("model", "dataset", "pairs", "out"):
         ask.add_argument(name, type=Path)
     ask.add_argument("--tokens", type=int, nargs="*", default=[])
     given = ask.parse_args()
-    run = notebook if given.baseline == "notebook" else trl
-    write_json(given.out, run(given.model, given.dataset, given.pairs, given.tokens))
+    write_json(given.out, BASELINES[given.baseline](given.model, given.dataset, given.pairs, given.tokens))
 
 
 if __name__ == "__main__":

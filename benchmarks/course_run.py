@@ -11,7 +11,9 @@ process of its own whose start is part of its seconds.
 import argparse
 import csv
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,11 +31,17 @@ PROMPTS = 10
 TOKENS = (30, 200)
 SMALL_TOKENS = (4, 8)
 STAGES = ("dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "answers_eagerly": {"answers__enforce_eager": True},
+    "answers_in_4_bits": {"answers__quantization": "bitsandbytes"},
+    "train_in_bf16": {"model__quantization": "none"},
+}
 AGAIN = ("pairs", "train", "merge", "answers_aligned", "evaluate", "report")  # what another support_ratio runs
 CAPPED = (
     "import sys, torch, runpy; torch.cuda.set_per_process_memory_fraction({fraction}); "
     "sys.argv = ['tasks.train', *{arguments}]; runpy.run_module('tasks.train', run_name='__main__')"
 )
+BASELINES = ("notebook", "padded", "trl")
 GIB = 2**30
 
 
@@ -62,9 +70,15 @@ def write_dataset(folder: Path, questions: int, prompts: int) -> None:
         (folder / name).write_text(json.dumps(repeated, ensure_ascii=False), encoding="utf-8")
 
 
-def stage(folder: Path, name: str) -> Cost:
-    """Run the command that `dvc.yaml` gives a stage."""
-    return cost([sys.executable, *arguments(name)], folder, folder / f"{name}.log")
+def stage(folder: Path, name: str, label: str = "") -> Cost:
+    """Run the command that `dvc.yaml` gives a stage; its log is named after the label, if there is one."""
+    return cost([sys.executable, *arguments(name)], folder, folder / f"{label or name}.log")
+
+
+def said(folder: Path, label: str) -> list[str]:
+    """Return the lines of a log in which our stages state seconds of their own."""
+    lines = (folder / f"{label}.log").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if re.search(r"engine ready in|trained in", line)]
 
 
 def arguments(stage_name: str) -> list[str]:
@@ -83,16 +97,13 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
     for limit in tokens[:-1]:
         write_params(folder, model, small, limit)
         for name in ("answers_base", "answers_aligned"):
-            costs[f"{name}_{limit}"] = stage(folder, name)
+            costs[f"{name}_{limit}"] = stage(folder, name, f"{name}_{limit}")
         answered[str(limit)] = lengths(folder)
     return {
         "costs": {name: value._asdict() for name, value in costs.items()},
         "losses": losses(folder),
         "tokens": answered,
-        "logs": {
-            name: (folder / f"{name}.log").read_text(encoding="utf-8")[-1500:]
-            for name in ("train", "merge", "answers_base")
-        },
+        "said": {name: said(folder, name) for name in costs},
         "parity": read_json(folder / "data/merge/parity.json"),
     }
 
@@ -104,23 +115,18 @@ def lengths(folder: Path) -> dict[str, list[int]]:
 
 
 def variants(folder: Path, model: Path) -> dict[str, Any]:
-    """On a GPU: training in bf16, training within 16 GB, and answering with CUDA graphs or in 4 bits."""
+    """On a GPU: training in bf16 and within 16 GB, and answering without CUDA graphs or in 4 bits."""
     import torch
 
-    measured: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     write_params(folder, model, False, TOKENS[-1])
     code = CAPPED.format(fraction=16e9 / torch.cuda.mem_get_info()[1], arguments=arguments("train")[2:])
-    measured["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "capped.log")._asdict()
-    for name, stage_name, override in (
-        ("answers_with_graphs", "answers_aligned", {"answers__enforce_eager": False}),
-        ("answers_in_4_bits", "answers_aligned", {"answers__quantization": "bitsandbytes"}),
-        ("train_in_bf16", "train", {"model__quantization": "none"}),
-    ):
+    found["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "train_in_16_GB.log")._asdict()
+    for name, override in VARIANTS.items():
         write_params(folder, model, False, TOKENS[-1], **override)
-        measured[name] = stage(folder, stage_name)._asdict()
-        measured[name]["log"] = (folder / f"{stage_name}.log").read_text(encoding="utf-8")[-800:]
-    measured["bf16_losses"] = losses(folder)
-    return measured
+        stage_name = "train" if name.startswith("train") else "answers_aligned"
+        found[name] = stage(folder, stage_name, name)._asdict() | {"said": said(folder, name), "losses": losses(folder)}
+    return found
 
 
 def losses(folder: Path) -> list[float]:
@@ -157,9 +163,17 @@ def summary(result: dict[str, Any], tokens: tuple[int, ...]) -> dict[str, Any]:
             "times_faster_again": theirs / sum(mine[name] for name in AGAIN),
             "prompts_from_which_vllm_wins": round(mine["answers_aligned"] / each),
         }
-    apart = [abs(a - b) for a, b in zip(book["losses"], result["ours"]["losses"], strict=True)]
-    found["worst_loss_difference"] = max(apart)
+    found["worst_loss_difference"] = apart(book["losses"], result["ours"]["losses"])
+    found["notebook_padded_from_notebook"] = apart(book["losses"], result["padded"]["losses"])
+    for name, value in result.get("variants", {}).items():
+        if name.startswith("train_") and "losses" in value:
+            found[f"worst_loss_difference_{name}"] = apart(book["losses"], value["losses"])
     return found
+
+
+def apart(some: Sequence[float], others: Sequence[float]) -> float:
+    """Return the largest difference between the losses of two trainings, step by step."""
+    return max(abs(a - b) for a, b in zip(some, others, strict=True))
 
 
 def show(result: dict[str, Any]) -> None:
@@ -168,8 +182,7 @@ def show(result: dict[str, Any]) -> None:
     for name, value in result["ours"]["costs"].items():
         table.add_row(f"ours: {name}", *numbers(value))
     for name, value in result.get("variants", {}).items():
-        if isinstance(value, dict):
-            table.add_row(f"ours: {name}", *numbers(value))
+        table.add_row(f"ours: {name}", *numbers(value))
     for name in ("notebook", "trl"):
         for phase, seconds in result[name]["seconds"].items():
             table.add_row(f"{name}: {phase}", f"{seconds:.1f}")
@@ -201,9 +214,7 @@ def course_run(model: Path, small: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"machine": machine(), "ours": ours(folder, model, small, tokens)}
         if not small:
             result["variants"] = variants(folder, model)
-        result |= {
-            name: baseline(name, folder, model, tokens if name == "notebook" else ()) for name in ("notebook", "trl")
-        }
+        result |= {name: baseline(name, folder, model, tokens if name == "notebook" else ()) for name in BASELINES}
     return result | {"summary": summary(result, tokens)}
 
 

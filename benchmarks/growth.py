@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.course_run import stage, write_dataset, write_params
-from tasks.answers import engine_environment
+from tasks.answers import ENVIRONMENT, MAX_NUM_SEQS, decoding_settings
 from tasks.chat import encode, load_tokenizer
 from tasks.jsonfile import read_jsonl, write_json
+from tasks.params import Params
 
 PAIRS = (50, 500, 5000)
 PROMPTS = (10, 100, 1000)
@@ -34,19 +35,26 @@ def training(folder: Path, model: Path, pairs: int) -> dict[str, float]:
     process = stage(folder, "train").seconds
     trained = re.search(r"trained in ([\d.]+) s", (folder / "train.log").read_text(encoding="utf-8"))
     assert trained
-    return {"pairs": pairs, "trained": float(trained[1]), "process": process, "per_pair": float(trained[1]) / pairs}
+    return {
+        "pairs": pairs,
+        "trained": float(trained[1]),
+        "process": process,
+        "per_pair": float(trained[1]) / pairs,
+    }
 
 
 def answering(folder: Path, model: Path) -> list[dict[str, float]]:
     """Return the seconds that one engine takes for every number of prompts and length of answers."""
-    os.environ |= engine_environment(eager=False)
+    os.environ |= ENVIRONMENT
     from vllm import LLM, SamplingParams, TokensPrompt
 
     tokenizer = load_tokenizer(model)
     rows = read_jsonl(folder / "data/pairs/train.jsonl")
     prompts = [TokensPrompt(prompt_token_ids=encode(tokenizer, row["prompt"])) for row in rows]
     began = time.monotonic()
-    engine = LLM(model=str(model), dtype="bfloat16", generation_config="vllm", max_model_len=1024, max_num_seqs=256)
+    settings = decoding_settings(Params.load(folder / "params.yaml").answers, max(PROMPTS))
+    settings |= {"max_model_len": 1024, "max_num_seqs": MAX_NUM_SEQS}
+    engine = LLM(model=str(model), dtype="bfloat16", generation_config="vllm", **settings)
     found: list[dict[str, float]] = [{"engine_start": time.monotonic() - began}]
     for tokens in TOKENS:
         for number in PROMPTS:

@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +79,7 @@ def train(
     policy = cast(PeftModel, trainer.model)
     adapter_in_fp32(policy)
     dequantize_scales(policy)
+    cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer asks in every step, for 10 ms
     began = time.monotonic()
     if options.precompute_ref_log_probs:
         precompute_reference(trainer)
@@ -208,8 +210,10 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Start the clock."""
+        """Start the clock, and the log with what a checkpoint remembers."""
         self.began, self.first_step = time.monotonic(), state.global_step
+        self.path.unlink(missing_ok=True)
+        _append_csv(self.path, steps(state))
         if state.global_step:
             logger.info("resuming at step %d of %d", state.global_step, state.max_steps)
 
@@ -220,25 +224,27 @@ class Progress(TrainerCallback):
         control.should_save = control.should_save and state.global_step < state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Write the log and say how far the training is."""
-        rows = steps(state)
-        _write_csv(self.path, rows)
-        done = state.global_step - self.first_step
-        if done and "loss" in state.log_history[-1]:
+        """Add the step to the log and say how far the training is; the trainer's closing summary is no step."""
+        if "loss" not in state.log_history[-1]:
+            return
+        row = _step(state.log_history[-1])
+        _append_csv(self.path, [row])
+        if done := state.global_step - self.first_step:
             left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step)
             logger.info(
                 "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
-                state.global_step, state.max_steps, rows[-1]["loss"], rows[-1]["rewards/margins"], left,
+                state.global_step, state.max_steps, row["loss"], row["rewards/margins"], left,
             )  # fmt: skip
 
 
 def steps(state: TrainerState) -> list[dict[str, float]]:
-    """Return the logged optimiser steps; the trainer's closing summary is not one.
+    """Return the logged optimiser steps; the trainer's closing summary is not one."""
+    return [_step(row) for row in state.log_history if "loss" in row]
 
-    Without `num_tokens`, which TRL counts from the last resumption on.
-    """
-    rows = [row for row in state.log_history if "loss" in row]
-    return [{key: row[key] for key in sorted(row) if key != "num_tokens"} for row in rows]
+
+def _step(row: dict[str, float]) -> dict[str, float]:
+    # Without what TRL counts from the last resumption on.
+    return {key: row[key] for key in sorted(row) if key != "num_tokens"}
 
 
 def _key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
@@ -269,13 +275,14 @@ def _save_adapter(policy: PeftModel, adapter: Path) -> None:
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card; a release writes one that says something
 
 
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+def _append_csv(path: Path, rows: list[dict[str, float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fields = ["step", *sorted({key for row in rows for key in row} - {"step"})]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        for row in rows:
+            writer = csv.DictWriter(file, ["step", *sorted(row.keys() - {"step"})], lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
 
 
 def _is_json(path: Path) -> bool:
