@@ -1,0 +1,78 @@
+"""Run a command that must not outlive whoever started it: `python -m flows.guard COMMAND...`, its stdin a pipe.
+
+When the pipe closes - the starter has ended, by `kill -9` too - or a signal comes, the command and everything that it
+has started is ended, first by SIGTERM and after `GRACE` seconds by SIGKILL. Linux gives orphans of the command to the
+guard (PR_SET_CHILD_SUBREAPER), so that a child with a session of its own does not escape.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+GRACE = 5  # seconds
+
+
+def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+    """Start a command under a guard that ends it with this process; `release` ends it sooner.
+
+    Args:
+        command: Its program and arguments.
+        options: For `subprocess.Popen`, without `stdin`.
+    """
+    guard = [sys.executable, str(Path(__file__).resolve()), *command]
+    return subprocess.Popen(guard, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+def release(guard: "subprocess.Popen[str]") -> None:
+    """End a guarded command, if it has not ended, and wait until nothing of it is left."""
+    assert guard.stdin is not None
+    guard.stdin.close()
+    guard.wait(timeout=3 * GRACE)
+    if guard.stdout:
+        guard.stdout.close()
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command to its end or to that of stdin, and return its exit code."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: end_descendants())
+    process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)
+    threading.Thread(target=end_with_pipe, args=(ended,), daemon=True).start()
+    code = process.wait()
+    ended.set()
+    end_descendants()
+    return code if code >= 0 else 128 - code
+
+
+def end_with_pipe(ended: threading.Event) -> None:
+    """End everything once nobody holds the other end of stdin."""
+    os.read(sys.stdin.fileno(), 1)  # unbuffered: Python's own reader may not be held when the process ends
+    if not ended.is_set():
+        end_descendants()
+
+
+def end_descendants() -> None:
+    """End all that this process has started, directly or not."""
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            try:
+                process.send_signal(ending)
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, timeout=GRACE)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""A guarded command ends with whoever started it, and all that it has started with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.guard import guarded, release
+
+pytestmark = pytest.mark.slow
+
+# A command with a child in a session of its own, which ignores SIGTERM; it prints both process ids.
+STUBBORN = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(
+    [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"],
+    start_new_session=True,
+)
+print(os.getpid(), child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def pids(process: "subprocess.Popen[str]") -> list[int]:
+    assert process.stdout is not None
+    return [int(word) for word in process.stdout.readline().split()]
+
+
+def gone(numbers: list[int], within: float) -> bool:
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        if not any(psutil.pid_exists(number) for number in numbers):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_exit_code_of_the_command_is_the_guards(code: int):
+    process = guarded([sys.executable, "-c", f"raise SystemExit({code})"])
+    assert process.wait(timeout=20) == code
+    release(process)
+
+
+def test_release_leaves_nothing_of_the_command():
+    process = guarded([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
+    started = pids(process)
+    release(process)
+    assert gone(started, within=1)
+
+
+def test_kill_9_of_the_starter_leaves_nothing_after_15_seconds():
+    starter = (
+        "import subprocess, sys, time; from flows.guard import guarded; "
+        f"guarded([sys.executable, '-c', {STUBBORN!r}]); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, env=environment)
+    started = pids(process)
+    guards = [child.pid for child in psutil.Process(process.pid).children()]
+    assert len(started) == 2
+    assert len(guards) == 1
+    process.kill()
+    process.communicate()
+    assert gone(started + guards, within=15)
+
+
+def test_a_signal_to_the_guard_ends_the_command():
+    process = guarded([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
+    started = pids(process)
+    process.send_signal(signal.SIGTERM)
+    assert gone(started, within=15)
+    release(process)
