@@ -1,20 +1,23 @@
-"""The DVC pipeline as a flow sees it: which stages there are, in which order, and how to run one.
+"""The DVC pipeline as a flow sees it: which stages there are, in which order, why one runs, and how to run it.
 
-Everything is read from `dvc.yaml` through DVC; no name, path or edge stands here. A stage is started in a session of
-its own and that session is ended with the task, so that a cancelled run leaves no training process on the GPU.
+Everything is read from `dvc.yaml` and `dvc.lock`; no name, path or edge stands here. A stage runs under a guard, so
+that no training process is left on the GPU when the flow is cancelled or killed.
 """
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
+
+from flows.guard import guarded, release
+from tasks.params import read_yaml
 
 Outcome = Literal["ran", "restored", "unchanged"]
 
@@ -25,41 +28,38 @@ OUTCOMES: tuple[tuple[str, Outcome], ...] = (
 )
 
 
-def names() -> list[str]:
+def names(folder: Path) -> list[str]:
     """Return the stages of `dvc.yaml`, each after those it depends on."""
-    with Repo() as repo:
+    with Repo(str(folder)) as repo:
         graph = repo.index.graph.reverse(copy=True)
         return [stage.name for stage in lexicographical_topological_sort(graph, key=lambda stage: stage.name)]
 
 
-def reproduce(stage: str, log: Callable[[str], None]) -> Outcome:
+def reproduce(stage: str, folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = ()) -> Outcome:
     """Bring one stage up to date, its dependencies being so already, and say what that took.
 
     Args:
         stage: Its name in `dvc.yaml`.
+        folder: The project, or a workspace of it.
         log: Gets every line that DVC and the stage print, as it is printed.
+        hold: Files that stay open until nothing of the stage is left; a lock on one lasts as long.
 
     Raises:
         RuntimeError: The stage failed; its own error is among the lines.
     """
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
     lines = []
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                log(line.rstrip())
-                lines.append(line)
-            process.wait()
-        finally:
-            end(process)
+    held = [file.fileno() for file in hold]
+    process = guarded(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=held
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            log(line.rstrip())
+            lines.append(line)
+    finally:
+        release(process)
     if process.returncode:
         raise RuntimeError(f"stage {stage} failed; `dvc repro {stage}` exited with {process.returncode}, see its log")
     return outcome("".join(lines))
@@ -76,14 +76,36 @@ def outcome(log: str) -> Outcome:
     return next(meaning for pattern, meaning in OUTCOMES if re.search(pattern, log, re.MULTILINE))
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End whatever is left of a process and its children."""
-    for ending in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, ending)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            continue
+def reasons(stage: str, folder: Path) -> list[str]:
+    """Return why a stage is out of date, its dependencies being up to date: parameters with their values, and files."""
+    with Repo(str(folder)) as repo, repo.lock:
+        [known] = (other for other in repo.index.stages if other.name == stage)
+        changes = known.status().values()
+    found: list[str] = []
+    for change in chain(*changes):
+        for kind, paths in change.items() if isinstance(change, dict) else [(change, {})]:
+            if not paths:
+                found.append(str(kind))
+            for path, state in paths.items():
+                found += changed_values(stage, folder) if isinstance(state, dict) else [f"{path} {state}"]
+    return found
+
+
+def changed_values(stage: str, folder: Path) -> list[str]:
+    """Return the parameters of a stage that are not what it last ran with, each with its old and new value."""
+    locked = read_yaml(folder / "dvc.lock")["stages"].get(stage, {}) if (folder / "dvc.lock").exists() else {}
+    before = dict(flat(locked.get("params", {}).get("params.yaml", {})))
+    values = dict(flat(read_yaml(folder / "params.yaml")))
+    listed = tuple(read_yaml(folder / "dvc.yaml")["stages"][stage].get("params", []))
+    now = {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in listed)}
+    keys = [key for key in (*now, *(before.keys() - now.keys())) if before.get(key) != now.get(key)]
+    return [f"{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in keys]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested blocks under dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

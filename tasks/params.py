@@ -102,12 +102,14 @@ class Train(Section):
     """Direct Preference Optimization of a LoRA adapter."""
 
     num_epoch: float = Field(gt=0)
+    """Passes over all pairs."""
     beta: float = Field(gt=0)
     """How strongly the policy is held to the reference; higher stays closer."""
     loss_type: tuple[Literal["sigmoid", "hinge", "ipo", "robust", "sft"], ...] = Field(min_length=1)
     """TRL's losses, summed with `loss_weights`; `sft` is the log-likelihood of the chosen answer."""
     loss_weights: tuple[float, ...]
     learning_rate: float = Field(gt=0)
+    """The highest of the schedule; TRL advises some 1e-5 for LoRA, the course takes 2e-4."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
     warmup_steps: float = Field(ge=0)
     """Below 1 a fraction of all steps, else a number of steps."""
@@ -191,6 +193,7 @@ class Params(Section):
     """All of `params.yaml`."""
 
     seed: int = Field(ge=0)
+    """Decides the adapter's first weights, dropout, and the order of the pairs."""
     model: Model
     dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
     base: Annotated[HubBase | FolderBase | MiniatureBase, Field(discriminator="source")]
@@ -267,10 +270,14 @@ def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[st
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise InputError(f"there is no profile {profile!r}; expected one of {known}")
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
+    return replaced(read_yaml(path), overrides or {}, f"profile {profile}")
+
+
+def replaced(values: dict[str, Any], overrides: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Put the values of dotted keys in place, check the whole, and return it; `name` says in an error what it is."""
+    for key, value in overrides.items():
         _replace(values, key, value)
-    Params.parse(values, f"profile {profile}")
+    Params.parse(values, name)
     return values
 
 

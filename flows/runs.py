@@ -1,0 +1,159 @@
+"""The runs that there are: `python -m flows.runs`, and with `show`, `compare`, `apply` or `remove` and their names."""
+
+import argparse
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.repo import Repo
+from rich.console import Console
+from rich.table import Table
+
+from flows import workspace
+from flows.stages import flat
+from flows.workspace import RUNS, Run, git
+from tasks.errors import InputError, run
+from tasks.jsonfile import read_json
+from tasks.params import read_yaml
+
+METRICS = Path("data/evaluation/metrics.json")
+MIB = 2**20
+
+
+def listing() -> Table:
+    """Return all runs: state, what was set, what came of it, and the disk that they take."""
+    table = Table("run", "state", "made", "set", "support", "oppose", "MiB")
+    for folder, known in workspace.every():
+        shares = figures(folder).get("aligned", {}) if known.state == "completed" else {}
+        table.add_row(
+            known.name,
+            known.state,
+            f"{known.created:%Y-%m-%d %H:%M}",
+            ", ".join(f"{key}={value}" for key, value in given(known)),
+            *(f"{shares[side]:.0%}" if side in shares else "" for side in ("support", "oppose")),
+            f"{disk(folder) / MIB:.1f}",
+        )
+    return table
+
+
+def show(name: str) -> Table:
+    """Return what a run did, stage by stage, and why."""
+    known = find(name)
+    table = Table("stage", "outcome", title=f"{name}: {known.state} {known.problem or ''}")
+    for stage, said in known.stages.items():
+        table.add_row(stage, said)
+    table.caption = f"commit {known.snapshot[:12]}, workspace {RUNS / name}"
+    return table
+
+
+def compare(names: Sequence[str]) -> Table:
+    """Return the parameters and figures in which runs differ, a column for each."""
+    facts = {name: everything(name) for name in names}
+    table = Table("", *names)
+    for key in dict.fromkeys(key for values in facts.values() for key in values):
+        row = [values.get(key) for values in facts.values()]
+        if any(value != row[0] for value in row):
+            table.add_row(key, *map(shown, row))
+    return table
+
+
+def apply(name: str) -> None:
+    """Take a run's `params.yaml`, `dvc.lock` and metrics over into the working tree.
+
+    Raises:
+        InputError: The run did not complete, is of another commit, or the tree has edits.
+    """
+    known = find(name)
+    if known.state != "completed":
+        raise InputError(f"{name} is {known.state}; only a completed run can be applied")
+    if git(Path(), "status", "--porcelain"):
+        raise InputError("the working tree has uncommitted edits, which would be lost; commit or stash them first")
+    if known.snapshot != git(Path(), "rev-parse", "HEAD"):
+        raise InputError(
+            f"{name} was run on commit {known.snapshot[:12]}, not the current one; check that out, or run again"
+        )
+    for path in (Path("params.yaml"), Path("dvc.lock"), *in_git(RUNS / name)):
+        shutil.copyfile(RUNS / name / path, path)
+
+
+def in_git(folder: Path) -> list[Path]:
+    """Return the metrics and plots that git keeps, relative to the project."""
+    with Repo(str(folder)) as repo:
+        outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+    return [path.relative_to(folder.resolve()) for path in outs if path.is_file()]
+
+
+def remove(names: Iterable[str]) -> None:
+    """Remove workspaces; what DVC has cached stays until `dvc gc`.
+
+    Raises:
+        InputError: There is no such run, or somebody works on it.
+    """
+    for name in names:
+        if find(name).alive():
+            raise InputError(f"{name} is running; cancel it first")
+        workspace.remove(name)
+
+
+def find(name: str) -> Run:
+    """Return a run by name."""
+    folder = RUNS / name
+    if not (folder / workspace.RECORD).exists():
+        known = ", ".join(known.name for _, known in workspace.every()) or "there are none"
+        raise InputError(f"there is no run {name}; expected one of: {known}")
+    return Run.read(folder)
+
+
+def given(known: Run) -> list[tuple[str, Any]]:
+    """Return what was set when a run was started."""
+    profile = [("profile", known.profile)] if known.profile else []
+    return [*profile, *known.overrides.items()]
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return a run's metrics, as far as there are any."""
+    return dict(read_json(folder / METRICS)) if (folder / METRICS).exists() else {}
+
+
+def everything(name: str) -> dict[str, Any]:
+    """Return a run's parameters and figures under dotted keys."""
+    find(name)
+    return dict(flat(read_yaml(RUNS / name / "params.yaml"))) | dict(flat(figures(RUNS / name)))
+
+
+def shown(value: Any) -> str:
+    """Return a value as a cell."""
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else yaml.safe_dump(value).split("\n")[0]
+
+
+def disk(folder: Path) -> int:
+    """Return the bytes that are in a workspace alone; what is linked to the cache is not."""
+    files = [path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return sum(file.st_size for file in files if file.st_nlink == 1)
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("action", nargs="?", default="list", choices=["list", "show", "compare", "apply", "remove"])
+    ask.add_argument("names", nargs="*")
+    asked = ask.parse_args()
+    if asked.action != "list" and not asked.names:
+        raise InputError(f"{asked.action} wants the name of a run; `python -m flows.runs` lists them")
+    match asked.action:
+        case "list":
+            Console().print(listing())
+        case "show":
+            Console().print(show(asked.names[0]))
+        case "compare":
+            Console().print(compare(asked.names))
+        case "apply":
+            apply(asked.names[0])
+        case "remove":
+            remove(asked.names)
+
+
+if __name__ == "__main__":
+    run(main)

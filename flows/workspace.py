@@ -1,0 +1,228 @@
+"""A workspace of its own per run: a private clone at a recorded commit that shares DVC's cache with this project.
+
+Clones, and not git worktrees, since DVC's experiment refs are shared by all worktrees of a repository and mix up runs
+that save at the same time. Outputs are linked out of the cache, not copied. `run.json` in a workspace says what it is.
+"""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Self, get_args
+
+import psutil
+import yaml
+from dvc.repo import Repo
+from pydantic import BaseModel, ConfigDict
+
+from flows.settings import Settings
+from tasks.errors import InputError
+from tasks.jsonfile import read_json, write_json
+from tasks.params import read_yaml
+
+RUNS = Path(".runs")
+RECORD = Path(".dvc/tmp/run.json")
+NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+NOBODY = {
+    f"GIT_{role}_{key}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for key, value in (("NAME", "stance-pipeline"), ("EMAIL", "stance-pipeline@localhost"))
+}
+"""Who a run's commits are by; they are no one's work, and git wants a name."""
+
+State = Literal["running", "completed", "failed", "cancelled", "crashed"]
+
+
+class Run(BaseModel):
+    """What is known of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    commit: str
+    """HEAD of the project when the run was made."""
+    snapshot: str
+    """The commit that it works on: HEAD, or HEAD with the uncommitted edits."""
+    created: datetime
+    profile: str | None = None
+    overrides: dict[str, Any] = {}
+    state: State = "running"
+    pid: int | None = None
+    """Of the process that works on it, with `started` to tell it from a later one of the same number."""
+    started: float | None = None
+    flow_run_id: str | None = None
+    """Prefect's."""
+    stages: dict[str, str] = {}
+    """What became of each stage, and why it ran."""
+    problem: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return what the workspace in `folder` is."""
+        return cls.model_validate(read_json(folder / RECORD))
+
+    def alive(self) -> bool:
+        """Is the process that was recorded still there, and no later one of the same number?"""
+        try:
+            return bool(psutil.Process(self.pid).create_time() == self.started) if self.pid else False
+        except psutil.NoSuchProcess:
+            return False
+
+    def write(self, folder: Path) -> None:
+        """Replace the record in `folder` as a whole, so that nobody reads half of it."""
+        part = (folder / RECORD).with_suffix(".part")
+        write_json(part, self.model_dump(mode="json"))
+        part.replace(folder / RECORD)
+
+    def now(self, folder: Path, **changes: Any) -> Self:
+        """Return the run with some values changed, after writing it."""
+        changed = self.model_copy(update=changes)
+        changed.write(folder)
+        return changed
+
+
+def create(name: str, settings: Settings, *, edits: bool) -> Path:
+    """Make the workspace of a run and return its folder; it has the outputs that its commit already has.
+
+    Args:
+        name: Of the run, not taken yet.
+        settings: What becomes of `params.yaml`.
+        edits: Whether the working tree's uncommitted changes belong to the run.
+
+    Raises:
+        InputError: The name is taken or no file name, a setting is wrong, or the project has no commit.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
+    folder = RUNS.resolve() / name
+    if folder.exists():
+        raise InputError(
+            f"there is a run {name} already; choose another name, or `python -m flows.runs remove {name}` first"
+        )
+    head = git(Path(), "rev-parse", "HEAD")
+    commit = snapshot(head) if edits else head
+    git(Path(), "update-ref", f"refs/runs/{name}", commit)  # git's collection of garbage spares it
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        clone(folder, name, head, commit)
+        share_cache(folder)
+        set_params(folder / "params.yaml", settings)
+        run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC))
+        run.now(folder, profile=settings.profile, overrides=settings.changes())
+    except BaseException:
+        remove(name)
+        raise
+    return folder
+
+
+def set_params(path: Path, settings: Settings) -> None:
+    """Write the parameters of a run; a file that says the same already keeps its comments."""
+    values = settings.values(path)
+    if values != read_yaml(path):
+        path.write_text(yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def snapshot(head: str) -> str:
+    """Return a commit of the working tree as it is, ignored files apart; index and tree stay untouched."""
+    index = git(Path(), "rev-parse", "--path-format=absolute", "--git-path", "index")
+    with TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "index"
+        shutil.copyfile(index, copy)
+        environment = {"GIT_INDEX_FILE": str(copy)}
+        git(Path(), "add", "--all", **environment)
+        tree = git(Path(), "write-tree", **environment)
+    if tree == git(Path(), "rev-parse", f"{head}^{{tree}}"):
+        return head
+    return git(Path(), "commit-tree", tree, "-p", head, "-m", "uncommitted edits")
+
+
+def clone(folder: Path, name: str, head: str, commit: str) -> None:
+    """Clone the project at `head`, with what `commit` has beyond it as edits."""
+    git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
+    git(folder, "fetch", "--quiet", "origin", f"+refs/runs/{name}:refs/runs/{name}")
+    git(folder, "checkout", "--quiet", "--detach", head)
+    git(folder, "read-tree", "-u", "-m", head, commit)
+    git(folder, "reset", "--quiet")
+    git(folder, "add", "--all", "--intent-to-add")  # new files as well are seen as edits
+
+
+def share_cache(folder: Path) -> None:
+    """Let the workspace use this project's DVC cache, by links, and fill in what is in there already."""
+    with Repo() as repo:
+        cache = str(repo.config["cache"].get("dir") or repo.cache.default_local_cache_dir)
+    config = configparser.RawConfigParser()
+    config.read(Path(".dvc/config.local"))
+    for section, key, value in (
+        ("cache", "dir", cache),
+        ("cache", "type", '"reflink,hardlink,symlink,copy"'),
+        ("core", "site_cache_dir", str(folder / ".dvc/tmp/site")),
+    ):
+        if not config.has_section(section):
+            config.add_section(section)
+        config.set(section, key, value)
+    with (folder / ".dvc/config.local").open("w", encoding="utf-8") as file:
+        config.write(file)
+    with Repo(str(folder)) as repo:
+        repo.checkout(force=True, allow_missing=True)
+
+
+def save(run: Run, folder: Path) -> None:
+    """Keep the run as a DVC experiment of this project, so that `dvc exp show` lists it, with what it got done."""
+    name = run.name if run.state == "completed" else f"{run.name}-{run.state}"
+    with Repo(str(folder)) as repo:
+        drop_figures_of_others(repo, run)
+    finished = [] if run.state == "completed" else list(run.stages)
+    command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"`dvc exp save` of {run.name} failed: {done.stderr.strip()}")
+    ref = f"refs/exps/{run.commit[:2]}/{run.commit[2:]}/{name}"
+    git(Path(), "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", str(folder), f"+{ref}:{ref}")
+
+
+def drop_figures_of_others(repo: Repo, run: Run) -> None:
+    """Remove the metrics of stages that the run did not finish; they are those of the commit that it started from."""
+    for stage in repo.index.stages:
+        for out in stage.outs if stage.name not in run.stages else []:
+            if not out.use_cache and Path(out.fs_path).is_file():
+                Path(out.fs_path).unlink()
+
+
+def of_flow_run(name: str, flow_run_id: str) -> Path | None:
+    """Return the workspace of a run that is tried again; another run of the same name is not it."""
+    folder = RUNS.resolve() / name
+    return folder if (folder / RECORD).exists() and Run.read(folder).flow_run_id == flow_run_id else None
+
+
+def remove(name: str) -> None:
+    """Remove a run's workspace and the refs that keep it alive."""
+    shutil.rmtree(RUNS / name, ignore_errors=True)
+    endings = ["", *(f"-{state}" for state in get_args(State))]
+    patterns = [f"refs/runs/{name}", *(f"refs/exps/*/*/{name}{ending}" for ending in endings)]
+    for ref in git(Path(), "for-each-ref", "--format=%(refname)", *patterns).split():
+        git(Path(), "update-ref", "-d", ref)
+
+
+def every() -> list[tuple[Path, Run]]:
+    """Return the workspaces that there are, the oldest first."""
+    found = [(path.parents[2], Run.read(path.parents[2])) for path in RUNS.glob(f"*/{RECORD}")]
+    return sorted(found, key=lambda item: item[1].created)
+
+
+def git(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run git in a folder and return what it prints.
+
+    Raises:
+        InputError: It failed; says how.
+    """
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env={**os.environ, **NOBODY, **environment}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(f"`git {' '.join(arguments[:2])}` failed: {done.stderr.strip()}; repair the repository first")
+    return done.stdout.strip()

@@ -1,0 +1,166 @@
+"""Runs in workspaces of their own: they disturb neither each other nor the tree, and can be listed and applied."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import runs, stages, workspace
+from flows.settings import Settings
+from flows.workspace import Run
+from tasks.errors import InputError
+from tasks.params import read_yaml
+from tests.toy_project import dvc, make
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]  # pygtrie's, in DVC
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("toy") / "project")
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def reproduce(folder: Path) -> dict[str, str]:
+    return {name: stages.reproduce(name, folder, lambda _: None) for name in stages.names(folder)}
+
+
+def completed(name: str, **given: object) -> Path:
+    folder = workspace.create(name, Settings.model_validate(given), edits=False)
+    outcomes = reproduce(folder)
+    workspace.save(Run.read(folder).now(folder, state="completed", stages=outcomes), folder)
+    return folder
+
+
+def aligned(folder: Path) -> float:
+    return float(json.loads((folder / "data/evaluation/metrics.json").read_text())["aligned"]["support"])
+
+
+def test_two_runs_at_once_end_right_and_leave_the_tree_as_it_was(project: Path, git):
+    with ThreadPoolExecutor() as threads:
+        folders = list(threads.map(lambda ratio: completed(f"run-{ratio}", support_ratio=ratio), (0, 1)))
+    assert [aligned(folder) for folder in folders] == [0, 1]
+    assert git(project, "status", "--porcelain") == ""
+    listed = dvc(project, "exp", "list")
+    assert "run-0" in listed
+    assert "run-1" in listed
+
+
+def test_what_the_cache_has_is_linked_and_not_run_again(project: Path):
+    folder = workspace.create("again", Settings(), edits=False)
+    assert set(reproduce(folder).values()) == {"unchanged"}
+    pairs = (folder / "data/pairs/train.jsonl").stat()
+    assert pairs.st_nlink == 2
+    assert runs.disk(folder) < pairs.st_size
+
+
+def test_uncommitted_edits_are_in_a_run_only_when_asked_for(project: Path, git):
+    (project / "stage.py").write_text((project / "stage.py").read_text().replace("report", "REPORT"))
+    (project / "new.txt").write_text("new")
+    before = git(project, "status", "--porcelain")
+    without, with_them = (workspace.create(f"run-{edits}", Settings(), edits=edits) for edits in (False, True))
+    assert not (without / "new.txt").exists()
+    assert (with_them / "new.txt").read_text() == "new"
+    assert "REPORT" in (with_them / "stage.py").read_text()
+    assert git(project, "status", "--porcelain") == before
+    recorded = Run.read(with_them)
+    assert recorded.snapshot != recorded.commit
+    assert git(project, "show", f"{recorded.snapshot}:new.txt") == "new"
+
+
+def test_the_reasons_name_parameters_with_both_values_and_files(project: Path):
+    folder = workspace.create("why", Settings(support_ratio=0.25, num_epoch=1), edits=False)
+    before = read_yaml(project / "params.yaml")
+    assert stages.reasons("pairs", folder) == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
+    stages.reproduce("pairs", folder, lambda _: None)
+    assert set(stages.reasons("train", folder)) == {
+        f"train.num_epoch {before['train']['num_epoch']} → 1.0",
+        "data/pairs modified",
+    }
+    assert stages.reasons("pairs", folder) == []
+
+
+def test_wrong_settings_leave_no_workspace(project: Path, git):
+    with pytest.raises(InputError, match="train.bata"):
+        workspace.create("wrong", Settings(overrides={"train.bata": 1}), edits=False)
+    assert not (project / ".runs/wrong").exists()
+    assert git(project, "for-each-ref", "refs/runs") == ""
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "", "two words"])
+def test_a_name_that_is_no_folder_of_ours_is_refused(name: str, project: Path):
+    with pytest.raises(InputError, match="cannot name a run"):
+        workspace.create(name, Settings(), edits=False)
+
+
+def test_a_run_tried_again_finds_its_workspace_and_a_namesake_does_not(project: Path):
+    folder = workspace.create("twin", Settings(), edits=False)
+    Run.read(folder).now(folder, flow_run_id="first")
+    assert workspace.of_flow_run("twin", "first") == folder
+    assert workspace.of_flow_run("twin", "second") is None
+    with pytest.raises(InputError, match="there is a run twin already"):
+        workspace.create("twin", Settings(), edits=False)
+
+
+def test_a_failed_run_keeps_what_it_made_and_takes_no_credit_for_the_rest(project: Path):
+    folder = workspace.create("unlucky", Settings(seed=13), edits=False)
+    stages.reproduce("pairs", folder, lambda _: None)
+    with pytest.raises(RuntimeError, match="stage train failed"):
+        stages.reproduce("train", folder, lambda _: None)
+    run = Run.read(folder).now(folder, state="failed", stages={"pairs": "unchanged"})
+    workspace.save(run, folder)
+    assert (folder / "data/pairs/train.jsonl").exists()
+    assert not (folder / "data/evaluation/metrics.json").exists()
+    assert "unlucky-failed" in dvc(project, "exp", "list")
+
+
+def test_a_completed_run_is_applied_to_a_clean_tree(project: Path, git):
+    folder = completed("best", support_ratio=0.5)
+    runs.apply("best")
+    for name in ("params.yaml", "dvc.lock", "data/evaluation/metrics.json"):
+        assert (project / name).read_bytes() == (folder / name).read_bytes()
+    assert set(reproduce(project).values()) <= {"unchanged", "restored"}
+
+
+def test_apply_never_overwrites_edits(project: Path):
+    completed("best", support_ratio=0.5)
+    (project / "stage.py").write_text("# edited\n")
+    with pytest.raises(InputError, match="uncommitted edits"):
+        runs.apply("best")
+
+
+def test_comparing_shows_what_differs_only(project: Path):
+    completed("left", support_ratio=0)
+    completed("right", support_ratio=1)
+    rows = runs.compare(["left", "right"])
+    keys = list(rows.columns[0].cells)
+    assert {"pairs.support_ratio", "aligned.support", "aligned.oppose"} <= set(keys)
+    assert "train.beta" not in keys
+
+
+def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
+    completed("gone", support_ratio=0)
+    completed("gone-2", support_ratio=1)
+    runs.remove(["gone"])
+    assert [known.name for _, known in workspace.every()] == ["gone-2"]
+    assert "gone-2" in dvc(project, "exp", "list")
+    assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
+
+
+def test_a_run_that_somebody_works_on_is_not_removed(project: Path):
+    folder = workspace.create("busy", Settings(), edits=False)
+    mine = os.getpid()
+    Run.read(folder).now(folder, pid=mine, started=psutil.Process(mine).create_time())
+    with pytest.raises(InputError, match="busy is running"):
+        runs.remove(["busy"])

@@ -1,0 +1,97 @@
+"""A project with the real parameters and a pipeline of seconds: what flows need to know of one, and no model."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PIPELINE = """\
+stages:
+  pairs:
+    cmd: python stage.py pairs
+    deps: [stage.py]
+    params: [pairs]
+    outs: [data/pairs]
+  train:
+    cmd: python stage.py train
+    deps: [stage.py, data/pairs]
+    params: [train.num_epoch, seed]
+    outs: [data/adapter]
+    metrics:
+      - data/train/metrics.json: {cache: false}
+  evaluate:
+    cmd: python stage.py evaluate
+    deps: [stage.py, data/adapter]
+    outs: [data/report, data/evaluation/responses.json, data/evaluation/gates.json]
+    metrics:
+      - data/evaluation/metrics.json: {cache: false}
+"""
+
+# `train` takes as many seconds as there are epochs, fails at the seed 13, and has a child in a session of its own.
+STAGE = """\
+import json, pathlib, subprocess, sys, time, yaml
+
+params = yaml.safe_load(open("params.yaml"))
+ratio = float(params["pairs"]["support_ratio"])
+
+def write(path, value):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+if sys.argv[1] == "pairs":
+    write("data/pairs/train.jsonl", [ratio] * 100_000)
+if sys.argv[1] == "train":
+    if params["seed"] == 13:
+        sys.exit("error: seed 13 brings bad luck")
+    epochs = int(params["train"]["num_epoch"])
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    write("checkpoint", 1)
+    for step in range(1, epochs + 1):
+        time.sleep(1)
+        print(f"step {step}/{epochs}  loss 0.5000  margin 0.100  {epochs - step} s left", flush=True)
+    child.kill()
+    write("data/adapter/weights.json", ratio)
+    write("data/train/metrics.json", {"loss": 0.5})
+if sys.argv[1] == "evaluate":
+    shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
+    write("data/evaluation/metrics.json", {"base": {"support": 0, "neutral": 1, "oppose": 0}, "aligned": shares})
+    write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, "found": "all", "expected": "most"}])
+    write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", "response_from_trained_model": "!"}])
+    write("data/report/index.html", "<h1>report</h1>")
+"""
+
+
+def make(folder: Path) -> Path:
+    """Write the project, reproduce it once and commit it."""
+    folder.mkdir(parents=True)
+    for name in ("flows", "tasks", "profiles", "data/sources"):
+        shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "stage.py").write_text(STAGE)
+    (folder / ".gitignore").write_text("/.runs/\n/checkpoint\n__pycache__/\n")
+    git(folder, "init", "--quiet")
+    dvc(folder, "init", "--quiet")
+    dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
+    (folder / ".dvcignore").write_text("/.runs\n")
+    dvc(folder, "repro", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "toy")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder as someone with a name, and return what it prints."""
+    someone = ("-c", "user.name=someone", "-c", "user.email=someone@example.com", "-c", "commit.gpgsign=false")
+    command = ["git", *someone, *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC in a folder with this interpreter as `python`, and return what it prints."""
+    from flows.stages import environment
+
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, text=True)
+    return done.stdout
