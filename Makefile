@@ -4,6 +4,7 @@ REQUIREMENTS ?= $(if $(wildcard .venv/installed/gpu.txt),gpu,cpu)
 # `python` in dvc.yaml is the one in .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
+export PORT ?= 4200
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -11,7 +12,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile test test-fast check environment tools
+.PHONY: help repro profile preflight ui test test-fast check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,12 @@ repro: environment ## make the environment if there is none, then everything tha
 profile: environment ## write params.yaml for another profile: make profile NAME=breeze-7b
 	@test -n "$(NAME)" || { echo "Which profile? For example: make profile NAME=breeze-7b" >&2; exit 2; }
 	@.venv/bin/python -m tasks.profile "$(NAME)"
+
+preflight: environment ## check parameters against data and machine, in seconds
+	@.venv/bin/python -m tasks.preflight
+
+ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300
+	@.venv/bin/python -m flows.ui
 
 test: tools ## every test; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest

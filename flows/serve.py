@@ -1,0 +1,47 @@
+"""Serves the deployments, one process of `make ui`: runs that are asked for in the UI start here.
+
+A run whose process has died without a word - a `kill -9`, a power cut - is marked crashed first; retried in the UI, it
+goes on in its workspace.
+"""
+
+from typing import cast
+from uuid import UUID
+
+from prefect import serve
+from prefect.client.orchestration import get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.states import Crashed, State
+
+from flows import workspace
+from flows.align import align
+
+
+def sweep() -> list[str]:
+    """Mark the runs that nobody works on any more as crashed, and return their names."""
+    dead = [(folder, run) for folder, run in workspace.every() if run.state == "running" and not run.alive()]
+    for folder, run in dead:
+        run.now(folder, state="crashed", problem="its process has died")
+        if run.flow_run_id:
+            mark_crashed(UUID(run.flow_run_id))
+    return [run.name for _, run in dead]
+
+
+def mark_crashed(flow_run: UUID) -> None:
+    """Say in the UI that a run is over."""
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(flow_run).state
+        if known is None or not known.is_final():
+            state: State[None] = Crashed(message="Its process has died; retry it, and it goes on where it was.")
+            client.set_flow_run_state(flow_run, state, force=True)
+
+
+def main() -> None:
+    """Sweep up, then serve until the end."""
+    for name in sweep():
+        print(f"{name} had crashed")
+    deployment = align.to_deployment("align", description="Align a model with a stance, in a workspace of its own.")
+    serve(cast(RunnerDeployment, deployment))
+
+
+if __name__ == "__main__":
+    main()

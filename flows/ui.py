@@ -1,0 +1,110 @@
+"""The Prefect server and the process that serves the deployments, until Ctrl+C: `make ui`, `make ui PORT=4300`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from flows.guard import guarded, release
+from flows.stages import environment
+from tasks.errors import InputError, run
+
+HOST = "127.0.0.1"
+START = 180  # seconds that a server may take on a busy machine
+LOGS = Path(".runs")
+
+
+def ui(port: int) -> None:
+    """Start what is not up yet and stay until something ends.
+
+    Raises:
+        InputError: The port belongs to another program, or a process does not start.
+    """
+    address = f"http://{HOST}:{port}"
+    if answers(f"{address}/api/deployments/name/align/align"):
+        print(f"already up: {address}")
+        return
+    if in_use(port):
+        raise InputError(
+            f"port {port} is in use by another program; end it, or take another: make ui PORT={port + 100}"
+        )
+    settings = {**environment(), **prefect_settings(address)}
+    server = start("server", ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)], settings)
+    processes = [server]
+    try:
+        wait_for(f"{address}/api/health", "server", server)
+        processes.append(start("serve", ["-m", "flows.serve"], settings))
+        wait_for(f"{address}/api/deployments/name/align/align", "serve", processes[-1])
+        print(f"up: {address}  (Ctrl+C ends it; logs in {LOGS})", flush=True)
+        while all(process.poll() is None for process in processes):
+            time.sleep(1)
+        raise InputError(f"a process has ended by itself; see {LOGS}/server.log and {LOGS}/serve.log")
+    finally:
+        for process in reversed(processes):
+            release(process)
+
+
+def prefect_settings(address: str) -> dict[str, str]:
+    """Return Prefect's settings for a server at an address, its pages included."""
+    return {
+        "PREFECT_API_URL": f"{address}/api",
+        "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def start(name: str, arguments: list[str], settings: dict[str, str]) -> "subprocess.Popen[str]":
+    """Start a Python process that ends with this one, and log what it prints."""
+    LOGS.mkdir(exist_ok=True)
+    with (LOGS / f"{name}.log").open("w", encoding="utf-8") as log:
+        return guarded([sys.executable, *arguments], env=settings, stdout=log, stderr=subprocess.STDOUT)
+
+
+def wait_for(url: str, name: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until a URL answers."""
+    until = time.monotonic() + START
+    while not answers(url):
+        if process.poll() is not None or time.monotonic() > until:
+            raise InputError(f"the {name} process did not start; {LOGS}/{name}.log says why")
+        time.sleep(0.5)
+
+
+def answers(url: str) -> bool:
+    """Is there something that finds what the URL names?"""
+    try:
+        with urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def in_use(port: int) -> bool:
+    """Does a program listen on the port?"""
+    with socket.socket() as attempt:
+        return attempt.connect_ex((HOST, port)) == 0
+
+
+def leave(*_: object) -> NoReturn:
+    """End as by Ctrl+C, so that what was started is ended too."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run until Ctrl+C or SIGTERM."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs ignore the latter unless told otherwise
+        signal.signal(number, leave)
+    try:
+        ui(int(os.environ.get("PORT", "4200")))
+    except KeyboardInterrupt:
+        print("ended")
+
+
+if __name__ == "__main__":
+    run(main)
