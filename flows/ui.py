@@ -55,6 +55,7 @@ def prefect_settings(address: str) -> dict[str, str]:
     return {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run starts or is cancelled; 10 by default
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
