@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 from uuid import UUID
 
 import psutil
@@ -40,11 +40,11 @@ from flows.settings import Settings
 from flows.workspace import Run
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
+from tasks.questions import Stance
 
 # For the server that Prefect starts where none is running: its telemetry competes with it for the database, and 20 s,
 # the default, are too short on a busy machine.
 QUIET_SERVER = {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180}
-STANCES = ("support", "neutral", "oppose")
 VERDICT = {True: "passed", False: "**missed**"}
 STEP = re.compile(r"step (\d+)/(\d+) .* (\d+) s left")
 
@@ -153,7 +153,7 @@ def summary(run: Run, folder: Path) -> str:
     lines = [f"# {run.name}", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in given.items()]
     lines += ["", "| stance | before | after |", "|---|---|---|"]
-    lines += [f"| {side} | {metrics['base'][side]:.0%} | {metrics['aligned'][side]:.0%} |" for side in STANCES]
+    lines += [f"| {side} | {metrics['base'][side]:.0%} | {metrics['aligned'][side]:.0%} |" for side in get_args(Stance)]
     lines += ["", "| gate | verdict | found | expected |", "|---|---|---|---|"]
     for gate in gates:
         lines.append(f"| {gate['name']} | {VERDICT[gate['passed']]} | {gate['found']} | {gate['expected']} |")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
@@ -74,15 +73,10 @@ def apply(name: str) -> None:
         raise InputError(
             f"{name} was run on commit {known.snapshot[:12]}, not the current one; check that out, or run again"
         )
-    for path in (Path("params.yaml"), Path("dvc.lock"), *in_git(RUNS / name)):
-        shutil.copyfile(RUNS / name / path, path)
-
-
-def in_git(folder: Path) -> list[Path]:
-    """Return the metrics and plots that git keeps, relative to the project."""
-    with Repo(str(folder)) as repo:
-        outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-    return [path.relative_to(folder.resolve()) for path in outs if path.is_file()]
+    folder = (RUNS / name).resolve()
+    metrics = [path.relative_to(folder) for _, path in workspace.in_git(folder)]
+    for path in (Path("params.yaml"), Path("dvc.lock"), *metrics):
+        shutil.copyfile(folder / path, path)
 
 
 def remove(names: Iterable[str]) -> None:

@@ -174,8 +174,9 @@ def share_cache(folder: Path) -> None:
 def save(run: Run, folder: Path) -> None:
     """Keep the run as a DVC experiment of this project, so that `dvc exp show` lists it, with what it got done."""
     name = run.name if run.state == "completed" else f"{run.name}-{run.state}"
-    with Repo(str(folder)) as repo:
-        drop_figures_of_others(repo, run)
+    for stage, path in in_git(folder):
+        if stage not in run.stages:  # it is of the commit that the run started from
+            path.unlink()
     finished = [] if run.state == "completed" else list(run.stages)
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
@@ -185,12 +186,11 @@ def save(run: Run, folder: Path) -> None:
     git(Path(), "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", str(folder), f"+{ref}:{ref}")
 
 
-def drop_figures_of_others(repo: Repo, run: Run) -> None:
-    """Remove the metrics of stages that the run did not finish; they are those of the commit that it started from."""
-    for stage in repo.index.stages:
-        for out in stage.outs if stage.name not in run.stages else []:
-            if not out.use_cache and Path(out.fs_path).is_file():
-                Path(out.fs_path).unlink()
+def in_git(folder: Path) -> list[tuple[str, Path]]:
+    """Return the metrics and plots in a workspace that git keeps and DVC's cache does not, each with its stage."""
+    with Repo(str(folder)) as repo:
+        outs = [(stage.name, out) for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+    return [(name, Path(out.fs_path)) for name, out in outs if Path(out.fs_path).is_file()]
 
 
 def of_flow_run(name: str, flow_run_id: str) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import repository
 from tests.hub_double import Hub, serving
 
 
@@ -87,13 +88,7 @@ def questions_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def git() -> Callable[..., str]:
     """Run git in a folder as someone with a name, and return what it prints."""
-
-    def run(folder: Path, *command: str) -> str:
-        someone = ("-c", "user.name=someone", "-c", "user.email=someone@example.com", "-c", "commit.gpgsign=false")
-        done = subprocess.run(["git", *someone, *command], cwd=folder, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    return run
+    return repository.git
 
 
 @pytest.fixture

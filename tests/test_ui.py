@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from flows.workspace import Run
-from tests.toy_project import git, make
+from tests.repository import git
+from tests.toy_project import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

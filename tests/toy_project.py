@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.repository import git
+
 PIPELINE = """\
 stages:
   pairs:
@@ -79,13 +81,6 @@ def make(folder: Path) -> Path:
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "toy")
     return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder as someone with a name, and return what it prints."""
-    someone = ("-c", "user.name=someone", "-c", "user.email=someone@example.com", "-c", "commit.gpgsign=false")
-    command = ["git", *someone, *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def dvc(folder: Path, *arguments: str) -> str:
