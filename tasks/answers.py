@@ -6,6 +6,7 @@ of all training questions (teacher-forced), which no answer is needed for and wh
 """
 
 import gc
+import io
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from tasks.chat import conversation, encode, encode_answer, load_tokenizer
@@ -99,12 +101,28 @@ def generate(
     scoring = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
     batch = [TokensPrompt(prompt_token_ids=ids) for ids in (*asked, *whole)]
     ready = time.monotonic()
-    outputs = list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=False))
+    outputs = list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=Progress))
     logger.info(
         "engine ready in %.1f s; %d answers and %d scores in %.1f s",
         ready - started, len(asked), len(whole), time.monotonic() - ready,
     )  # fmt: skip
     return outputs
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """vLLM's progress as log lines: how many sequences are done, and how long the rest will take."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what vLLM tells a bar, and speak once a second."""
+        self.said = 0
+        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
+
+    def display(self, *_: Any, **__: Any) -> None:
+        """Log instead of drawing a bar."""
+        if self.n > self.said and self.iterable is None:  # with an iterable vLLM counts what it reads in
+            self.said = self.n
+            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
+            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
 
 
 def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The schema is checked before anything is written, so that whoever reads `data/da
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.errors import InputError, run
+from tasks.errors import InputError, Unreachable, run
 from tasks.params import FolderDataset, GitDataset, Params
 from tasks.questions import LABELLED, TEST, read_prompts, read_questions
 
 logger = logging.getLogger(__name__)
+
+AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect|timed out|early EOF|hung up|returned error: (5..|429)")
+"""What git says of a server that may answer later."""
 
 
 def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
@@ -26,6 +30,7 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
 
     Raises:
         InputError: The source cannot be read, its hashes have changed, or a row breaks the schema.
+        Unreachable: The git server does not answer.
     """
     with source_folder(source) as folder:
         questions, prompts = read_questions(folder), read_prompts(folder)
@@ -65,7 +70,8 @@ def _git(source: GitDataset, folder: Path, *command: str) -> bytes:
     done = subprocess.run(["git", *command], cwd=folder, env=environment, capture_output=True)
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").strip() or "no message").splitlines()[0]  # the cause comes first
-        raise InputError(
+        kind = Unreachable if AWAY.search(reason) else InputError
+        raise kind(
             f"git {command[0]} of {source.url} at {source.commit} failed ({reason}); expected {LABELLED} and {TEST} "
             "there: check dataset.url, dataset.commit and the network"
         )

@@ -39,6 +39,11 @@ SHARD = 5 * 10**9
 """The largest file of weights that the Hub's models are divided into."""
 TEMPLATE = 30
 """Tokens that a chat template adds."""
+KINDS = ("GPU memory", "host memory", "disk")
+"""What the fields of `Need` and `Here` count."""
+TOKENIZER, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
+DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE)
+"""What is fetched of a Hub model to know it before its weights."""
 
 
 class Sizes(NamedTuple):
@@ -161,19 +166,28 @@ def available(device: str, merged: Path = Path("data/merged")) -> Here:
     return Here(gpu, psutil.virtual_memory().total, shutil.disk_usage(".").free + replaced)
 
 
-def check(params: Params, size: Sizes, tokens: int, here: Here) -> None:
+def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[str] = KINDS) -> None:
     """Refuse a run of which a stage cannot fit, whatever else is running now.
 
+    Args:
+        params: All of them.
+        size: Of the base model.
+        tokens: Of the longest prompt with its answer.
+        here: What there is.
+        kinds: Which of it to look at.
+
     Raises:
-        InputError: Says what is needed, what there is, and what would fit.
+        InputError: Says for every stage that does not fit what is needed, what there is, and what would fit.
     """
-    for stage, need in needs(params, size, tokens, here).items():
-        for kind, wanted, found in zip(("GPU memory", "host memory", "disk"), need, here, strict=True):
-            if wanted > found:
-                raise InputError(
-                    f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and there are {found / GIB:.1f}; "
-                    f"{advice(stage, kind, params, size, tokens, here)}"
-                )
+    problems = [
+        f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and there are {found / GIB:.1f}; "
+        f"{advice(stage, kind, params, size, tokens, here)}"
+        for stage, need in needs(params, size, tokens, here).items()
+        for kind, wanted, found in zip(KINDS, need, here, strict=True)
+        if kind in kinds and wanted > found
+    ]
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here: Here) -> str:
@@ -198,23 +212,36 @@ def _smaller_batch(params: Params, found: tuple[int, bool] | None) -> str:
     )
 
 
-def configuration(base: FolderBase | HubBase, recorded: Path) -> PretrainedConfig:
-    """Return a model's configuration, which is all that is fetched of a Hub model.
+def describing(base: FolderBase | HubBase, recorded: Path) -> Path:
+    """Return a folder with a model's configuration, and the tokenizer's where there is one.
 
     Args:
-        base: Where the model comes from.
+        base: Where the model comes from; no more than this is fetched of a Hub model.
         recorded: `data/base`, which spares the network if it holds a revision of the same model.
 
     Raises:
         InputError: The model is not there.
+        Unreachable: The Hub does not answer.
     """
     folder = base.path if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
+    return folder
+
+
+def configuration(folder: Path) -> PretrainedConfig:
+    """Return the configuration that a folder holds.
+
+    Raises:
+        InputError: It is of no model that transformers knows.
+    """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
     except (ValueError, OSError) as error:
-        raise InputError(f"{folder / CONFIG} describes no model that is known here ({error}); choose another") from None
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{folder / CONFIG} describes no model that is known here ({reason}); choose another"
+        ) from None
     return config
 
 
@@ -224,15 +251,16 @@ def _in_cache(base: HubBase, recorded: Path) -> Path | None:
     record = Base.read(recorded)
     if record.repo_id != base.repo_id or record.revision is None:
         return None
-    config = hub.cached(record.repo_id, record.revision, CONFIG)
-    return config.parent if config else None
+    names = [name for name in DESCRIPTION if name in record.files]
+    paths = [path for name in names if (path := hub.cached(record.repo_id, record.revision, name))]
+    return paths[0].parent if paths and len(paths) == len(names) else None
 
 
 def _fetched(base: HubBase) -> Path:
     listing = hub.look_up(base.repo_id, base.revision)
     if CONFIG not in listing.files:
         raise InputError(f"{listing} has no {CONFIG}; set base.repo_id to a transformers model")
-    folder, _ = hub.fetch(listing, [CONFIG])
+    folder, _ = hub.fetch(listing, [name for name in DESCRIPTION if name in listing.files])
     return folder
 
 
@@ -257,7 +285,7 @@ def main() -> None:
         raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")
     with source_folder(params.dataset) as folder:
         tokens = longest(read_questions(folder), params.model.system_prompt)
-    size = sizes(configuration(params.base, Path("data/base")), params.train)
+    size = sizes(configuration(describing(params.base, Path("data/base"))), params.train)
     here = available(params.model.device)
     for line in table(needs(params, size, tokens, here), here):
         logger.info(line)

@@ -16,19 +16,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from pydantic import BaseModel, ConfigDict
 
-from tasks.errors import InputError
+from tasks.errors import InputError, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,8 @@ def look_up(repo_id: str, revision: str) -> Listing:
     """Resolve a branch, tag or commit, and list what is there.
 
     Raises:
-        InputError: There is no such repository or revision, it may not be read, or the Hub does not answer.
+        InputError: There is no such repository or revision, or it may not be read.
+        Unreachable: The Hub does not answer.
     """
     with _explained(repo_id, revision):
         info = _patiently(
@@ -98,7 +101,8 @@ def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]
     """Return the folder that holds the named files, and what they hold; download those that are not cached.
 
     Raises:
-        InputError: The disk is too small, the Hub does not answer, or a file is not what the Hub lists.
+        InputError: The disk is too small, or a file is not what the Hub lists.
+        Unreachable: The Hub does not answer.
     """
     names = sorted(names)
     _require_disk(listing, names)
@@ -120,6 +124,34 @@ def cached(repo_id: str, commit: str, name: str) -> Path | None:
     """Return where the cache holds a file, without asking the Hub."""
     path = try_to_load_from_cache(repo_id, name, revision=commit)
     return Path(path) if isinstance(path, str) else None
+
+
+def whoami(token: str) -> dict[str, Any] | None:
+    """Return what the Hub says of a token and whose it is; None if it does not accept it.
+
+    Raises:
+        InputError: There is no Hub at this endpoint, or it may not be asked.
+        Unreachable: The Hub does not answer.
+    """
+    address, way_out = f"{constants.ENDPOINT}/api/whoami-v2", "check the network, or set hub.push to false"
+    try:  # not HfApi.whoami, which waits for ever
+        answer = get_session().get(address, headers={"authorization": f"Bearer {token}"}, timeout=SECONDS_TO_ANSWER)
+    except UnicodeEncodeError:  # no header can hold such a token
+        return None
+    except OfflineModeIsEnabled:
+        raise InputError("HF_HUB_OFFLINE is set; unset it, or set hub.push to false") from None
+    except TransportError as error:  # its message may quote the token
+        raise Unreachable(f"{address} cannot be reached ({type(error).__name__}); {way_out}") from None
+    if answer.status_code == 401:
+        return None
+    if answer.status_code != 200:
+        kind = Unreachable if _is_busy(answer.status_code) else InputError
+        raise kind(f"{address} answered {answer.status_code}; try again later, {way_out}")
+    try:
+        who: dict[str, Any] = answer.json()
+    except ValueError:
+        raise InputError(f"{address} answers no JSON; unset HF_ENDPOINT, or set hub.push to false") from None
+    return who
 
 
 def discard(path: Path) -> None:
@@ -174,7 +206,7 @@ def _patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except HfHubHTTPError as error:
-            if error.response.status_code < 500 and error.response.status_code != 429:
+            if not _is_busy(error.response.status_code):
                 raise
             logger.info("the Hub answered %d; trying again in %d s", error.response.status_code, pause)
             time.sleep(pause)
@@ -186,7 +218,21 @@ def _explained(repo_id: str, revision: str) -> Iterator[None]:
     try:
         yield
     except (TransportError, HFValidationError, OSError) as error:
-        raise InputError(_sentence(error, repo_id, revision)) from None
+        kind = Unreachable if _may_pass(error) else InputError
+        raise kind(_sentence(error, repo_id, revision)) from None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Is it worth another try later? A server that is busy or away is; a refusal stays one."""
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error  # nothing here, nobody there
+    if isinstance(cause, HfHubHTTPError):
+        return _is_busy(cause.response.status_code)
+    away = isinstance(cause, TransportError | ConnectionError | TimeoutError)
+    return away and not isinstance(cause, OfflineModeIsEnabled)
+
+
+def _is_busy(status: int) -> bool:
+    return status >= 500 or status == 429
 
 
 def _sentence(error: Exception, repo_id: str, revision: str) -> str:

@@ -189,6 +189,13 @@ class Evaluate(Section):
     """Nats by which `logps/chosen` may fall over the training (DPO can lower it along with the rejected answer's)."""
 
 
+class Hub(Section):
+    """What goes to the Hugging Face Hub."""
+
+    push: bool
+    """Whether a release goes to the Hub as well; a token that may write is then wanted before anything expensive."""
+
+
 class Params(Section):
     """All of `params.yaml`."""
 
@@ -202,6 +209,7 @@ class Params(Section):
     merge: Merge
     answers: Answers
     evaluate: Evaluate
+    hub: Hub
 
     @model_validator(mode="after")
     def _cpu_can_do_it(self) -> Self:
@@ -292,7 +300,7 @@ def _replace(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part not in SOURCES)
+    where = ".".join(str(part) for depth, part in enumerate(problem["loc"]) if depth == 0 or part not in SOURCES)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such parameter; remove it or correct its spelling"

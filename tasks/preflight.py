@@ -1,39 +1,97 @@
-"""What can be known to fail is said within seconds, before a download or a training begins.
+"""What can be known to fail is said within seconds and all at once, before a download or a training begins.
 
-`make repro` and every flow run it first. It looks at parameters against data, and at what the model needs here.
+`make repro` and every flow run it first. It looks at parameters against data, at what the model needs here, and at what
+a push needs. A table for people, or `--json` for programs; whatever fails is also one line on standard error.
 """
 
 import filecmp
 import hashlib
+import http.client
+import json
 import logging
+import math
+import os
+import shutil
+import socket
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tasks.dataset import source_folder
-from tasks.errors import InputError, run
+from tasks.errors import InputError, Unreachable, run
+from tasks.jsonfile import read_json
 from tasks.pairs import split
-from tasks.params import FolderBase, FolderDataset, GitDataset, MiniatureBase, Params, read_yaml
+from tasks.params import FolderBase, FolderDataset, GitDataset, HubBase, MiniatureBase, Model, Params, read_yaml
 from tasks.questions import LABELLED, TEST, Prompt, Question, read_prompts, read_questions
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from tasks.fit import Sizes
+
+GIB = 2**30
+MINIATURE = GIB
+"""Bytes of disk that are plenty for a run of the miniature."""
+SHOWN = 3
+"""Packages that a warning names."""
+HOST = "127.0.0.1"
+COLOURS = {"ok": "green", "warning": "yellow", "fails": "red"}
 
 
-def preflight(params: Params, dataset: Path, base: Path) -> None:
-    """Check the parameters against the data and the machine.
+class Row(NamedTuple):
+    """A check and what came of it."""
+
+    check: str
+    verdict: Literal["ok", "warning", "fails"]
+    found: str
+    expected: str = ""
+    """What was expected or, if that is not what was found, what to do."""
+    error: InputError | None = None
+    """The whole sentence, where the check fails."""
+
+
+def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
+    """Check the parameters against the data, the machine and the Hub, each independently of the others.
 
     Args:
         params: All of them.
         dataset: `data/dataset`, which spares a git source its network when it is already the one configured.
         base: `data/base`, which spares the Hub in the same way.
-
-    Raises:
-        InputError: A stage would fail later; says what, and what to do.
     """
-    questions, prompts = read_data(params, dataset)
-    split(questions, params.pairs.data_size)
-    check_model(params, questions, base)
-    logger.info("parameters fit the data: %d questions, %d test prompts", len(questions), len(prompts))
+    rows = [Row("parameters", "ok", "params.yaml is complete and in range")]
+    questions: list[Question] = []
+    with failing(rows, "data"):
+        questions, prompts = read_data(params, dataset)
+        split(questions, params.pairs.data_size)
+        rows.append(
+            Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
+        )
+    if params.model.device == "cuda":
+        with failing(rows, "device"):
+            rows.append(check_device(params.model))
+    rows += check_model(params, questions, base)
+    rows.append(check_packages(Path(sys.prefix) / "installed"))
+    if params.hub.push:
+        with failing(rows, "token"):
+            rows.append(check_token())
+    return [*rows, check_port(os.environ.get("PORT", "4200"))]
+
+
+@contextmanager
+def failing(rows: list[Row], check: str) -> Iterator[None]:
+    """Turn an `InputError` into a row, so that the other checks still run."""
+    try:
+        yield
+    except InputError as error:
+        found, _, expected = str(error).partition("; ")
+        rows.append(Row(check, "fails", found, expected, error))
 
 
 def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Prompt]]:
@@ -48,21 +106,175 @@ def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Promp
     return questions, prompts
 
 
-def check_model(params: Params, questions: Sequence[Question], base: Path) -> None:
-    """Check that the device is there, that a base in a local folder is a chat model, and that the run fits here."""
-    if params.model.device == "cuda":
-        from tasks.model import require_device  # torch, two seconds that a CPU profile need not wait
+def check_device(model: Model) -> Row:
+    """Look for a GPU that can do it."""
+    import torch  # two seconds that a CPU profile need not wait
 
-        require_device(params.model)
-    if isinstance(params.base, FolderBase):
+    from tasks.model import require_device
+
+    require_device(model)
+    return Row("device", "ok", torch.cuda.get_device_name())
+
+
+def check_model(params: Params, questions: Sequence[Question], recorded: Path) -> list[Row]:
+    """Look at what is known of the base without its weights: its size, its chat template, and what it takes here.
+
+    Args:
+        params: All of them.
+        questions: Of the data set; empty if it cannot be read.
+        recorded: `data/base`.
+    """
+    rows: list[Row] = []
+    if isinstance(params.base, MiniatureBase):
+        with failing(rows, "disk"):
+            rows.append(check_disk(shutil.disk_usage(".").free))
+        return rows
+    from tasks import fit
+
+    with failing(rows, "base model"):
+        folder = fit.describing(params.base, recorded)
+        size = fit.sizes(fit.configuration(folder), params.train)
+        rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
+        with failing(rows, "chat template"):
+            rows.append(check_template(params.base, folder))
+        rows += check_fit(params, size, questions)
+    return rows
+
+
+def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
+    """Look for a chat template in the tokenizer's files; those in a local folder are all there and are loaded."""
+    if isinstance(base, FolderBase):
         from tasks.chat import load_tokenizer
 
-        load_tokenizer(params.base.path)
-    if not isinstance(params.base, MiniatureBase):
-        from tasks import fit
+        load_tokenizer(folder)
+    elif not _has_template(folder):
+        raise InputError(
+            f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "
+            "tokenizer_config.json, or with a file chat_template.jinja"
+        )
+    return Row("chat template", "ok", "the tokenizer has one")
 
-        size = fit.sizes(fit.configuration(params.base, base), params.train)
-        fit.check(params, size, fit.longest(questions, params.model.system_prompt), fit.available(params.model.device))
+
+def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> list[Row]:
+    """Compare what the stages take with what is here, a row for each kind of memory and for the disk."""
+    from tasks import fit
+
+    # Without a data set the texts count as empty: what does not fit then will not fit with any.
+    tokens = fit.longest(questions, params.model.system_prompt) if questions else 0
+    here = fit.available(params.model.device)
+    if not here.gpu:
+        here = here._replace(gpu=math.inf)  # that there is none is a row of its own
+    needs = fit.needs(params, size, tokens, here)
+    rows: list[Row] = []
+    for kind, found, *takes in zip(fit.KINDS, here, *needs.values(), strict=True):
+        if math.isinf(found):
+            continue
+        with failing(rows, kind):
+            fit.check(params, size, tokens, here, [kind])
+            most, stage = max(zip(takes, needs, strict=True))
+            rows.append(Row(kind, "ok", f"{found / GIB:.1f} GiB", f"about {most / GIB:.1f} GiB for {stage}"))
+    return rows
+
+
+def check_disk(free: int) -> Row:
+    """Compare the bytes that are free with what the miniature may take."""
+    found, enough = f"{free / GIB:.1f} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
+    if free < MINIATURE:
+        raise InputError(f"the disk has {found} free; expected {enough}: make room")
+    return Row("disk", "ok", found, enough)
+
+
+def check_packages(installed: Path) -> Row:
+    """Compare the packages here with the pins that they were installed from.
+
+    Args:
+        installed: Copies of the requirements files that went into this environment.
+    """
+    files = sorted(installed.glob("*.txt"))
+    if not files:
+        made = "one that `make repro` makes in .venv"
+        return Row(
+            "packages", "warning", "make has not made this environment, so nothing says what belongs in it", made
+        )
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if line[:1].isalnum()]
+    different = [text for pin in pins if (text := _difference(pin))]
+    if different:
+        more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        what = "the pinned ones: remove .venv, and `make repro` makes it anew"
+        return Row("packages", "warning", "; ".join(different[:SHOWN]) + more, what)
+    return Row("packages", "ok", f"{len(pins)} packages as pinned in {' and '.join(file.name for file in files)}")
+
+
+def check_token() -> Row:
+    """Ask the Hub whether the token here may write.
+
+    Raises:
+        InputError: There is no token, or it may not.
+        Unreachable: The Hub does not answer.
+    """
+    from huggingface_hub import constants, get_token  # 0.3 s that a run without a push need not wait
+
+    from tasks.hub import whoami
+
+    next_step = f"make one that may write at {constants.ENDPOINT}/settings/tokens, then `hf auth login` or set HF_TOKEN"
+    token = get_token()
+    if not token:
+        raise InputError(f"hub.push is true and there is no token for the Hub; {next_step}")
+    who = whoami(token)
+    if not who:
+        raise InputError(f"{constants.ENDPOINT} does not accept your token; {next_step}")
+    access = who["auth"].get("accessToken")
+    if not access:  # a login in the browser
+        return Row("token", "warning", f"{who['name']}'s login does not say what it may do", "one that may write")
+    if not may_write(access):
+        raise InputError(f"{who['name']}'s token has the role {access['role']} and may not write; {next_step}")
+    return Row("token", "ok", f"{who['name']}'s token may write")
+
+
+def may_write(access: Mapping[str, Any]) -> bool:
+    """Does a token, as the Hub describes it, allow writing to some repository?"""
+    if access["role"] != "fineGrained":
+        return bool(access["role"] != "read")
+    return any("repo.write" in scope["permissions"] for scope in access["fineGrained"]["scoped"])
+
+
+def check_port(port: str) -> Row:
+    """Look whether `make ui` could have its port; a run needs none."""
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        return Row("port", "warning", f"PORT is {port!r}", "a number from 1 to 65535, for the UI: make ui PORT=4200")
+    with socket.socket() as attempt:
+        if attempt.connect_ex((HOST, int(port))):
+            return Row("port", "ok", f"{port} is free for the UI")
+    if _is_healthy(int(port)):
+        return Row("port", "ok", f"the Prefect server is up at http://{HOST}:{port}")
+    return Row("port", "warning", f"{port} is in use by another program", f"for the UI: make ui PORT={int(port) + 100}")
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows as people read them."""
+    drawn = Table("check", "verdict", "found", "expected")
+    for row in rows:
+        drawn.add_row(row.check, Text(row.verdict, COLOURS[row.verdict]), row.found, row.expected)
+    return drawn
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return the rows as programs read them."""
+    return [{"check": row.check, "verdict": row.verdict, "found": row.found, "expected": row.expected} for row in rows]
+
+
+def refuse_failures(rows: Sequence[Row]) -> None:
+    """Raise what fails as one error.
+
+    Raises:
+        Unreachable: All that fails may work later.
+        InputError: Something will fail again.
+    """
+    errors = [row.error for row in rows if row.error]
+    if errors:
+        kind = Unreachable if all(isinstance(error, Unreachable) for error in errors) else InputError
+        raise kind("; ".join(map(str, errors)))
 
 
 def _is_here(source: GitDataset, dataset: Path) -> bool:
@@ -94,9 +306,51 @@ def _was_copied(source: FolderDataset, lock: Path = Path("dvc.lock")) -> bool:
     return bool(stage.get("params", {}).get("params.yaml", {}).get("dataset") == source.model_dump(mode="json"))
 
 
+def _has_template(folder: Path) -> bool:
+    from tasks.fit import TEMPLATE_FILE, TOKENIZER
+
+    if (folder / TEMPLATE_FILE).is_file():
+        return True
+    try:
+        return (folder / TOKENIZER).is_file() and bool(read_json(folder / TOKENIZER).get("chat_template"))
+    except ValueError as error:
+        raise InputError(f"{folder / TOKENIZER} is not JSON ({error}); choose another model") from None
+
+
+def _difference(pin: Requirement) -> str | None:
+    pinned = str(pin.specifier).removeprefix("==")
+    try:
+        found = version(pin.name)
+    except PackageNotFoundError:
+        return f"{pin.name} missing, pinned {pinned}"
+    return None if pin.specifier.contains(found) else f"{pin.name} {found}, pinned {pinned}"
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().read(5) == b"true"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def main() -> None:
-    """Run the check: `python -m tasks.preflight`."""
-    preflight(Params.load(), *map(Path, sys.argv[1:] or ["data/dataset", "data/base"]))
+    """Run the checks: `python -m tasks.preflight`, or with `--json`."""
+    parser = ArgumentParser(description="Check parameters, data and machine before a run.")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    as_json = parser.parse_args().json
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # standard error holds what fails and nothing else
+    if as_json:
+        logging.disable()  # nor does standard output hold more than the rows
+    rows = preflight(Params.load(), Path("data/dataset"), Path("data/base"))
+    if as_json:
+        print(json.dumps(records(rows), ensure_ascii=False, indent=1))
+    else:
+        Console(markup=False, emoji=False, highlight=False).print(table(rows))
+    refuse_failures(rows)
 
 
 if __name__ == "__main__":

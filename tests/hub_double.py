@@ -122,6 +122,8 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.readers: set[str] = set()
         """Tokens that are known; each may read private and gated repositories."""
+        self.accounts: dict[str, dict[str, Any]] = {}
+        """What the Hub says of a token, where it knows whose it is."""
         self.faults: dict[str, list[Fault]] = {}
         self.log: list[Asked] = []
         self.port = 0
@@ -131,7 +133,7 @@ class Hub:
         return f"http://127.0.0.1:{self.port}"
 
     def clear(self) -> None:
-        for state in (self.repos, self.readers, self.faults, self.log):
+        for state in (self.repos, self.readers, self.accounts, self.faults, self.log):
             state.clear()
 
     def repo(self, repo_id: str, files: dict[str, bytes], *, private: bool = False, gated: bool = False) -> Repo:
@@ -139,6 +141,10 @@ class Hub:
         self.repos[repo_id] = Repo(repo_id, private, gated)
         self.repos[repo_id].commit(files)
         return self.repos[repo_id]
+
+    def account(self, token: str, auth: dict[str, Any]) -> None:
+        """Add a token of someone's, with what the Hub says it may do."""
+        self.accounts[token] = {"type": "user", "name": "someone", "orgs": [], "auth": auth}
 
     def plant(self, ending: str, *faults: Fault) -> None:
         """Let the next requests whose path ends so fail, one per fault."""
@@ -155,6 +161,7 @@ class Hub:
             Route(f"/api/models/{name}/revision/{{revision:path}}", self.info),
             Route(f"/api/models/{name}/tree/{{revision}}", self.tree),
             Route(f"/{name}/resolve/{{revision}}/{{path:path}}", self.resolve, methods=["GET", "HEAD"]),
+            Route("/api/whoami-v2", self.whoami),
             Route("/storage/{oid}", self.storage, methods=["GET", "HEAD"]),
         ]
         return Starlette(routes=routes, middleware=[Middleware(_Logged, hub=self)])
@@ -207,6 +214,11 @@ class Hub:
         trees = (tree for repo in self.repos.values() for tree in repo.commits.values())
         files = [file for tree in trees for file in tree.values() if file.large and file.sha256 == oid]
         return _body(request, files[-1], {"ETag": f'"{oid}"'}) if files else Response(status_code=403)
+
+    async def whoami(self, request: Request) -> Response:
+        """Whose the token is."""
+        account = self.accounts.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        return JSONResponse(account) if account else _error(401, None, "Invalid username or password.")
 
     def _find(self, request: Request) -> tuple[Repo, str] | Response:
         repo = self.repos.get("{owner}/{name}".format(**request.path_params))

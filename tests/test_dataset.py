@@ -111,15 +111,21 @@ def test_a_broken_row_leaves_nothing_behind(questions_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_stage_ends_with_a_sentence_and_exit_code_1(run_module, tmp_path):
+def test_a_server_that_does_not_answer_is_a_sentence_and_exit_code_75_for_later(run_module, tmp_path):
     values = compose("breeze-7b", {"dataset.url": "https://127.0.0.1:9/nobody/nothing.git"})
     began = time.monotonic()
     done = run_module("tasks.dataset", values, "out")
     assert time.monotonic() - began < 10
-    assert done.returncode == 1
+    assert done.returncode == 75
     assert done.stderr.startswith("error: git fetch of https://127.0.0.1:9/nobody/nothing.git at 4dcd0ed")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_that_is_not_there_is_a_sentence_and_exit_code_1(run_module):
+    done = run_module("tasks.dataset", compose("breeze-7b", {"dataset.url": "/no/such/place"}), "out")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: git fetch of /no/such/place")
 
 
 def test_the_stage_copies_and_says_how_much(run_module, questions_folder, tmp_path):

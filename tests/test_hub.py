@@ -47,7 +47,7 @@ for line in sys.stdin:
         exec(job["code"])
         code = 0
     except SystemExit as end:
-        print(end, file=sys.stderr)
+        code = end.code
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -284,9 +284,9 @@ def test_a_lost_model_that_the_hub_no_longer_has_is_named(hub, job, files, tmp_p
     assert refused(job(LOCATE, tmp_path), "shows no model team/gone")
 
 
-def refused(ended: Ended, *words: str) -> bool:
-    """One sentence on standard error, exit code 1, soon; what is not so fails here, where it can be read."""
-    assert ended.code == 1
+def refused(ended: Ended, *words: str, code: int = 1) -> bool:
+    """One sentence on standard error, an exit code, soon; what is not so fails here, where it can be read."""
+    assert ended.code == code
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
     assert all(word in ended.err for word in words), ended.err
@@ -357,14 +357,16 @@ def test_weights_beyond_memory_or_disk_are_refused_before_they_are_fetched(
 def test_a_hub_that_does_not_answer_is_refused_within_ten_seconds(hub, job, files, tmp_path):
     hub.repo("team/silent", files)
     hub.plant("revision/main", Fault("slow", seconds=60))
-    assert refused(job(STAGE, workspace(tmp_path, "team/silent")), "team/silent cannot be fetched", "HF_ENDPOINT")
+    assert refused(
+        job(STAGE, workspace(tmp_path, "team/silent")), "team/silent cannot be fetched", "HF_ENDPOINT", code=75
+    )
 
 
 def test_a_hub_that_stays_busy_is_refused_with_what_it_answered(hub, job, files, tmp_path):
     hub.repo("team/limited", files)
     hub.plant("revision/main", *[Fault("status", 429, headers={"Retry-After": "60"})] * 9)
     ended = job(STAGE, workspace(tmp_path, "team/limited"))
-    assert refused(ended, "answered 429 for team/limited", "try again later")
+    assert refused(ended, "answered 429 for team/limited", "try again later", code=75)
 
 
 def test_an_unreachable_hub_is_refused_within_seconds(hub, tmp_path, cache):
@@ -381,4 +383,6 @@ def test_an_unreachable_hub_is_refused_within_seconds(hub, tmp_path, cache):
     imports = timed("-c", "import tasks.base").seconds
     ended = timed("-m", "tasks.base", "data/dataset", "data/base")
     ended.seconds -= imports  # which on a busy machine take longer than all the rest
-    assert refused(ended, "team/far cannot be fetched from http://127.0.0.1:9", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+    assert refused(
+        ended, "team/far cannot be fetched from http://127.0.0.1:9", "HF_ENDPOINT", "HF_HUB_OFFLINE", code=75
+    )

@@ -121,6 +121,16 @@ def test_a_misspelt_key_of_a_source_is_named_as_it_stands_in_the_file():
         miniature(dataset__pth="data/sources/live_action")
 
 
+def test_the_block_hub_is_named_as_it_stands_in_the_file():
+    with pytest.raises(InputError, match=r"^profile miniature: hub\.push: .*\(found 'perhaps'\)"):
+        compose("miniature", {"hub.push": "perhaps"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_profile_pushes_by_itself(name):
+    assert not Params.parse(compose(name), name).hub.push
+
+
 @pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"])
 def test_a_gpu_optimiser_is_refused_on_a_cpu(optim):
     with pytest.raises(InputError, match=f"train.optim is {optim}, .* model.device is cpu; set train.optim to"):
