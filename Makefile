@@ -5,6 +5,7 @@ REQUIREMENTS ?= $(if $(wildcard .venv/installed/gpu.txt),gpu,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
 export PORT ?= 4200
+export POOL ?= stance
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -12,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui test test-fast check environment tools
+.PHONY: help repro profile preflight ui worker test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,11 +34,17 @@ preflight: environment ## check parameters against data and machine, in seconds
 ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300
 	@.venv/bin/python -m flows.ui
 
+worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
+	@.venv/bin/python -m flows.worker
+
 test: tools ## every test; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest
 
 test-fast: tools ## the tests that need no browser, no GPU and little time
-	@.venv/bin/pytest -m "not slow and not browser and not gpu"
+	@.venv/bin/pytest -m "not slow and not browser and not gpu and not soak"
+
+soak: tools ## the long tests: cancels, queues, repetition; their figures are in docs/soak.md
+	@.venv/bin/pytest -m soak
 
 check: tools ## ruff and mypy
 	@.venv/bin/ruff check

@@ -5,20 +5,23 @@ here and now, with or without a Prefect server. DVC decides what has to run; Pre
 caches would be two truths.
 """
 
+import base64
+import json
 import logging
 import os
+import random
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated, Any, cast, get_args
 from uuid import UUID
 
-import psutil
 from prefect import flow, task
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -34,54 +37,88 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Completed, State
+from pydantic import Field
 
 from flows import gpu, stages, workspace
 from flows.settings import Settings
-from flows.workspace import Run
+from flows.workspace import FAILED, Run
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.questions import Stance
+from tasks.report import curves
 
 # For the server that Prefect starts where none is running: its telemetry competes with it for the database, and 20 s,
 # the default, are too short on a busy machine.
 QUIET_SERVER = {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180}
 VERDICT = {True: "passed", False: "**missed**"}
-STEP = re.compile(r"step (\d+)/(\d+) .* (\d+) s left")
+STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
 
-@task(task_run_name="preflight", cache_policy=NO_CACHE)
+def unreachable(_task: Any, _run: Any, failed: State[Any]) -> bool:
+    """Did a task fail because a server did not answer? Only that may be better later."""
+    return isinstance(failed.data, ConnectionError)
+
+
+def backoff(retries: int) -> list[float]:
+    """Return the seconds before each retry: 10, 20, 40, ..., each up to half shorter or longer.
+
+    Runs that fail together shall not come back together; Prefect's own `retry_jitter_factor` does nothing in 3.7.
+    """
+    return [10 * 2**retry * random.uniform(0.5, 1.5) for retry in range(retries)]
+
+
+PATIENCE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": backoff, "retry_condition_fn": unreachable}
+"""Only a network step is tried again, wherever it is; a training that failed would fail again."""
+
+
+@task(task_run_name="preflight", cache_policy=NO_CACHE, **PATIENCE)
 def check(folder: Path) -> None:
-    """Check parameters, data and machine before anything expensive."""
+    """Check parameters, data and machine before anything expensive, all at once."""
     done = subprocess.run(  # a process of its own, since looking at a GPU takes some of its memory until the end
-        [sys.executable, "-m", "tasks.preflight"], cwd=folder, env=stages.environment(), capture_output=True, text=True
+        [sys.executable, "-m", "tasks.preflight", "--json"],
+        cwd=folder,
+        env=stages.environment(),
+        capture_output=True,
+        text=True,
     )
+    if done.stdout:
+        create_table_artifact(json.loads(done.stdout), key="preflight")
     if done.returncode:
-        raise InputError(done.stderr.strip().removeprefix("error: "))
-    get_run_logger().info(done.stdout.strip())
+        kind = ConnectionError if done.returncode == os.EX_TEMPFAIL else InputError
+        raise kind(done.stderr.strip().removeprefix("error: "))
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def reproduce(stage: str, folder: Path) -> State[None]:
-    """Bring a stage up to date; the state says what that took - ran, restored or unchanged - and why."""
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, **PATIENCE)
+def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[None]:
+    """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why."""
     why = ", ".join(stages.reasons(stage, folder))
     log = get_run_logger().info
     with ExitStack() as turns:
         mine = f"{flow_run.name} ({stage})"
         hold = [turns.enter_context(gpu.turn(mine, log))] if why and gpu.wanted(stage, folder) else []
-        outcome = stages.reproduce(stage, folder, progress(stage, log), hold)
+        try:
+            outcome = stages.reproduce(stage, folder, progress(stage, log), hold, minutes)
+        except (OSError, RuntimeError) as error:
+            raise type(error)(f"{error} (it ran because of {why})") from None
     said = outcome if outcome == "unchanged" else f"{outcome}: {why}"
     return Completed(name=outcome.capitalize(), message=said)
 
 
+@task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
+def push(folder: Path) -> None:
+    """Give the run's outputs to the DVC remote, where other machines find them."""
+    stages.push(folder, get_run_logger().info)
+
+
 def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a log that also shows the steps of a training as a bar in the UI."""
+    """Return a log that also shows, as a bar in the UI, how far training or answering is."""
     bar: list[UUID] = []
 
     def line(text: str) -> None:
         log(text)
         if found := STEP.search(text):
-            done, steps, left = map(int, found.groups())
-            said = f"step {done} of {steps}, {left} s left"
+            done, steps = int(found[2]), int(found[3])
+            said = f"{found[1]}, {found[4]} s left"
             if not bar:
                 made = create_progress_artifact(progress=0.0, key=f"{stage}-progress", description=said)
                 bar.append(cast(UUID, made))
@@ -91,22 +128,31 @@ def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @flow(name="align")
-def align(settings: Settings = Settings(), uncommitted: bool = False) -> dict[str, str]:  # noqa: B008 - frozen
+def align(
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    uncommitted: bool = False,
+    stage_minutes: Annotated[float, Field(ge=0)] = 0,
+) -> dict[str, str]:
     """Align a model in a workspace of its own, and leave the working tree as it is.
 
     Args:
         settings: The parameters; what is empty stays as the profile has it.
         uncommitted: Include the working tree's uncommitted edits, and record them.
+        stage_minutes: Minutes that a stage may take before it is ended; 0 for as long as it likes.
     """
     name = str(flow_run.name)
     tried = workspace.of_flow_run(name, str(flow_run.id))
+    if tried:
+        workspace.tidy(tried)
     folder = tried or workspace.create(name, settings, edits=uncommitted)
-    mine = {"pid": os.getpid(), "started": psutil.Process().create_time(), "flow_run_id": str(flow_run.id)}
+    mine = {**workspace.worker(), "flow_run_id": str(flow_run.id)}
     run = Run.read(folder).now(folder, state="running", problem=None, **mine)
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
     try:
-        work(folder, outcomes)
+        work(folder, outcomes, stage_minutes)
+        if stages.remote(folder):
+            push(folder)
         run = run.now(folder, state="completed", stages=outcomes)
     except BaseException as error:
         state: workspace.State = "failed" if isinstance(error, Exception) else "cancelled"
@@ -127,11 +173,15 @@ def align_here() -> dict[str, str]:
     return outcomes
 
 
-def work(folder: Path, outcomes: dict[str, str]) -> None:
+def work(folder: Path, outcomes: dict[str, str], minutes: float = 0) -> None:
     """Run every stage in a folder, and note what became of it and why."""
     check(folder)
     for stage in stages.names(folder):
-        outcomes[stage] = str(reproduce(stage, folder).message)
+        try:
+            outcomes[stage] = str(reproduce(stage, folder, minutes).message)
+        except Exception as error:
+            outcomes[stage] = f"{FAILED}: {error}"
+            raise
     table = "\n".join(f"| {stage} | {said} |" for stage, said in outcomes.items())
     create_markdown_artifact(f"| stage | outcome |\n|---|---|\n{table}\n", key="stages")
 
@@ -140,9 +190,17 @@ def show(run: Run, folder: Path) -> None:
     """Show in the UI what came of a run."""
     create_markdown_artifact(summary(run, folder), key="summary", description=run.name)
     create_table_artifact(read_json(folder / "data/evaluation/responses.json"), key="answers", description=run.name)
+    for curve in curves(folder / "data/train/log.csv"):
+        create_image_artifact(data_uri(curve.svg), key=curve.name.lower().replace(" ", "-"), description=curve.summary)
     create_link_artifact(
         (folder / "data/report/index.html").as_uri(), link_text="the report", key="report", description=run.name
     )
+
+
+def data_uri(svg: str) -> str:
+    """Return a figure as an address that holds it, on white: its lines are drawn for a light page."""
+    figure = svg.replace("<svg", '<svg style="background: white"', 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(figure.encode()).decode()}"
 
 
 def summary(run: Run, folder: Path) -> str:
@@ -166,7 +224,7 @@ def main() -> None:
     try:
         with temporary_settings(QUIET_SERVER):
             outcomes = align_here()
-    except (InputError, RuntimeError) as error:
+    except (InputError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     for stage, said in outcomes.items():
         print(f"{said.partition(':')[0]:>10}  {stage}")

@@ -11,14 +11,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 GRACE = 5  # seconds
+MARK = "STANCE_RUN"
+"""In the environment of all that belongs to a run, children of children too: its workspace."""
 
 
 def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
@@ -64,8 +66,26 @@ def end_with_pipe(ended: threading.Event) -> None:
 
 def end_descendants() -> None:
     """End all that this process has started, directly or not."""
+    end(lambda: psutil.Process().children(recursive=True))
+
+
+def end_marked(run: str) -> None:
+    """End what is left of a run whose guard was killed as well."""
+    end(lambda: [process for process in psutil.process_iter() if mark(process) == run])
+
+
+def mark(process: psutil.Process) -> str | None:
+    """Return the run that a process belongs to, if it belongs to one and may be looked at."""
+    try:
+        return cast(str | None, process.environ().get(MARK))
+    except psutil.Error:
+        return None
+
+
+def end(find: Callable[[], list[psutil.Process]]) -> None:
+    """End processes, first by SIGTERM and then by SIGKILL, those that they start meanwhile too."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
-        left = psutil.Process().children(recursive=True)
+        left = find()
         for process in left:
             try:
                 process.send_signal(ending)

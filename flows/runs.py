@@ -86,7 +86,8 @@ def remove(names: Iterable[str]) -> None:
         InputError: There is no such run, or somebody works on it.
     """
     for name in names:
-        if find(name).alive():
+        known = find(name)
+        if known.state == "running" and known.alive():
             raise InputError(f"{name} is running; cancel it first")
         workspace.remove(name)
 

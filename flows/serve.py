@@ -16,17 +16,18 @@ from flows import workspace
 from flows.align import align
 
 
-def sweep() -> list[str]:
+def mark_crashed() -> list[str]:
     """Mark the runs that nobody works on any more as crashed, and return their names."""
     dead = [(folder, run) for folder, run in workspace.every() if run.state == "running" and not run.alive()]
     for folder, run in dead:
+        workspace.tidy(folder)
         run.now(folder, state="crashed", problem="its process has died")
         if run.flow_run_id:
-            mark_crashed(UUID(run.flow_run_id))
+            show_crashed(UUID(run.flow_run_id))
     return [run.name for _, run in dead]
 
 
-def mark_crashed(flow_run: UUID) -> None:
+def show_crashed(flow_run: UUID) -> None:
     """Say in the UI that a run is over."""
     with get_client(sync_client=True) as client:
         known = client.read_flow_run(flow_run).state
@@ -37,7 +38,7 @@ def mark_crashed(flow_run: UUID) -> None:
 
 def main() -> None:
     """Sweep up, then serve until the end."""
-    for name in sweep():
+    for name in mark_crashed():
         print(f"{name} had crashed")
     deployment = align.to_deployment("align", description="Align a model with a stance, in a workspace of its own.")
     serve(cast(RunnerDeployment, deployment))

@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
 
-from flows.guard import guarded, release
+from flows.guard import GRACE, MARK, guarded, release
 from tasks.params import read_yaml
 
 Outcome = Literal["ran", "restored", "unchanged"]
 
 OUTCOMES: tuple[tuple[str, Outcome], ...] = (
     (r"^Running stage '", "ran"),
-    (r"is cached - skipping run", "restored"),
+    (r"is cached - skipping run|^Pulling data for", "restored"),
     (r"didn't change, skipping", "unchanged"),
 )
 
@@ -35,7 +35,13 @@ def names(folder: Path) -> list[str]:
         return [stage.name for stage in lexicographical_topological_sort(graph, key=lambda stage: stage.name)]
 
 
-def reproduce(stage: str, folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = ()) -> Outcome:
+TIMED_OUT = 124
+"""How coreutils' `timeout` ends when it has ended the command."""
+
+
+def reproduce(
+    stage: str, folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
+) -> Outcome:
     """Bring one stage up to date, its dependencies being so already, and say what that took.
 
     Args:
@@ -43,26 +49,70 @@ def reproduce(stage: str, folder: Path, log: Callable[[str], None], hold: Sequen
         folder: The project, or a workspace of it.
         log: Gets every line that DVC and the stage print, as it is printed.
         hold: Files that stay open until nothing of the stage is left; a lock on one lasts as long.
+        minutes: How long it may take; 0 for as long as it likes.
 
     Raises:
-        RuntimeError: The stage failed; its own error is among the lines.
+        ConnectionError: A server did not answer, and may do so later.
+        TimeoutError: The stage took too long.
+        RuntimeError: The stage failed for another reason.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    lines = []
+    pull = ["--pull"] if remote(folder) else []
+    command = ["repro", "--single-item", *pull, stage]
+    code, printed = dvc(command, folder, log, hold, minutes)
+    if code == TIMED_OUT:
+        raise TimeoutError(f"stage {stage} took longer than {minutes:g} minutes; retry, and it goes on, or allow more")
+    if code:
+        raise failure(stage, code, printed)
+    return outcome(printed)
+
+
+def dvc(
+    arguments: Sequence[str], folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
+) -> tuple[int, str]:
+    """Run DVC under a guard, as `reproduce` says, and return its exit code and what it printed."""
+    command = ["timeout", f"--kill-after={GRACE}", str(60 * minutes), sys.executable, "-m", "dvc", *arguments]
+    belonging = {**environment(), MARK: str(folder)}
     held = [file.fileno() for file in hold]
     process = guarded(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=held
+        command, cwd=folder, env=belonging, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=held
     )
     assert process.stdout is not None
+    lines = []
     try:
         for line in process.stdout:
             log(line.rstrip())
             lines.append(line)
     finally:
         release(process)
-    if process.returncode:
-        raise RuntimeError(f"stage {stage} failed; `dvc repro {stage}` exited with {process.returncode}, see its log")
-    return outcome("".join(lines))
+    return process.returncode, "".join(lines)
+
+
+def failure(stage: str, code: int, log: str) -> Exception:
+    """Return why a stage failed, in its own words if it found any."""
+    said = re.findall(r"^error: (.+)$", log, re.MULTILINE) or [f"`dvc repro {stage}` exited with {code}, see its log"]
+    kind = ConnectionError if re.search(rf"exited with {os.EX_TEMPFAIL}$", log, re.MULTILINE) else RuntimeError
+    return kind(f"stage {stage} failed: {said[-1]}")
+
+
+def remote(folder: Path) -> str | None:
+    """Return the DVC remote that machines share, if the project has a default one."""
+    with Repo(str(folder)) as repo:
+        return cast(str | None, repo.config["core"].get("remote"))
+
+
+def push(folder: Path, log: Callable[[str], None]) -> None:
+    """Give other machines what the stages have made, and what they made it from.
+
+    Raises:
+        ConnectionError: The remote does not answer, or not as it should.
+    """
+    code, printed = dvc(["push", "--run-cache"], folder, log)
+    if code:
+        said = printed.strip().splitlines() or ["no message"]
+        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {said[-1]}; see `dvc remote list`")
+    with Repo(str(folder)) as repo:  # DVC 3.67 leaves out what git keeps, and then restores no stage with metrics
+        kept = [out.hash_info for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+        repo.cloud.push([known for known in kept if known and repo.cache.local.exists(known.value)])
 
 
 def environment() -> dict[str, str]:
@@ -88,7 +138,7 @@ def reasons(stage: str, folder: Path) -> list[str]:
                 found.append(str(kind))
             for path, state in paths.items():
                 found += changed_values(stage, folder) if isinstance(state, dict) else [f"{path} {state}"]
-    return found
+    return sorted(found, key=lambda why: "→" not in why)  # parameters first: somebody meant them
 
 
 def changed_values(stage: str, folder: Path) -> list[str]:

@@ -18,6 +18,10 @@ from tasks.errors import InputError, run
 HOST = "127.0.0.1"
 START = 180  # seconds that a server may take on a busy machine
 LOGS = Path(".runs")
+QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2"}
+"""Seconds until a run starts or is cancelled; 10 by default."""
+RUNS_AT_ONCE = "2"
+"""Others wait in Prefect's queue, where they take no memory; Prefect's own setting says otherwise."""
 
 
 def ui(port: int) -> None:
@@ -55,7 +59,8 @@ def prefect_settings(address: str) -> dict[str, str]:
     return {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
-        "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run starts or is cancelled; 10 by default
+        **QUICK,
+        "PREFECT_RUNNER_PROCESS_LIMIT": os.environ.get("PREFECT_RUNNER_PROCESS_LIMIT", RUNS_AT_ONCE),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

@@ -20,6 +20,7 @@ import yaml
 from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict
 
+from flows.guard import end_marked
 from flows.settings import Settings
 from tasks.errors import InputError
 from tasks.jsonfile import read_json, write_json
@@ -35,6 +36,7 @@ NOBODY = {
 }
 """Who a run's commits are by; they are no one's work, and git wants a name."""
 
+FAILED = "failed"
 State = Literal["running", "completed", "failed", "cancelled", "crashed"]
 
 
@@ -60,6 +62,11 @@ class Run(BaseModel):
     stages: dict[str, str] = {}
     """What became of each stage, and why it ran."""
     problem: str | None = None
+
+    @property
+    def finished(self) -> list[str]:
+        """The stages whose outputs are the run's own."""
+        return [stage for stage, said in self.stages.items() if not said.startswith(FAILED)]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -113,11 +120,16 @@ def create(name: str, settings: Settings, *, edits: bool) -> Path:
         share_cache(folder)
         set_params(folder / "params.yaml", settings)
         run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC))
-        run.now(folder, profile=settings.profile, overrides=settings.changes())
+        run.now(folder, **worker(), profile=settings.profile, overrides=settings.changes())
     except BaseException:
         remove(name)
         raise
     return folder
+
+
+def worker() -> dict[str, Any]:
+    """Return what is recorded of the process that works on a run: this one."""
+    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def set_params(path: Path, settings: Settings) -> None:
@@ -155,12 +167,15 @@ def share_cache(folder: Path) -> None:
     """Let the workspace use this project's DVC cache, by links, and fill in what is in there already."""
     with Repo() as repo:
         cache = str(repo.config["cache"].get("dir") or repo.cache.default_local_cache_dir)
+        # A folder is written relative to the project's own configuration.
+        remotes = [(f"'remote \"{name}\"'", "url", known["url"]) for name, known in repo.config["remote"].items()]
     config = configparser.RawConfigParser()
     config.read(Path(".dvc/config.local"))
     for section, key, value in (
         ("cache", "dir", cache),
         ("cache", "type", '"reflink,hardlink,symlink,copy"'),
         ("core", "site_cache_dir", str(folder / ".dvc/tmp/site")),
+        *remotes,
     ):
         if not config.has_section(section):
             config.add_section(section)
@@ -175,9 +190,9 @@ def save(run: Run, folder: Path) -> None:
     """Keep the run as a DVC experiment of this project, so that `dvc exp show` lists it, with what it got done."""
     name = run.name if run.state == "completed" else f"{run.name}-{run.state}"
     for stage, path in in_git(folder):
-        if stage not in run.stages:  # it is of the commit that the run started from
+        if stage not in run.finished:  # it is of the commit that the run started from
             path.unlink()
-    finished = [] if run.state == "completed" else list(run.stages)
+    finished = [] if run.state == "completed" else run.finished
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
     if done.returncode:
@@ -197,6 +212,13 @@ def of_flow_run(name: str, flow_run_id: str) -> Path | None:
     """Return the workspace of a run that is tried again; another run of the same name is not it."""
     folder = RUNS.resolve() / name
     return folder if (folder / RECORD).exists() and Run.read(folder).flow_run_id == flow_run_id else None
+
+
+def tidy(folder: Path) -> None:
+    """End and remove what an earlier try may have left: processes, and DVC's locks, which name processes by number."""
+    end_marked(str(folder))
+    for lock in ("lock", "rwlock"):
+        (folder / ".dvc/tmp" / lock).unlink(missing_ok=True)
 
 
 def remove(name: str) -> None:

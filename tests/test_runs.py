@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from flows import runs, stages, workspace
+from flows.guard import MARK
 from flows.settings import Settings
 from flows.workspace import Run
 from tasks.errors import InputError
@@ -158,9 +160,19 @@ def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
     assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
 
 
+def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
+    folder = workspace.create("again", Settings(), edits=False)
+    (folder / ".dvc/tmp/rwlock").write_text("{")  # of a DVC that was killed while it wrote
+    marked = {**os.environ, MARK: str(folder)}
+    with subprocess.Popen(["sleep", "600"], env=marked) as left, subprocess.Popen(["sleep", "600"]) as other:
+        workspace.tidy(folder)
+        alive = [psutil.pid_exists(process.pid) for process in (left, other)]
+        other.kill()
+    assert alive == [False, True]
+    stages.reasons("train", folder)
+
+
 def test_a_run_that_somebody_works_on_is_not_removed(project: Path):
-    folder = workspace.create("busy", Settings(), edits=False)
-    mine = os.getpid()
-    Run.read(folder).now(folder, pid=mine, started=psutil.Process(mine).create_time())
+    workspace.create("busy", Settings(), edits=False)
     with pytest.raises(InputError, match="busy is running"):
         runs.remove(["busy"])

@@ -1,106 +1,22 @@
 """`make ui` with the real server: runs start from it, are cancelled, killed and taken up again, and leave nothing."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-import psutil
 import pytest
 
 from flows.workspace import Run
+from tests.prefect_ui import FINAL, Ui, gone, of, working_in
 from tests.repository import git
 from tests.toy_project import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-class Ui:
-    """`make ui` in a project, and a client of its server."""
-
-    def __init__(self, project: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.project = project
-        home = {"PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": ""}
-        self.environment = {**os.environ, **home, "PORT": str(self.port)}
-        self.process = self.start()
-
-    def start(self) -> "subprocess.Popen[str]":
-        """Start it and wait until it is up."""
-        command = [sys.executable, "-m", "flows.ui"]
-        process = subprocess.Popen(
-            command, cwd=self.project, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert process.stdout is not None
-        assert f"up: http://127.0.0.1:{self.port}" in process.stdout.readline()
-        return process
-
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """End it."""
-        self.process.send_signal(number)
-        self.process.communicate(timeout=60)
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask the server."""
-        data = None if body is None else json.dumps(body).encode()
-        asked = Request(f"http://127.0.0.1:{self.port}/api{path}", data, {"content-type": "application/json"})
-        asked.method = method
-        with urlopen(asked, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
-
-    def launch(self, **settings: Any) -> dict[str, Any]:
-        """Start a run as the UI does."""
-        deployment = self.call("GET", "/deployments/name/align/align")["id"]
-        body = {"parameters": {"settings": settings}}
-        return dict(self.call("POST", f"/deployments/{deployment}/create_flow_run", body))
-
-    def state(self, run: dict[str, Any]) -> str:
-        """Return what has become of a run."""
-        return str(self.call("GET", f"/flow_runs/{run['id']}")["state"]["type"])
-
-    def wait(self, run: dict[str, Any], states: set[str], within: float = 120) -> str:
-        """Wait until a run is in one of the states."""
-        until = time.monotonic() + within
-        while (state := self.state(run)) not in states:
-            assert time.monotonic() < until, f"{run['name']} is {state}"
-            time.sleep(0.5)
-        return state
-
-    def folder(self, run: dict[str, Any]) -> Path:
-        """Return a run's workspace."""
-        return self.project / ".runs" / str(run["name"])
-
-    def trains(self, run: dict[str, Any]) -> list[int]:
-        """Wait until a run trains, and return the processes that work in its workspace."""
-        until = time.monotonic() + 120
-        while not (self.folder(run) / "checkpoint").exists():
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        return working_in(self.folder(run))
-
-
-def working_in(folder: Path) -> list[int]:
-    """Return the processes whose working folder is a workspace."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +39,7 @@ def test_a_run_ends_in_a_workspace_and_the_tree_is_as_it_was(ui: Ui):
 def test_the_tasks_are_the_stages_and_say_why_they_ran(ui: Ui):
     run = ui.launch(support_ratio=0.75, num_epoch=1)
     assert ui.wait(run, FINAL) == "COMPLETED"
-    tasks = ui.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}, "sort": "END_TIME_DESC"})
-    states = {task["name"]: task["state"] for task in reversed(tasks)}
+    states = ui.tasks(run)
     assert list(states) == ["preflight", "pairs", "train", "evaluate"]
     assert states["pairs"]["name"] == "Ran"
     assert "pairs.support_ratio" in states["pairs"]["message"]
@@ -134,9 +49,10 @@ def test_the_tasks_are_the_stages_and_say_why_they_ran(ui: Ui):
 def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
     run = ui.launch(support_ratio=0.5, num_epoch=1)
     assert ui.wait(run, FINAL) == "COMPLETED"
-    found = ui.call("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-    artifacts = {artifact["key"]: artifact["data"] for artifact in found}
-    assert artifacts.keys() == {"stages", "summary", "answers", "report", "train-progress"}
+    artifacts = ui.artifacts(run)
+    curves = {"loss", "reward-margin", "reward-accuracy", "log-probability-of-the-answers"}
+    assert artifacts.keys() == {"preflight", "stages", "summary", "answers", "report", "train-progress"} | curves
+    assert artifacts["loss"].startswith("data:image/svg+xml;base64,")
     assert "| pairs.support_ratio | 0.5 |" in artifacts["summary"]
     assert "| adherence | passed | all | most |" in artifacts["summary"]
     assert artifacts["train-progress"] == 100
@@ -154,14 +70,36 @@ def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui):
     run = ui.launch(seed=13)
     assert ui.wait(run, FINAL) == "FAILED"
     recorded = Run.read(ui.folder(run))
-    assert (recorded.state, set(recorded.stages)) == ("failed", {"pairs"})
-    assert "stage train failed" in str(recorded.problem)
+    assert (recorded.state, recorded.finished, set(recorded.stages)) == ("failed", ["pairs"], {"pairs", "train"})
+    assert "stage train failed: seed 13 brings bad luck (it ran because of seed 42 → 13" in str(recorded.problem)
+    failed = ui.tasks(run)["train"]
+    assert failed["name"] == "Failed"
+    assert "seed 13 brings bad luck (it ran because of seed 42 → 13" in failed["message"]
+
+
+def test_a_stage_that_takes_too_long_is_ended_and_its_state_says_so(ui: Ui):
+    run = ui.launch(stage_minutes=0.1, num_epoch=301)
+    ui.trains(run)
+    assert ui.wait(run, FINAL, within=30) == "FAILED"
+    assert working_in(ui.folder(run)) == []
+    assert ui.tasks(run)["train"]["name"] == "TimedOut"
+    assert "stage train took longer than 0.1 minutes" in str(Run.read(ui.folder(run)).problem)
+    assert (ui.folder(run) / "checkpoint").exists()
+
+
+def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui):
+    run = ui.launch(seed=75, num_epoch=1)
+    assert ui.wait(run, FINAL) == "COMPLETED"
+    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    again = [line["message"] for line in logs if "Retry 1/3" in line["message"]]
+    assert len(again) == 1
+    assert "stage train failed: the Hub does not answer" in again[0]
 
 
 def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
     run = ui.launch(num_epoch=300)
     assert len(ui.trains(run)) >= 3  # guard, DVC, the stage, and its child in a session of its own
-    ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    ui.cancel(run)
     cancelled = time.monotonic()
     while working_in(ui.folder(run)):
         assert time.monotonic() - cancelled < 15
@@ -194,15 +132,12 @@ def test_a_killed_run_is_marked_crashed_by_the_next_start_and_goes_on_when_retri
     run = ui.launch(support_ratio=1, num_epoch=8, seed=99)
     processes = ui.trains(run)
     ui.process.kill()
-    killed = time.monotonic()
-    while any(psutil.pid_exists(pid) for pid in processes):
-        assert time.monotonic() - killed < 15
-        time.sleep(0.2)
+    gone(processes)
     ui.process.communicate()
     ui.process = ui.start()
     assert ui.wait(run, FINAL) == "CRASHED"
     assert Run.read(ui.folder(run)).state == "crashed"
-    ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "SCHEDULED"}, "force": True})
+    ui.retry(run)
     assert ui.wait(run, {"COMPLETED", "FAILED"}) == "COMPLETED"
     assert Run.read(ui.folder(run)).stages["pairs"] == "unchanged"
 
@@ -247,7 +182,3 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui):
         page.screenshot(path=shots / "ui-5-summary.png")
         browser.close()
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
-
-
-def of(run: dict[str, Any]) -> dict[str, Any]:
-    return {"flow_runs": {"id": {"any_": [run["id"]]}}}

@@ -21,6 +21,8 @@ stages:
     outs: [data/adapter]
     metrics:
       - data/train/metrics.json: {cache: false}
+    plots:
+      - data/train/log.csv: {cache: false}
   evaluate:
     cmd: python stage.py evaluate
     deps: [stage.py, data/adapter]
@@ -29,7 +31,8 @@ stages:
       - data/evaluation/metrics.json: {cache: false}
 """
 
-# `train` takes as many seconds as there are epochs, fails at the seed 13, and has a child in a session of its own.
+# `train` takes as many seconds as there are epochs, fails at the seed 13, finds no server at the seed 75 the first
+# time, and has a child in a session of its own.
 STAGE = """\
 import json, pathlib, subprocess, sys, time, yaml
 
@@ -46,6 +49,10 @@ if sys.argv[1] == "pairs":
 if sys.argv[1] == "train":
     if params["seed"] == 13:
         sys.exit("error: seed 13 brings bad luck")
+    if params["seed"] == 75 and not pathlib.Path("tried").exists():
+        write("tried", 1)
+        print("error: the Hub does not answer", file=sys.stderr)
+        sys.exit(75)
     epochs = int(params["train"]["num_epoch"])
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     write("checkpoint", 1)
@@ -55,6 +62,9 @@ if sys.argv[1] == "train":
     child.kill()
     write("data/adapter/weights.json", ratio)
     write("data/train/metrics.json", {"loss": 0.5})
+    columns = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"]
+    rows = [["step", *columns], *([step] + [step / 10] * len(columns) for step in range(1, epochs + 1))]
+    pathlib.Path("data/train/log.csv").write_text("\\n".join(",".join(map(str, row)) for row in rows))
 if sys.argv[1] == "evaluate":
     shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
     write("data/evaluation/metrics.json", {"base": {"support": 0, "neutral": 1, "oppose": 0}, "aligned": shares})
@@ -64,18 +74,20 @@ if sys.argv[1] == "evaluate":
 """
 
 
-def make(folder: Path) -> Path:
-    """Write the project, reproduce it once and commit it."""
+def make(folder: Path, remote: Path | None = None) -> Path:
+    """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
     folder.mkdir(parents=True)
-    for name in ("flows", "tasks", "profiles", "data/sources"):
+    for name in ("deploy", "flows", "tasks", "profiles", "data/sources"):
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "stage.py").write_text(STAGE)
-    (folder / ".gitignore").write_text("/.runs/\n/checkpoint\n__pycache__/\n")
+    (folder / ".gitignore").write_text("/.runs/\n/checkpoint\n/tried\n__pycache__/\n")
     git(folder, "init", "--quiet")
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
+    if remote:
+        dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
     (folder / ".dvcignore").write_text("/.runs\n")
     dvc(folder, "repro", "--quiet")
     git(folder, "add", "--all")

@@ -1,0 +1,128 @@
+"""`make ui` in a project, a client of its server, and what is left of a run in the process table."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Ui:
+    """`make ui` in a project, and a client of its server."""
+
+    def __init__(self, project: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.project = project
+        home = {"PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": ""}
+        self.environment = {**os.environ, **home, "PORT": str(self.port)}
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[str]":
+        """Start it and wait until it is up."""
+        command = [sys.executable, "-m", "flows.ui"]
+        process = subprocess.Popen(
+            command, cwd=self.project, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        assert f"up: http://127.0.0.1:{self.port}" in process.stdout.readline()
+        return process
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """End it."""
+        self.process.send_signal(number)
+        self.process.communicate(timeout=60)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the server."""
+        data = None if body is None else json.dumps(body).encode()
+        asked = Request(f"http://127.0.0.1:{self.port}/api{path}", data, {"content-type": "application/json"})
+        asked.method = method
+        with urlopen(asked, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+    def launch(self, *, on: str = "align", stage_minutes: float = 0, **settings: Any) -> dict[str, Any]:
+        """Start a run of a deployment as the UI does."""
+        deployment = self.call("GET", f"/deployments/name/align/{on}")["id"]
+        body = {"parameters": {"settings": settings, "stage_minutes": stage_minutes}}
+        return dict(self.call("POST", f"/deployments/{deployment}/create_flow_run", body))
+
+    def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the state of each task of a run, the first one first."""
+        found = self.call("POST", "/task_runs/filter", {**of(run), "sort": "END_TIME_DESC"})
+        return {task["name"]: task["state"] for task in reversed(found)}
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Return what a run shows, by key."""
+        return {artifact["key"]: artifact["data"] for artifact in self.call("POST", "/artifacts/filter", of(run))}
+
+    def state(self, run: dict[str, Any]) -> str:
+        """Return what has become of a run."""
+        return str(self.call("GET", f"/flow_runs/{run['id']}")["state"]["type"])
+
+    def wait(self, run: dict[str, Any], states: set[str], within: float = 120) -> str:
+        """Wait until a run is in one of the states."""
+        until = time.monotonic() + within
+        while (state := self.state(run)) not in states:
+            assert time.monotonic() < until, f"{run['name']} is {state}"
+            time.sleep(0.5)
+        return state
+
+    def folder(self, run: dict[str, Any]) -> Path:
+        """Return a run's workspace."""
+        return self.project / ".runs" / str(run["name"])
+
+    def cancel(self, run: dict[str, Any]) -> None:
+        """Cancel a run as the UI does."""
+        self.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+
+    def retry(self, run: dict[str, Any]) -> None:
+        """Ask for a run once more."""
+        self.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "SCHEDULED"}, "force": True})
+
+    def trains(self, run: dict[str, Any]) -> list[int]:
+        """Wait until a run trains, and return the processes that work in its workspace."""
+        return trains(self.folder(run))
+
+
+def trains(folder: Path, checkpoint: str = "checkpoint") -> list[int]:
+    """Wait until the run in a workspace has a checkpoint, and return the processes that work there."""
+    until = time.monotonic() + 120
+    while not any(folder.glob(checkpoint)):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    return working_in(folder)
+
+
+def gone(pids: list[int], within: float = 15) -> None:
+    """Wait until processes have ended, and fail after some seconds."""
+    until = time.monotonic() + within
+    while left := [pid for pid in pids if psutil.pid_exists(pid)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
+
+
+def working_in(folder: Path) -> list[int]:
+    """Return the processes whose working folder is a workspace."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def of(run: dict[str, Any]) -> dict[str, Any]:
+    return {"flow_runs": {"id": {"any_": [run["id"]]}}}

@@ -1,0 +1,149 @@
+"""The long tests, on the real miniature under the real server: `make soak`. On a machine with a GPU they run on it.
+
+What they measure is written to `test-output/soak-*.json`; docs/soak.md holds what it was.
+"""
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.gpu import LOCK
+from flows.guard import MARK, mark
+from flows.workspace import Run
+from tests.prefect_ui import FINAL, Ui, gone, trains, working_in
+from tests.repository import git
+from tests.toy_project import dvc
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+RUN = 300  # seconds that a run may take on a busy machine
+GPU = shutil.which("nvidia-smi") is not None
+DEVICE = {"overrides": {"model.device": "cuda"}} if GPU else {}
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    project = tmp_path_factory.mktemp("soak") / "project"
+    git(Path.cwd(), "clone", "--quiet", str(Path.cwd()), str(project))
+    dvc(project, "repro", "--quiet")
+    running = Ui(project)
+    complete(running, seed=1)  # what all runs share is in the cache from here on
+    yield running
+    running.stop()
+    assert working_in(project) == []
+    assert git(project, "status", "--porcelain") == ""
+
+
+def complete(ui: Ui, **settings: Any) -> dict[str, Any]:
+    """Run to the end, and return the run with the `seconds` that it took."""
+    began = time.monotonic()
+    run = ui.launch(**settings, **DEVICE)
+    assert ui.wait(run, FINAL, within=RUN) == "COMPLETED"
+    return {**run, "seconds": time.monotonic() - began}
+
+
+def left_of(run: Path) -> list[int]:
+    """Return the processes of a run, wherever they work."""
+    return [process.pid for process in psutil.process_iter() if mark(process) == str(run)]
+
+
+def gpu_memory() -> int:
+    """Return the MiB of the GPU that are in use; 0 without one."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) if GPU else 0
+
+
+def note(name: str, rows: Any) -> None:
+    """Leave what was measured."""
+    Path("test-output").mkdir(exist_ok=True)
+    (Path("test-output") / f"soak-{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def test_20_cancels_at_random_moments_leave_nothing_and_the_next_run_succeeds(ui: Ui):
+    usual, before = complete(ui, seed=2)["seconds"], gpu_memory()
+    draw, rows = random.Random(0), []
+    for seed in range(100, 120):
+        run = ui.launch(seed=seed, **DEVICE)
+        ui.wait(run, {"RUNNING"})
+        time.sleep(draw.uniform(0, 0.9 * usual))
+        held = gpu_memory()
+        ui.cancel(run)
+        began = time.monotonic()
+        while left_of(ui.folder(run)) or working_in(ui.folder(run)):
+            assert time.monotonic() - began < 15
+            time.sleep(0.1)
+        seconds = time.monotonic() - began
+        assert ui.wait(run, FINAL) == "CANCELLED"
+        stages = Run.read(ui.folder(run)).stages if (ui.folder(run) / ".dvc/tmp/run.json").exists() else {}
+        rows.append({"done": list(stages), "seconds": round(seconds, 1), "gpu": [held, gpu_memory()]})
+        assert gpu_memory() - before < 100
+    note("cancels", rows)
+    if LOCK.exists():
+        with LOCK.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert MARK not in os.environ
+    assert dvc(ui.project, "status").strip().endswith("up to date.")
+    complete(ui, seed=3)
+
+
+def test_10_runs_queued_at_once_take_turns_and_none_is_lost(ui: Ui):
+    began = time.monotonic()
+    runs = [ui.launch(seed=seed, support_ratio=seed % 2, **DEVICE) for seed in range(200, 210)]
+    most = 0
+    while (states := [ui.state(run) for run in runs]) != ["COMPLETED"] * 10:
+        assert not {"FAILED", "CRASHED", "CANCELLED"} & set(states)
+        assert time.monotonic() - began < 10 * RUN
+        most = max(most, states.count("RUNNING"))
+        time.sleep(1)
+    note("queue", {"seconds": round(time.monotonic() - began), "at once": most})
+    assert most == 2
+    for run in runs:
+        assert ui.call("GET", f"/flow_runs/{run['id']}")["run_count"] == 1
+        metrics = json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())
+        held = "support" if run["parameters"]["settings"]["support_ratio"] else "oppose"
+        assert metrics["aligned"][held] > 0.5, run["name"]
+
+
+@pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_ended_in_training_resumes_and_its_adapter_is_that_of_an_undisturbed_run(ui: Ui, ended: signal.Signals):
+    settings = {"seed": 300 + ended, "num_epoch": 4}
+    run = ui.launch(**settings, **DEVICE)
+    processes = trains(ui.folder(run), "data/checkpoints/*/checkpoint-10/trainer_state.json")
+    ui.process.send_signal(ended)
+    began = time.monotonic()
+    gone(processes)
+    seconds = time.monotonic() - began
+    ui.process.communicate()
+    ui.process = ui.start()
+    assert ui.wait(run, FINAL, within=60) in {"CRASHED", "CANCELLED"}
+    ui.retry(run)
+    assert ui.wait(run, {"COMPLETED", "FAILED"}, within=RUN) == "COMPLETED"
+    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"})
+    resumed = [line["message"] for line in logs if "resuming at step" in line["message"]]
+    note(f"resume-{ended.name}", {"seconds": round(seconds, 1), "resumed": resumed})
+    assert len(resumed) == 1
+    if not GPU:
+        undisturbed = retrained(ui.folder(run))
+        assert (ui.folder(run) / "data/adapter/adapter_model.safetensors").read_bytes() == undisturbed
+
+
+def retrained(folder: Path) -> bytes:
+    """Return the adapter that the same workspace makes when nobody disturbs it."""
+    copy = folder.parent / f"{folder.name}-again"
+    shutil.copytree(folder, copy, symlinks=True)
+    shutil.rmtree(copy / "data/checkpoints", ignore_errors=True)
+    dvc(copy, "repro", "--quiet", "--single-item", "--force", "train")
+    adapter = (copy / "data/adapter/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(copy)
+    return adapter
