@@ -120,7 +120,9 @@ def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
             done, steps = int(found[2]), int(found[3])
             said = f"{found[1]}, {found[4]} s left"
             if not bar:
-                made = create_progress_artifact(progress=0.0, key=f"{stage}-progress", description=said)
+                made = create_progress_artifact(
+                    progress=0.0, key=f"{stage}-progress".replace("_", "-"), description=said
+                )
                 bar.append(cast(UUID, made))
             update_progress_artifact(bar[0], progress=100 * done / steps, description=said)
 

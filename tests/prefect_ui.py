@@ -7,11 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import psutil
+
+from flows.guard import guarded, release
+from flows.ui import prefect_settings
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -43,6 +48,17 @@ class Ui:
         self.process.send_signal(number)
         self.process.communicate(timeout=60)
 
+    @contextmanager
+    def another(self) -> Iterator[None]:
+        """Serve the same deployments from a second process."""
+        settings = {**self.environment, **prefect_settings(f"http://127.0.0.1:{self.port}")}
+        with (self.project.parent / "another.log").open("w") as log:
+            process = guarded(
+                [sys.executable, "-m", "flows.serve"], cwd=self.project, env=settings, stdout=log, stderr=log
+            )
+        yield
+        release(process)
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the server."""
         data = None if body is None else json.dumps(body).encode()
@@ -65,6 +81,20 @@ class Ui:
     def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
         """Return what a run shows, by key."""
         return {artifact["key"]: artifact["data"] for artifact in self.call("POST", "/artifacts/filter", of(run))}
+
+    def together(self, runs: list[dict[str, Any]], within: float) -> int:
+        """Wait until all runs are completed, and return how many ran at once at most."""
+        until, most = time.monotonic() + within, 0
+        while (states := [self.state(run) for run in runs]) != ["COMPLETED"] * len(runs):
+            assert not {"FAILED", "CRASHED", "CANCELLED"} & set(states)
+            assert time.monotonic() < until, states
+            most = max(most, states.count("RUNNING"))
+            time.sleep(0.2)
+        return most
+
+    def tries(self, run: dict[str, Any]) -> int:
+        """Return how often a run was begun."""
+        return int(self.call("GET", f"/flow_runs/{run['id']}")["run_count"])
 
     def state(self, run: dict[str, Any]) -> str:
         """Return what has become of a run."""

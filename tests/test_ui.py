@@ -40,7 +40,7 @@ def test_the_tasks_are_the_stages_and_say_why_they_ran(ui: Ui):
     run = ui.launch(support_ratio=0.75, num_epoch=1)
     assert ui.wait(run, FINAL) == "COMPLETED"
     states = ui.tasks(run)
-    assert list(states) == ["preflight", "pairs", "train", "evaluate"]
+    assert list(states) == ["preflight", "pairs", "train", "answers_aligned", "evaluate"]
     assert states["pairs"]["name"] == "Ran"
     assert "pairs.support_ratio" in states["pairs"]["message"]
     assert "→ 0.75" in states["pairs"]["message"]
@@ -51,7 +51,11 @@ def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
     assert ui.wait(run, FINAL) == "COMPLETED"
     artifacts = ui.artifacts(run)
     curves = {"loss", "reward-margin", "reward-accuracy", "log-probability-of-the-answers"}
-    assert artifacts.keys() == {"preflight", "stages", "summary", "answers", "report", "train-progress"} | curves
+    assert (
+        artifacts.keys()
+        == {"preflight", "stages", "summary", "answers", "report", "train-progress", "answers-aligned-progress"}
+        | curves
+    )
     assert artifacts["loss"].startswith("data:image/svg+xml;base64,")
     assert "| pairs.support_ratio | 0.5 |" in artifacts["summary"]
     assert "| adherence | passed | all | most |" in artifacts["summary"]
@@ -107,6 +111,13 @@ def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
     assert ui.wait(run, FINAL) == "CANCELLED"
     assert Run.read(ui.folder(run)).state == "cancelled"
     assert (ui.folder(run) / "checkpoint").exists()
+
+
+def test_two_serving_processes_take_each_run_once(ui: Ui):
+    with ui.another():
+        runs = [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 26)]
+        assert ui.together(runs, within=180) == 4
+    assert [ui.tries(run) for run in runs] == [1] * 6
 
 
 def test_a_second_ui_says_that_it_is_up(ui: Ui):

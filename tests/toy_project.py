@@ -23,9 +23,13 @@ stages:
       - data/train/metrics.json: {cache: false}
     plots:
       - data/train/log.csv: {cache: false}
+  answers_aligned:
+    cmd: python stage.py answers_aligned
+    deps: [stage.py, data/adapter]
+    outs: [data/answers]
   evaluate:
     cmd: python stage.py evaluate
-    deps: [stage.py, data/adapter]
+    deps: [stage.py, data/answers]
     outs: [data/report, data/evaluation/responses.json, data/evaluation/gates.json]
     metrics:
       - data/evaluation/metrics.json: {cache: false}
@@ -65,6 +69,9 @@ if sys.argv[1] == "train":
     columns = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"]
     rows = [["step", *columns], *([step] + [step / 10] * len(columns) for step in range(1, epochs + 1))]
     pathlib.Path("data/train/log.csv").write_text("\\n".join(",".join(map(str, row)) for row in rows))
+if sys.argv[1] == "answers_aligned":
+    print("sequence 1/2  0 s left")
+    write("data/answers/aligned.jsonl", ratio)
 if sys.argv[1] == "evaluate":
     shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
     write("data/evaluation/metrics.json", {"base": {"support": 0, "neutral": 1, "oppose": 0}, "aligned": shares})
