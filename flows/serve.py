@@ -10,6 +10,7 @@ from uuid import UUID
 from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
+from prefect.settings import get_current_settings
 from prefect.states import Crashed, State
 
 from flows import workspace
@@ -41,7 +42,7 @@ def main() -> None:
     for name in mark_crashed():
         print(f"{name} had crashed")
     deployment = align.to_deployment("align", description="Align a model with a stance, in a workspace of its own.")
-    serve(cast(RunnerDeployment, deployment))
+    serve(cast(RunnerDeployment, deployment), limit=get_current_settings().runner.process_limit)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     git(project, "commit", "--quiet", "--allow-empty", "--all", "--message", "what this machine makes of it")
     running = Ui(project)
     try:
-        complete(running, seed=1)  # what all runs share is in the cache from here on
+        complete(running, beta=0.11)  # what all runs share is in the cache from here on
         yield running
     finally:
         running.stop()
@@ -78,10 +78,10 @@ def note(name: str, rows: Any) -> None:
 
 
 def test_cancels_at_random_moments_leave_nothing_and_the_next_run_succeeds(ui: Ui):
-    usual, before = complete(ui, seed=2)["seconds"], gpu_memory()
+    usual, before = complete(ui, beta=0.12)["seconds"], gpu_memory()
     draw, rows = random.Random(0), []
-    for seed in range(100, 100 + CANCELS):
-        run = ui.launch(seed=seed)
+    for number in range(CANCELS):
+        run = ui.launch(beta=0.2 + number / 1000)
         ui.wait(run, {"RUNNING"})
         time.sleep(draw.uniform(0, 0.9 * usual))
         held = gpu_memory()
@@ -101,12 +101,12 @@ def test_cancels_at_random_moments_leave_nothing_and_the_next_run_succeeds(ui: U
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert MARK not in os.environ
     assert dvc(ui.project, "status").strip().endswith("up to date.")
-    complete(ui, seed=3)
+    complete(ui, beta=0.13)
 
 
 def test_runs_queued_at_once_take_turns_and_none_is_lost(ui: Ui):
     began = time.monotonic()
-    runs = [ui.launch(seed=seed, support_ratio=seed % 2) for seed in range(200, 200 + QUEUED)]
+    runs = [ui.launch(beta=0.14 + number / 1000, support_ratio=number % 2) for number in range(QUEUED)]
     most = ui.together(runs, within=QUEUED * RUN)
     note("queue", {"seconds": round(time.monotonic() - began), "at once": most})
     assert most == 2
@@ -120,7 +120,7 @@ def test_runs_queued_at_once_take_turns_and_none_is_lost(ui: Ui):
 def test_runs_of_two_serving_processes_share_one_gpu(ui: Ui):
     began = time.monotonic()
     with ui.another():
-        runs = [ui.launch(seed=seed) for seed in range(400, 404)]
+        runs = [ui.launch(beta=0.16 + number / 1000) for number in range(4)]
         most = ui.together(runs, within=4 * RUN)
     asked = {"logs": {"flow_run_id": {"any_": [run["id"] for run in runs]}}}
     said = [line["message"] for line in ui.call("POST", "/logs/filter", asked)]
@@ -133,7 +133,7 @@ def test_runs_of_two_serving_processes_share_one_gpu(ui: Ui):
 
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_ended_in_training_resumes_and_its_adapter_is_that_of_an_undisturbed_run(ui: Ui, ended: signal.Signals):
-    settings = {"seed": 300 + ended, "num_epoch": 4}
+    settings = {"beta": 0.17 + ended / 1000, "num_epoch": 4}
     run = ui.launch(**settings)
     processes = trains(ui.folder(run), "data/checkpoints/*/checkpoint-10/trainer_state.json")
     ui.process.send_signal(ended)

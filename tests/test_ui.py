@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
 import pytest
@@ -15,6 +16,11 @@ from flows.workspace import Run
 from tests.prefect_ui import FINAL, Ui, gone, of, working_in
 from tests.repository import git
 from tests.toy_project import make
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+SHOTS = Path("test-output")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -153,43 +159,73 @@ def test_a_killed_run_is_marked_crashed_by_the_next_start_and_goes_on_when_retri
     assert Run.read(ui.folder(run)).stages["pairs"] == "unchanged"
 
 
-@pytest.mark.browser
-def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui):
-    """Screenshots of every step are left in `test-output/`."""
-    from playwright.sync_api import Page, expect, sync_playwright
+@pytest.fixture
+def page(ui: Ui) -> Iterator["Page"]:
+    """A page of the server; screenshots are left in `test-output/`."""
+    from playwright.sync_api import sync_playwright
 
-    shots = Path("test-output")
-    shots.mkdir(exist_ok=True)
+    SHOTS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page: Page = browser.new_page(viewport={"width": 1300, "height": 1500})
-        page.set_default_timeout(60_000)
-        page.goto(f"http://127.0.0.1:{ui.port}/deployments")
-        page.get_by_role("link", name="align").first.click()
-        page.wait_for_url("**/deployments/deployment/*")
-        page.get_by_role("button", name="Run", exact=True).click()
-        page.screenshot(path=shots / "ui-1-deployment.png")
-        page.get_by_role("link", name="Custom run").click()
-        name = page.locator("xpath=//label[contains(.,'Run Name')]/following::input[1]").first.input_value()
-        field = page.locator("xpath=//label[contains(.,'Support Ratio')]/following::input[1]").first
-        field.fill("2")
-        page.get_by_role("button", name="Submit").click()
-        expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible()
-        page.screenshot(path=shots / "ui-2-refused.png")
-        field.fill("0")
-        page.get_by_role("button", name="Submit").click()
-        page.wait_for_url("**/deployments/deployment/*?*")
-        [run] = ui.call("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
-        page.goto(f"http://127.0.0.1:{ui.port}/runs/flow-run/{run['id']}")
-        assert ui.wait(run, FINAL) == "COMPLETED"
-        expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=60_000)
-        page.screenshot(path=shots / "ui-3-run.png")
-        page.get_by_text("Artifacts").last.click()
-        expect(page.get_by_text("summary").first).to_be_visible()
-        page.screenshot(path=shots / "ui-4-artifacts.png")
-        [summary] = [a for a in ui.call("POST", "/artifacts/filter", of(run)) if a["key"] == "summary"]
-        page.goto(f"http://127.0.0.1:{ui.port}/artifacts/artifact/{summary['id']}")
-        expect(page.get_by_text("pairs.support_ratio").first).to_be_visible()
-        page.screenshot(path=shots / "ui-5-summary.png")
+        opened = browser.new_page(viewport={"width": 1300, "height": 1500}, base_url=f"http://127.0.0.1:{ui.port}")
+        opened.set_default_timeout(60_000)
+        yield opened
         browser.close()
+
+
+@pytest.mark.browser
+def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page"):
+    from playwright.sync_api import expect
+
+    page.goto("/deployments")
+    page.get_by_role("link", name="align").first.click()
+    page.wait_for_url("**/deployments/deployment/*")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.screenshot(path=SHOTS / "ui-1-deployment.png")
+    page.get_by_role("link", name="Custom run").click()
+    name = page.locator("xpath=//label[contains(.,'Run Name')]/following::input[1]").first.input_value()
+    field = page.locator("xpath=//label[contains(.,'Support Ratio')]/following::input[1]").first
+    field.fill("2")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-2-refused.png")
+    field.fill("0")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/deployments/deployment/*?*")
+    [run] = ui.call("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+    page.goto(f"/runs/flow-run/{run['id']}")
+    assert ui.wait(run, FINAL) == "COMPLETED"
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-3-run.png")
+    page.get_by_text("Artifacts").last.click()
+    expect(page.get_by_text("summary").first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-4-artifacts.png")
+    artifacts = {known["key"]: known["id"] for known in ui.call("POST", "/artifacts/filter", of(run))}
+    page.goto(f"/artifacts/artifact/{artifacts['summary']}")
+    expect(page.get_by_text("pairs.support_ratio").first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-5-summary.png")
+    page.goto(f"/artifacts/artifact/{artifacts['loss']}")
+    page.wait_for_function("[...document.images].some(image => image.src.startsWith('data:') && image.naturalWidth)")
+    page.screenshot(path=SHOTS / "ui-6-curve.png")
+    page.goto(f"/artifacts/artifact/{artifacts['preflight']}")
+    expect(page.get_by_text("parameters fit the data").first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-7-preflight.png")
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
+
+
+@pytest.mark.browser
+def test_a_run_is_cancelled_by_its_button_and_goes_on_by_another(ui: Ui, page: "Page"):
+    from playwright.sync_api import expect
+
+    run = ui.launch(num_epoch=15, seed=4)
+    processes = ui.trains(run)
+    page.goto(f"/runs/flow-run/{run['id']}")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Confirm").click()
+    gone(processes)
+    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    page.screenshot(path=SHOTS / "ui-8-cancelled.png")
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry").last.click()
+    assert ui.wait(run, {"COMPLETED", "FAILED"}) == "COMPLETED"
+    assert Run.read(ui.folder(run)).stages["pairs"] == "unchanged"
