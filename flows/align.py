@@ -201,7 +201,7 @@ def show(run: Run, folder: Path) -> None:
 
 def data_uri(svg: str) -> str:
     """Return a figure as an address that holds it, on white: its lines are drawn for a light page."""
-    figure = svg.replace("<svg", '<svg style="background: white"', 1)
+    figure = str(svg).replace("<svg", '<svg style="background: white"', 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(figure.encode()).decode()}"
 
 

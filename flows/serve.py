@@ -42,7 +42,8 @@ def main() -> None:
     for name in mark_crashed():
         print(f"{name} had crashed")
     deployment = align.to_deployment("align", description="Align a model with a stance, in a workspace of its own.")
-    serve(cast(RunnerDeployment, deployment), limit=get_current_settings().runner.process_limit)
+    limit = get_current_settings().runner.process_limit
+    serve(cast(RunnerDeployment, deployment), limit=limit, pause_on_shutdown=False)  # another process may serve on
 
 
 if __name__ == "__main__":

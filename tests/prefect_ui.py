@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -64,8 +65,14 @@ class Ui:
         data = None if body is None else json.dumps(body).encode()
         asked = Request(f"http://127.0.0.1:{self.port}/api{path}", data, {"content-type": "application/json"})
         asked.method = method
-        with urlopen(asked, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        while True:
+            try:
+                with urlopen(asked, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except HTTPError as error:
+                if error.code != 503:  # the database is busy; Prefect's own client waits as well
+                    raise
+                time.sleep(1)
 
     def launch(self, *, on: str = "align", stage_minutes: float = 0, **settings: Any) -> dict[str, Any]:
         """Start a run of a deployment as the UI does."""

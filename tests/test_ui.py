@@ -187,7 +187,7 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     field = page.locator("xpath=//label[contains(.,'Support Ratio')]/following::input[1]").first
     field.fill("2")
     page.get_by_role("button", name="Submit").click()
-    expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible()
+    expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-2-refused.png")
     field.fill("0")
     page.get_by_role("button", name="Submit").click()
@@ -195,20 +195,20 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     [run] = ui.call("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
     page.goto(f"/runs/flow-run/{run['id']}")
     assert ui.wait(run, FINAL) == "COMPLETED"
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-3-run.png")
     page.get_by_text("Artifacts").last.click()
-    expect(page.get_by_text("summary").first).to_be_visible()
+    expect(page.get_by_text("summary").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-4-artifacts.png")
     artifacts = {known["key"]: known["id"] for known in ui.call("POST", "/artifacts/filter", of(run))}
     page.goto(f"/artifacts/artifact/{artifacts['summary']}")
-    expect(page.get_by_text("pairs.support_ratio").first).to_be_visible()
+    expect(page.get_by_text("pairs.support_ratio").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-5-summary.png")
     page.goto(f"/artifacts/artifact/{artifacts['loss']}")
     page.wait_for_function("[...document.images].some(image => image.src.startsWith('data:') && image.naturalWidth)")
     page.screenshot(path=SHOTS / "ui-6-curve.png")
     page.goto(f"/artifacts/artifact/{artifacts['preflight']}")
-    expect(page.get_by_text("parameters fit the data").first).to_be_visible()
+    expect(page.get_by_text("parameters fit the data").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-7-preflight.png")
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
 
@@ -223,7 +223,7 @@ def test_a_run_is_cancelled_by_its_button_and_goes_on_by_another(ui: Ui, page: "
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Confirm").click()
     gone(processes)
-    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-8-cancelled.png")
     page.get_by_role("button", name="Retry").click()
     page.get_by_role("button", name="Retry").last.click()
