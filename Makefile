@@ -37,7 +37,7 @@ ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui,
 worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
 	@.venv/bin/python -m flows.worker
 
-test: tools ## every test; those that need a GPU skip themselves where there is none
+test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest
 
 test-fast: tools ## the tests that need no browser, no GPU and little time

@@ -99,7 +99,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[None]:
         try:
             outcome = stages.reproduce(stage, folder, progress(stage, log), hold, minutes)
         except (OSError, RuntimeError) as error:
-            raise type(error)(f"{error} (it ran because of {why})") from None
+            raise type(error)(f"{error} (it ran because of {why or 'what is missing'})") from None
     said = outcome if outcome == "unchanged" else f"{outcome}: {why}"
     return Completed(name=outcome.capitalize(), message=said)
 
@@ -146,15 +146,12 @@ def align(
     tried = workspace.of_flow_run(name, str(flow_run.id))
     if tried:
         workspace.tidy(tried)
-    folder = tried or workspace.create(name, settings, edits=uncommitted)
-    mine = {**workspace.worker(), "flow_run_id": str(flow_run.id)}
-    run = Run.read(folder).now(folder, state="running", problem=None, **mine)
+    folder = tried or workspace.create(name, settings, edits=uncommitted, flow_run_id=str(flow_run.id))
+    run = Run.read(folder).now(folder, state="running", problem=None, **workspace.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
     try:
         work(folder, outcomes, stage_minutes)
-        if stages.remote(folder):
-            push(folder)
         run = run.now(folder, state="completed", stages=outcomes)
     except BaseException as error:
         state: workspace.State = "failed" if isinstance(error, Exception) else "cancelled"
@@ -164,6 +161,8 @@ def align(
         if outcomes:
             workspace.save(run, folder)
     show(run, folder)
+    if stages.remote(folder):
+        push(folder)
     return outcomes
 
 
@@ -209,7 +208,7 @@ def summary(run: Run, folder: Path) -> str:
     """Return a run's parameters, figures before and after, and gates, in Markdown."""
     metrics = read_json(folder / "data/evaluation/metrics.json")
     gates = read_json(folder / "data/evaluation/gates.json")
-    given = {"profile": run.profile or "params.yaml", **run.overrides}
+    given = {"commit": run.snapshot[:12], "profile": run.profile or "params.yaml", **run.overrides}
     lines = [f"# {run.name}", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in given.items()]
     lines += ["", "| stance | before | after |", "|---|---|---|"]

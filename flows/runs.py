@@ -87,7 +87,7 @@ def remove(names: Iterable[str]) -> None:
     """
     for name in names:
         known = find(name)
-        if known.state == "running" and known.alive():
+        if known.open and known.alive():
             raise InputError(f"{name} is running; cancel it first")
         workspace.remove(name)
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from prefect import serve
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, State
 
@@ -19,19 +20,25 @@ from flows.align import align
 
 def mark_crashed() -> list[str]:
     """Mark the runs that nobody works on any more as crashed, and return their names."""
-    dead = [(folder, run) for folder, run in workspace.every() if run.state == "running" and not run.alive()]
+    dead = [(folder, run) for folder, run in workspace.every() if run.open and not run.alive()]
     for folder, run in dead:
         workspace.tidy(folder)
-        run.now(folder, state="crashed", problem="its process has died")
         if run.flow_run_id:
             show_crashed(UUID(run.flow_run_id))
+        if run.state == "starting":  # its workspace is not whole
+            workspace.remove(run.name)
+        else:
+            run.now(folder, state="crashed", problem="its process has died")
     return [run.name for _, run in dead]
 
 
 def show_crashed(flow_run: UUID) -> None:
     """Say in the UI that a run is over."""
     with get_client(sync_client=True) as client:
-        known = client.read_flow_run(flow_run).state
+        try:
+            known = client.read_flow_run(flow_run).state
+        except ObjectNotFound:  # another server's
+            return
         if known is None or not known.is_final():
             state: State[None] = Crashed(message="Its process has died; retry it, and it goes on where it was.")
             client.set_flow_run_state(flow_run, state, force=True)

@@ -19,6 +19,8 @@ from networkx import lexicographical_topological_sort
 from flows.guard import GRACE, MARK, guarded, release
 from tasks.params import read_yaml
 
+TIMED_OUT = 124
+"""How coreutils' `timeout` ends when it has ended the command."""
 Outcome = Literal["ran", "restored", "unchanged"]
 
 OUTCOMES: tuple[tuple[str, Outcome], ...] = (
@@ -33,10 +35,6 @@ def names(folder: Path) -> list[str]:
     with Repo(str(folder)) as repo:
         graph = repo.index.graph.reverse(copy=True)
         return [stage.name for stage in lexicographical_topological_sort(graph, key=lambda stage: stage.name)]
-
-
-TIMED_OUT = 124
-"""How coreutils' `timeout` ends when it has ended the command."""
 
 
 def reproduce(
@@ -60,9 +58,11 @@ def reproduce(
     command = ["repro", "--single-item", *pull, stage]
     code, printed = dvc(command, folder, log, hold, minutes)
     if code == TIMED_OUT:
-        raise TimeoutError(f"stage {stage} took longer than {minutes:g} minutes; retry, and it goes on, or allow more")
+        raise TimeoutError(
+            f"stage {stage} took longer than {minutes:g} minutes; retry, and it goes on from its checkpoint"
+        )
     if code:
-        raise failure(stage, code, printed)
+        raise failure(stage, code, printed, pulling=bool(pull))
     return outcome(printed)
 
 
@@ -87,10 +87,14 @@ def dvc(
     return process.returncode, "".join(lines)
 
 
-def failure(stage: str, code: int, log: str) -> Exception:
-    """Return why a stage failed, in its own words if it found any."""
+def failure(stage: str, code: int, log: str, *, pulling: bool) -> Exception:
+    """Return why a stage failed, in its own words if it found any.
+
+    With a remote, what fails before the stage has begun is the remote: DVC asks it first.
+    """
+    away = re.search(rf"exited with {os.EX_TEMPFAIL}$", log, re.MULTILINE)
     said = re.findall(r"^error: (.+)$", log, re.MULTILINE) or [f"`dvc repro {stage}` exited with {code}, see its log"]
-    kind = ConnectionError if re.search(rf"exited with {os.EX_TEMPFAIL}$", log, re.MULTILINE) else RuntimeError
+    kind = ConnectionError if away or (pulling and "Running stage" not in log) else RuntimeError
     return kind(f"stage {stage} failed: {said[-1]}")
 
 
@@ -112,7 +116,9 @@ def push(folder: Path, log: Callable[[str], None]) -> None:
         raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {said[-1]}; see `dvc remote list`")
     with Repo(str(folder)) as repo:  # DVC 3.67 leaves out what git keeps, and then restores no stage with metrics
         kept = [out.hash_info for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-        repo.cloud.push([known for known in kept if known and repo.cache.local.exists(known.value)])
+        done = repo.cloud.push([known for known in kept if known and repo.cache.local.exists(known.value)])
+    if done.failed:
+        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed for {len(done.failed)} metrics")
 
 
 def environment() -> dict[str, str]:

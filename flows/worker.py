@@ -10,7 +10,7 @@ import sys
 from flows.guard import guarded, release
 from flows.serve import mark_crashed
 from flows.stages import environment
-from flows.ui import QUICK, leave
+from flows.ui import QUICK, RUNS_AT_ONCE, answers, leave
 from tasks.errors import InputError, run
 
 
@@ -18,17 +18,21 @@ def worker(pool: str) -> int:
     """Sweep up, then take runs from a pool until the end; returns how the worker ended.
 
     Raises:
-        InputError: No server is named.
+        InputError: No server is named, or it does not answer.
     """
-    if not os.environ.get("PREFECT_API_URL"):
+    server = os.environ.get("PREFECT_API_URL")
+    if not server:
         raise InputError(
             "PREFECT_API_URL is not set; name the server, as in "
             "`PREFECT_API_URL=http://127.0.0.1:4200/api make worker` (docs/deploy.md)"
         )
+    if not answers(f"{server}/health"):
+        raise InputError(f"no Prefect server answers at {server}; start it, or open the tunnel to it (docs/deploy.md)")
     for name in mark_crashed():
         print(f"{name} had crashed")
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
-    process = guarded(command, env={**environment(), **QUICK})
+    limit = os.environ.get("PREFECT_RUNNER_PROCESS_LIMIT", RUNS_AT_ONCE)
+    command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit]
+    process = guarded([sys.executable, "-m", *command], env={**environment(), **QUICK})
     try:
         return process.wait()
     finally:

@@ -37,7 +37,7 @@ NOBODY = {
 """Who a run's commits are by; they are no one's work, and git wants a name."""
 
 FAILED = "failed"
-State = Literal["running", "completed", "failed", "cancelled", "crashed"]
+State = Literal["starting", "running", "completed", "failed", "cancelled", "crashed"]
 
 
 class Run(BaseModel):
@@ -73,6 +73,11 @@ class Run(BaseModel):
         """Return what the workspace in `folder` is."""
         return cls.model_validate(read_json(folder / RECORD))
 
+    @property
+    def open(self) -> bool:
+        """Has the run not ended, as far as was recorded?"""
+        return self.state in ("starting", "running")
+
     def alive(self) -> bool:
         """Is the process that was recorded still there, and no later one of the same number?"""
         try:
@@ -83,6 +88,7 @@ class Run(BaseModel):
     def write(self, folder: Path) -> None:
         """Replace the record in `folder` as a whole, so that nobody reads half of it."""
         part = (folder / RECORD).with_suffix(".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
         write_json(part, self.model_dump(mode="json"))
         part.replace(folder / RECORD)
 
@@ -93,13 +99,14 @@ class Run(BaseModel):
         return changed
 
 
-def create(name: str, settings: Settings, *, edits: bool) -> Path:
+def create(name: str, settings: Settings, *, edits: bool, flow_run_id: str | None = None) -> Path:
     """Make the workspace of a run and return its folder; it has the outputs that its commit already has.
 
     Args:
         name: Of the run, not taken yet.
         settings: What becomes of `params.yaml`.
         edits: Whether the working tree's uncommitted changes belong to the run.
+        flow_run_id: Prefect's.
 
     Raises:
         InputError: The name is taken or no file name, a setting is wrong, or the project has no commit.
@@ -107,6 +114,8 @@ def create(name: str, settings: Settings, *, edits: bool) -> Path:
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
     folder = RUNS.resolve() / name
+    if folder.exists() and not (folder / RECORD).exists():  # what made it was killed at once
+        remove(name)
     if folder.exists():
         raise InputError(
             f"there is a run {name} already; choose another name, or `python -m flows.runs remove {name}` first"
@@ -116,18 +125,20 @@ def create(name: str, settings: Settings, *, edits: bool) -> Path:
     git(Path(), "update-ref", f"refs/runs/{name}", commit)  # git's collection of garbage spares it
     folder.parent.mkdir(exist_ok=True)
     try:
-        clone(folder, name, head, commit)
+        git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
+        run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
+        run = run.now(folder, **this_process(), flow_run_id=flow_run_id)
+        check_out(folder, name, head, commit)
         share_cache(folder)
         set_params(folder / "params.yaml", settings)
-        run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC))
-        run.now(folder, **worker(), profile=settings.profile, overrides=settings.changes())
+        run.now(folder, state="running", profile=settings.profile, overrides=settings.changes())
     except BaseException:
         remove(name)
         raise
     return folder
 
 
-def worker() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """Return what is recorded of the process that works on a run: this one."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
@@ -153,9 +164,8 @@ def snapshot(head: str) -> str:
     return git(Path(), "commit-tree", tree, "-p", head, "-m", "uncommitted edits")
 
 
-def clone(folder: Path, name: str, head: str, commit: str) -> None:
-    """Clone the project at `head`, with what `commit` has beyond it as edits."""
-    git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
+def check_out(folder: Path, name: str, head: str, commit: str) -> None:
+    """Fill a clone of the project with `head`, and with what `commit` has beyond it as edits."""
     git(folder, "fetch", "--quiet", "origin", f"+refs/runs/{name}:refs/runs/{name}")
     git(folder, "checkout", "--quiet", "--detach", head)
     git(folder, "read-tree", "-u", "-m", head, commit)
@@ -216,7 +226,7 @@ def of_flow_run(name: str, flow_run_id: str) -> Path | None:
 
 def tidy(folder: Path) -> None:
     """End and remove what an earlier try may have left: processes, and DVC's locks, which name processes by number."""
-    end_marked(str(folder))
+    end_marked(str(folder.resolve()))
     for lock in ("lock", "rwlock"):
         (folder / ".dvc/tmp" / lock).unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from tasks.questions import LABELLED, TEST, read_prompts, read_questions
 
 logger = logging.getLogger(__name__)
 
-AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect|timed out|early EOF|hung up|returned error: (5..|429)")
+AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early EOF|hung up|returned error: (5..|429)")
 """What git says of a server that may answer later."""
 
 

@@ -224,7 +224,7 @@ def check_token() -> Row:
     who = whoami(token)
     if not who:
         raise InputError(f"{constants.ENDPOINT} does not accept your token; {next_step}")
-    access = who["auth"].get("accessToken")
+    access = who.get("auth", {}).get("accessToken")
     if not access:  # a login in the browser
         return Row("token", "warning", f"{who['name']}'s login does not say what it may do", "one that may write")
     if not may_write(access):

@@ -41,7 +41,10 @@ class Ui:
             command, cwd=self.project, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert process.stdout is not None
-        assert f"up: http://127.0.0.1:{self.port}" in process.stdout.readline()
+        said = process.stdout.readline()
+        if f"up: http://127.0.0.1:{self.port}" not in said:
+            process.kill()
+            raise AssertionError(said)
         return process
 
     def stop(self, number: int = signal.SIGINT) -> None:
@@ -57,8 +60,10 @@ class Ui:
             process = guarded(
                 [sys.executable, "-m", "flows.serve"], cwd=self.project, env=settings, stdout=log, stderr=log
             )
-        yield
-        release(process)
+        try:
+            yield
+        finally:
+            release(process)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask the server."""
@@ -147,6 +152,18 @@ def gone(pids: list[int], within: float = 15) -> None:
     while left := [pid for pid in pids if psutil.pid_exists(pid)]:
         assert time.monotonic() < until, left
         time.sleep(0.2)
+
+
+def processes_of(run: dict[str, Any]) -> list[int]:
+    """Return all processes of a run: that of its flow, and what has come from it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"]:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
 
 
 def working_in(folder: Path) -> list[int]:

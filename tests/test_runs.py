@@ -160,12 +160,20 @@ def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
     assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
 
 
+def test_a_workspace_whose_making_was_cut_off_is_made_anew(project: Path):
+    (project / ".runs/cut/.git").mkdir(parents=True)
+    folder = workspace.create("cut", Settings(), edits=False, flow_run_id="1")
+    assert (Run.read(folder).state, Run.read(folder).flow_run_id) == ("running", "1")
+    assert (folder / "params.yaml").exists()
+
+
 def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
     folder = workspace.create("again", Settings(), edits=False)
     (folder / ".dvc/tmp/rwlock").write_text("{")  # of a DVC that was killed while it wrote
     marked = {**os.environ, MARK: str(folder)}
     with subprocess.Popen(["sleep", "600"], env=marked) as left, subprocess.Popen(["sleep", "600"]) as other:
-        workspace.tidy(folder)
+        [(known, _)] = workspace.every()
+        workspace.tidy(known)
         alive = [psutil.pid_exists(process.pid) for process in (left, other)]
         other.kill()
     assert alive == [False, True]

@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 import pytest
 
 from flows.workspace import Run
-from tests.prefect_ui import FINAL, Ui, gone, of, working_in
+from tests.prefect_ui import FINAL, Ui, gone, of, processes_of, working_in
 from tests.repository import git
 from tests.toy_project import make
 
@@ -64,6 +64,7 @@ def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
     )
     assert artifacts["loss"].startswith("data:image/svg+xml;base64,")
     assert "| pairs.support_ratio | 0.5 |" in artifacts["summary"]
+    assert f"| commit | {git(ui.project, 'rev-parse', 'HEAD')[:12]} |" in artifacts["summary"]
     assert "| adherence | passed | all | most |" in artifacts["summary"]
     assert artifacts["train-progress"] == 100
 
@@ -108,10 +109,11 @@ def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui):
 
 def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
     run = ui.launch(num_epoch=300)
-    assert len(ui.trains(run)) >= 3  # guard, DVC, the stage, and its child in a session of its own
+    ui.trains(run)
+    assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
     ui.cancel(run)
     cancelled = time.monotonic()
-    while working_in(ui.folder(run)):
+    while processes_of(run):
         assert time.monotonic() - cancelled < 15
         time.sleep(0.2)
     assert ui.wait(run, FINAL) == "CANCELLED"

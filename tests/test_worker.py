@@ -122,6 +122,14 @@ def test_the_nightly_runs_are_scheduled_once_the_schedule_is_switched_on(ui: Ui,
     assert hours == {"03:00"}
 
 
+def test_a_worker_whose_server_is_away_says_so(machine: Machine):
+    nobody = {**machine.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "flows.worker"]
+    done = subprocess.run(command, cwd=machine.folder, env=nobody, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no Prefect server answers at http://127.0.0.1:9/api; start it")
+
+
 def test_a_worker_without_a_server_says_what_to_set(machine: Machine):
     lonely = {key: value for key, value in machine.environment.items() if key != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "flows.worker"]
