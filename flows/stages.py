@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
 
@@ -54,6 +55,7 @@ def reproduce(
         TimeoutError: The stage took too long.
         RuntimeError: The stage failed for another reason.
     """
+    recall(stage, folder)
     pull = ["--pull"] if remote(folder) else []
     command = ["repro", "--single-item", *pull, stage]
     code, printed = dvc(command, folder, log, hold, minutes)
@@ -64,6 +66,21 @@ def reproduce(
     if code:
         raise failure(stage, code, printed, pulling=bool(pull))
     return outcome(printed)
+
+
+def recall(stage: str, folder: Path) -> None:
+    """Let DVC restore what a stage has made here before, when `dvc.lock` names what only another machine has.
+
+    DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`, and runs it again if the
+    outputs named there are in no cache: with another machine's lock, every run would make its own base model.
+    """
+    with Repo(str(folder)) as repo, repo.lock:
+        [known] = (other for other in repo.index.stages if other.name == stage)
+        if known.outs_cached() or known.changed_deps():
+            return
+        made = repo.stage_cache._load(known)
+        if made and all(repo.cache.local.exists(out["md5"]) for out in made["outs"]):
+            Lockfile(repo, str(folder / "dvc.lock")).remove_stage(known)
 
 
 def dvc(

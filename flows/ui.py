@@ -2,20 +2,18 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from flows.guard import guarded, release
 from flows.stages import environment
 from tasks.errors import InputError, run
+from tasks.server import HOST, answers, in_use
 
-HOST = "127.0.0.1"
 START = 180  # seconds that a server may take on a busy machine
 LOGS = Path(".runs")
 QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2"}
@@ -82,34 +80,24 @@ def wait_for(url: str, name: str, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.5)
 
 
-def answers(url: str) -> bool:
-    """Is there something that finds what the URL names?"""
+def until_ended(work: Callable[[], None]) -> None:
+    """Run until Ctrl+C or SIGTERM, and let what was started be ended in both cases."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs ignore the latter unless told otherwise
+        signal.signal(number, leave)
     try:
-        with urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (URLError, TimeoutError, ConnectionError):
-        return False
-
-
-def in_use(port: int) -> bool:
-    """Does a program listen on the port?"""
-    with socket.socket() as attempt:
-        return attempt.connect_ex((HOST, port)) == 0
+        work()
+    except KeyboardInterrupt:
+        print("ended")
 
 
 def leave(*_: object) -> NoReturn:
-    """End as by Ctrl+C, so that what was started is ended too."""
+    """End as by Ctrl+C."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs ignore the latter unless told otherwise
-        signal.signal(number, leave)
-    try:
-        ui(int(os.environ.get("PORT", "4200")))
-    except KeyboardInterrupt:
-        print("ended")
+    until_ended(lambda: ui(int(os.environ.get("PORT", "4200"))))
 
 
 if __name__ == "__main__":

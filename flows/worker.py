@@ -4,14 +4,14 @@
 """
 
 import os
-import signal
 import sys
 
 from flows.guard import guarded, release
 from flows.serve import mark_crashed
 from flows.stages import environment
-from flows.ui import QUICK, RUNS_AT_ONCE, answers, leave
+from flows.ui import QUICK, RUNS_AT_ONCE, until_ended
 from tasks.errors import InputError, run
+from tasks.server import answers
 
 
 def worker(pool: str) -> int:
@@ -41,12 +41,7 @@ def worker(pool: str) -> int:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
-    try:
-        sys.exit(worker(os.environ.get("POOL", "stance")))
-    except KeyboardInterrupt:
-        print("ended")
+    until_ended(lambda: sys.exit(worker(os.environ.get("POOL", "stance"))))
 
 
 if __name__ == "__main__":

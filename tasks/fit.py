@@ -204,7 +204,8 @@ def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here
 
 def _smaller_batch(params: Params, found: tuple[int, bool] | None) -> str:
     if not found:
-        return "set model.quantization to nf4, or take a smaller model"
+        smaller = "take a smaller model"
+        return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"
     pairs, checkpointing = found
     return (
         f"set train.per_device_train_batch_size to {pairs}, gradient_accumulation_steps to "

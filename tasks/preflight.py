@@ -6,13 +6,11 @@ a push needs. A table for people, or `--json` for programs; whatever fails is al
 
 import filecmp
 import hashlib
-import http.client
 import json
 import logging
 import math
 import os
 import shutil
-import socket
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +30,7 @@ from tasks.jsonfile import read_json
 from tasks.pairs import split
 from tasks.params import FolderBase, FolderDataset, GitDataset, HubBase, MiniatureBase, Model, Params, read_yaml
 from tasks.questions import LABELLED, TEST, Prompt, Question, read_prompts, read_questions
+from tasks.server import HOST, answers, in_use
 
 if TYPE_CHECKING:
     from tasks.fit import Sizes
@@ -41,7 +40,6 @@ MINIATURE = GIB
 """Bytes of disk that are plenty for a run of the miniature."""
 SHOWN = 3
 """Packages that a warning names."""
-HOST = "127.0.0.1"
 COLOURS = {"ok": "green", "warning": "yellow", "fails": "red"}
 
 
@@ -197,7 +195,7 @@ def check_packages(installed: Path) -> Row:
             "packages", "warning", "make has not made this environment, so nothing says what belongs in it", made
         )
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    pins = [Requirement(line) for line in lines if line[:1].isalnum()]
+    pins = [Requirement(line.partition(" #")[0]) for line in lines if line[:1].isalnum()]
     different = [text for pin in pins if (text := _difference(pin))]
     if different:
         more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
@@ -243,10 +241,9 @@ def check_port(port: str) -> Row:
     """Look whether `make ui` could have its port; a run needs none."""
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         return Row("port", "warning", f"PORT is {port!r}", "a number from 1 to 65535, for the UI: make ui PORT=4200")
-    with socket.socket() as attempt:
-        if attempt.connect_ex((HOST, int(port))):
-            return Row("port", "ok", f"{port} is free for the UI")
-    if _is_healthy(int(port)):
+    if not in_use(int(port)):
+        return Row("port", "ok", f"{port} is free for the UI")
+    if answers(f"http://{HOST}:{port}/api/admin/version"):  # other programs have an /api/health as well
         return Row("port", "ok", f"the Prefect server is up at http://{HOST}:{port}")
     return Row("port", "warning", f"{port} is in use by another program", f"for the UI: make ui PORT={int(port) + 100}")
 
@@ -324,17 +321,6 @@ def _difference(pin: Requirement) -> str | None:
     except PackageNotFoundError:
         return f"{pin.name} missing, pinned {pinned}"
     return None if pin.specifier.contains(found) else f"{pin.name} {found}, pinned {pinned}"
-
-
-def _is_healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
-    try:
-        connection.request("GET", "/api/health")
-        return connection.getresponse().read(5) == b"true"
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def main() -> None:

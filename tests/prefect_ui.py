@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -19,6 +19,10 @@ import psutil
 from flows.guard import guarded, release
 from flows.ui import prefect_settings
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+SHOTS = Path("test-output")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -79,6 +83,24 @@ class Ui:
                     raise
                 time.sleep(1)
 
+    @contextmanager
+    def page(self) -> Iterator["Page"]:
+        """Open a page of the server in the system's Chromium; screenshots go into `SHOTS`."""
+        from playwright.sync_api import sync_playwright
+
+        SHOTS.mkdir(exist_ok=True)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1300, "height": 1500}, base_url=f"http://127.0.0.1:{self.port}")
+            page.set_default_timeout(60_000)
+            yield page
+            browser.close()
+
+    def named(self, name: str) -> dict[str, Any]:
+        """Return the run of a name."""
+        [run] = self.call("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        return dict(run)
+
     def launch(self, *, on: str = "align", stage_minutes: float = 0, **settings: Any) -> dict[str, Any]:
         """Start a run of a deployment as the UI does."""
         deployment = self.call("GET", f"/deployments/name/align/{on}")["id"]
@@ -135,6 +157,28 @@ class Ui:
     def trains(self, run: dict[str, Any]) -> list[int]:
         """Wait until a run trains, and return the processes that work in its workspace."""
         return trains(self.folder(run))
+
+
+def open_form(page: "Page") -> str:
+    """Open the launch form by its buttons, and return the name that it proposes for the run."""
+    page.goto("/deployments")
+    page.get_by_role("link", name="align").first.click()
+    page.wait_for_url("**/deployments/deployment/*")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.screenshot(path=SHOTS / "ui-1-deployment.png")
+    page.get_by_role("link", name="Custom run").click()
+    return field(page, "Run Name").input_value()
+
+
+def field(page: "Page", label: str) -> "Locator":
+    """Return the field of the launch form below a label."""
+    return page.locator(f"xpath=//label[contains(.,'{label}')]/following::input[1]").first
+
+
+def submit(page: "Page") -> None:
+    """Send the form, and wait until the server has taken it."""
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/deployments/deployment/*?*")
 
 
 def trains(folder: Path, checkpoint: str = "checkpoint") -> list[int]:

@@ -499,11 +499,19 @@ def test_a_free_port_is_free():
 
 
 def test_the_port_may_be_that_of_the_prefect_server():
-    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue") as port:
+    with answering(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n"3.7.7"') as port:
         assert check_port(port)[1:3] == ("ok", f"the Prefect server is up at http://127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize("line", [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b""])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"",
+    ],
+)
 def test_a_port_of_another_program_is_a_warning_with_another_port(line):
     with answering(line) as port:
         row = check_port(port)

@@ -67,6 +67,20 @@ def test_what_the_cache_has_is_linked_and_not_run_again(project: Path):
     assert runs.disk(folder) < pairs.st_size
 
 
+def test_what_was_made_here_is_restored_though_the_lock_names_what_another_machine_made(project: Path, git):
+    text = (project / "dvc.lock").read_text()
+    recorded = read_yaml(project / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"]
+    (project / "dvc.lock").write_text(text.replace(recorded, "0" * 32 + ".dir"))
+    git(project, "commit", "--quiet", "--all", "--message", "as another machine made it")
+    here = workspace.create("here", Settings(), edits=False)
+    assert stages.reasons("pairs", here)[0] == "data/pairs not in cache"
+    assert stages.reproduce("pairs", here, lambda _: None) == "restored"
+    assert read_yaml(here / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"] == recorded
+    shutil.rmtree(project / ".dvc/cache/runs")
+    nowhere = workspace.create("nowhere", Settings(), edits=False)
+    assert stages.reproduce("pairs", nowhere, lambda _: None) == "ran"
+
+
 def test_uncommitted_edits_are_in_a_run_only_when_asked_for(project: Path, git):
     (project / "stage.py").write_text((project / "stage.py").read_text().replace("report", "REPORT"))
     (project / "new.txt").write_text("new")

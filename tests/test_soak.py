@@ -21,7 +21,7 @@ import yaml
 from flows.gpu import LOCK
 from flows.workspace import Run
 from tasks.params import compose
-from tests.prefect_ui import FINAL, Ui, gone, processes_of, trains, working_in
+from tests.prefect_ui import FINAL, Ui, field, gone, open_form, processes_of, submit, trains, working_in
 from tests.repository import git
 from tests.toy_project import dvc
 
@@ -34,8 +34,7 @@ CANCELS, QUEUED = (int(os.environ.get(name, usual)) for name, usual in (("CANCEL
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    project = tmp_path_factory.mktemp("soak") / "project"
-    git(Path.cwd(), "clone", "--quiet", str(Path.cwd()), str(project))
+    project = clone(tmp_path_factory.mktemp("soak"))
     if GPU:
         (project / "params.yaml").write_text(yaml.safe_dump(compose("miniature", {"model.device": "cuda"})))
     dvc(project, "repro", "--quiet")
@@ -48,6 +47,12 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
         running.stop()
     assert working_in(project) == []
     assert git(project, "status", "--porcelain") == ""
+
+
+def clone(folder: Path) -> Path:
+    """Return a clone of this repository, with nothing in its cache."""
+    git(Path.cwd(), "clone", "--quiet", str(Path.cwd()), str(folder / "project"))
+    return folder / "project"
 
 
 def complete(ui: Ui, **settings: Any) -> dict[str, Any]:
@@ -68,6 +73,28 @@ def note(name: str, rows: Any) -> None:
     """Leave what was measured."""
     Path("test-output").mkdir(exist_ok=True)
     (Path("test-output") / f"soak-{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(GPU, reason="the parameters of a clone are for a CPU")
+def test_a_run_from_the_browser_takes_eight_minutes_and_half_a_minute_once_all_is_cached(tmp_path: Path):
+    browsed, rows = Ui(clone(tmp_path)), {}
+    try:
+        for state in ("nothing cached", "all cached"):
+            with browsed.page() as page:
+                name = open_form(page)
+                field(page, "Support Ratio").fill("0")
+                began = time.monotonic()
+                submit(page)
+                run = browsed.named(name)
+                assert browsed.wait(run, FINAL, within=480) == "COMPLETED"
+                rows[state] = round(time.monotonic() - began, 1)
+        evaluated = json.loads((browsed.folder(run) / "data/evaluation/metrics.json").read_text())
+    finally:
+        browsed.stop()
+    note("browser", rows)
+    assert evaluated["aligned"]["oppose"] > 0.5
+    assert rows["all cached"] < 30
 
 
 def test_cancels_at_random_moments_leave_nothing_and_the_next_run_succeeds(ui: Ui):

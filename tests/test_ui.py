@@ -6,21 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
 import pytest
 
 from flows.workspace import Run
-from tests.prefect_ui import FINAL, Ui, gone, of, processes_of, working_in
+from tests.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
 from tests.repository import git
 from tests.toy_project import make
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-SHOTS = Path("test-output")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -69,12 +66,12 @@ def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
     assert artifacts["train-progress"] == 100
 
 
-@pytest.mark.parametrize(("field", "value"), [("support_ratio", 2), ("beta", -1), ("rank", 8)])
-def test_a_wrong_value_is_refused_at_once_with_the_name_of_its_field(ui: Ui, field: str, value: float):
+@pytest.mark.parametrize(("name", "value"), [("support_ratio", 2), ("beta", -1), ("rank", 8)])
+def test_a_wrong_value_is_refused_at_once_with_the_name_of_its_field(ui: Ui, name: str, value: float):
     with pytest.raises(HTTPError) as refusal:
-        ui.launch(**{field: value})
+        ui.launch(**{name: value})
     assert refusal.value.code == 409 or refusal.value.code == 422
-    assert field in refusal.value.read().decode()
+    assert name in refusal.value.read().decode()
 
 
 def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui):
@@ -163,38 +160,22 @@ def test_a_killed_run_is_marked_crashed_by_the_next_start_and_goes_on_when_retri
 
 @pytest.fixture
 def page(ui: Ui) -> Iterator["Page"]:
-    """A page of the server; screenshots are left in `test-output/`."""
-    from playwright.sync_api import sync_playwright
-
-    SHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1300, "height": 1500}, base_url=f"http://127.0.0.1:{ui.port}")
-        opened.set_default_timeout(60_000)
+    with ui.page() as opened:
         yield opened
-        browser.close()
 
 
 @pytest.mark.browser
 def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 
-    page.goto("/deployments")
-    page.get_by_role("link", name="align").first.click()
-    page.wait_for_url("**/deployments/deployment/*")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.screenshot(path=SHOTS / "ui-1-deployment.png")
-    page.get_by_role("link", name="Custom run").click()
-    name = page.locator("xpath=//label[contains(.,'Run Name')]/following::input[1]").first.input_value()
-    field = page.locator("xpath=//label[contains(.,'Support Ratio')]/following::input[1]").first
-    field.fill("2")
+    name = open_form(page)
+    field(page, "Support Ratio").fill("2")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-2-refused.png")
-    field.fill("0")
-    page.get_by_role("button", name="Submit").click()
-    page.wait_for_url("**/deployments/deployment/*?*")
-    [run] = ui.call("POST", "/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+    field(page, "Support Ratio").fill("0")
+    submit(page)
+    run = ui.named(name)
     page.goto(f"/runs/flow-run/{run['id']}")
     assert ui.wait(run, FINAL) == "COMPLETED"
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=60_000)

@@ -1,0 +1,22 @@
+"""Is something there? What the pre-flight and `make ui` ask of this machine's ports and of a server."""
+
+import socket
+from http.client import HTTPException
+from urllib.request import urlopen
+
+HOST = "127.0.0.1"
+
+
+def in_use(port: int) -> bool:
+    """Does a program listen on the port?"""
+    with socket.socket() as attempt:
+        return attempt.connect_ex((HOST, port)) == 0
+
+
+def answers(url: str) -> bool:
+    """Does a server know what the URL names, and say so in JSON? A page that is sent for any address is not it."""
+    try:
+        with urlopen(url, timeout=5) as response:
+            return bool(response.status == 200 and response.headers.get_content_type() == "application/json")
+    except (OSError, HTTPException):
+        return False
