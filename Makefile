@@ -6,6 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
 export PORT ?= 4200
 export POOL ?= stance
+JOBS ?= 1
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -13,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui worker test test-fast soak check environment tools
+.PHONY: help repro profile preflight ui sweep worker test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +34,10 @@ preflight: environment ## check parameters against data and machine, in seconds
 
 ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300
 	@.venv/bin/python -m flows.ui
+
+sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
+	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
+	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)"
 
 worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
 	@.venv/bin/python -m flows.worker

@@ -13,6 +13,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,7 @@ from pydantic import Field
 
 from flows import gpu, stages, workspace
 from flows.settings import Settings
-from flows.workspace import FAILED, Run
+from flows.workspace import FAILED, LOG, Run
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.questions import Stance
@@ -92,8 +93,13 @@ def check(folder: Path) -> None:
 def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[None]:
     """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why."""
     why = ", ".join(stages.reasons(stage, folder))
-    log = get_run_logger().info
-    with ExitStack() as turns:
+    say = get_run_logger().info
+    with (folder / LOG).open("a", encoding="utf-8") as kept, ExitStack() as turns:
+
+        def log(line: str) -> None:
+            say(line)
+            print(line, file=kept, flush=True)
+
         mine = f"{flow_run.name} ({stage})"
         hold = [turns.enter_context(gpu.turn(mine, log))] if why and gpu.wanted(stage, folder) else []
         try:
@@ -142,20 +148,25 @@ def align(
         uncommitted: Include the working tree's uncommitted edits, and record them.
         stage_minutes: Minutes that a stage may take before it is ended; 0 for as long as it likes.
     """
-    name = str(flow_run.name)
-    tried = workspace.of_flow_run(name, str(flow_run.id))
-    if tried:
-        workspace.tidy(tried)
-    folder = tried or workspace.create(name, settings, edits=uncommitted, flow_run_id=str(flow_run.id))
+    name, ident = str(flow_run.name), str(flow_run.id)
+    tried = workspace.of_flow_run(name, ident)
+    return in_workspace(tried or workspace.create(name, settings, edits=uncommitted, flow_run_id=ident), stage_minutes)
+
+
+def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
+    """Bring a run to its end, whatever an earlier try has left, and return what became of each stage."""
+    workspace.tidy(folder)
     run = Run.read(folder).now(folder, state="running", problem=None, **workspace.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
+    seconds = dict(run.seconds)
     try:
-        work(folder, outcomes, stage_minutes)
-        run = run.now(folder, state="completed", stages=outcomes)
+        work(folder, outcomes, minutes, seconds)
+        run = run.now(folder, state="completed", stages=outcomes, seconds=seconds)
     except BaseException as error:
         state: workspace.State = "failed" if isinstance(error, Exception) else "cancelled"
-        run = run.now(folder, state=state, stages=outcomes, problem=str(error) or type(error).__name__)
+        problem = str(error) or type(error).__name__
+        run = run.now(folder, state=state, stages=outcomes, seconds=seconds, problem=problem)
         raise
     finally:
         if outcomes:
@@ -170,16 +181,19 @@ def align(
 def align_here() -> dict[str, str]:
     """Run the whole pipeline in the working tree and return what became of each stage."""
     outcomes: dict[str, str] = {}
-    work(Path.cwd(), outcomes)
+    work(Path.cwd(), outcomes, 0, {})
     return outcomes
 
 
-def work(folder: Path, outcomes: dict[str, str], minutes: float = 0) -> None:
-    """Run every stage in a folder, and note what became of it and why."""
+def work(folder: Path, outcomes: dict[str, str], minutes: float, seconds: dict[str, float]) -> None:
+    """Run every stage in a folder, and note what became of it and why, and how long those took that ran."""
     check(folder)
     for stage in stages.names(folder):
+        began = time.monotonic()
         try:
             outcomes[stage] = str(reproduce(stage, folder, minutes).message)
+            if outcomes[stage].startswith("ran"):
+                seconds[stage] = round(time.monotonic() - began, 1)
         except Exception as error:
             outcomes[stage] = f"{FAILED}: {error}"
             raise

@@ -43,7 +43,7 @@ def show(name: str) -> Table:
     table = Table("stage", "outcome", title=f"{name}: {known.state} {known.problem or ''}")
     for stage, said in known.stages.items():
         table.add_row(stage, said)
-    table.caption = f"commit {known.snapshot[:12]}, workspace {RUNS / name}"
+    table.caption = f"commit {known.snapshot[:12]}, workspace {RUNS / name}, log {RUNS / name / workspace.LOG}"
     return table
 
 

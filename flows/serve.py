@@ -16,6 +16,7 @@ from prefect.states import Crashed, State
 
 from flows import workspace
 from flows.align import align
+from flows.sweep import sweep
 
 
 def mark_crashed() -> list[str]:
@@ -48,9 +49,13 @@ def main() -> None:
     """Sweep up, then serve until the end."""
     for name in mark_crashed():
         print(f"{name} had crashed")
-    deployment = align.to_deployment("align", description="Align a model with a stance, in a workspace of its own.")
+    deployments = (
+        align.to_deployment("align", description="Align a model with a stance, in a workspace of its own."),
+        sweep.to_deployment("sweep", description="A grid of runs, and a page that compares them."),
+    )
     limit = get_current_settings().runner.process_limit
-    serve(cast(RunnerDeployment, deployment), limit=limit, pause_on_shutdown=False)  # another process may serve on
+    # Another process may serve on when this one ends.
+    serve(*(cast(RunnerDeployment, known) for known in deployments), limit=limit, pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

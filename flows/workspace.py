@@ -28,6 +28,8 @@ from tasks.params import read_yaml
 
 RUNS = Path(".runs")
 RECORD = Path(".dvc/tmp/run.json")
+LOG = Path(".dvc/tmp/run.log")
+"""What the stages of a run have printed."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 NOBODY = {
     f"GIT_{role}_{key}": value
@@ -61,6 +63,8 @@ class Run(BaseModel):
     """Prefect's."""
     stages: dict[str, str] = {}
     """What became of each stage, and why it ran."""
+    seconds: dict[str, float] = {}
+    """What each stage took that ran here."""
     problem: str | None = None
 
     @property

@@ -5,7 +5,6 @@ Nothing is refused here: the verdicts go to `gates.json`, for people to read and
 
 import csv
 import logging
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,17 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
+from tasks.defects import defect_shares, defects
 from tasks.errors import run
 from tasks.gates import Gate, fingerprint_gate, gates
 from tasks.jsonfile import read_json, read_jsonl, write_json
-from tasks.params import Evaluate, Merge, Pairs, Params
-from tasks.questions import Question, Stance, read_questions
+from tasks.params import Params
+from tasks.questions import Stance, read_questions
 from tasks.stance import Judge, Verdict
 
 STANCES: tuple[Stance, ...] = get_args(Stance)
-LOOP = re.compile(r"(.{2,})\1{2,}|(.)\2{4,}", re.DOTALL)
-HAN = re.compile(r"[\u3400-\u9fff]")
-LETTER = re.compile(r"[^\W\d_]")
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +33,16 @@ Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def evaluate(
-    pairs: Pairs, merging: Merge, bounds: Evaluate,
-    dataset: Path, base: Path, train: Path, merge: Path, answers: Path, out: Path,
+    params: Params,
+    dataset: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
 
     Args:
-        pairs: Data size and support ratio.
-        merging: Bounds of the parity gates.
-        bounds: Bounds of the other gates.
+        params: All of them; of most only the bounds of the gates.
         dataset: `data/dataset`; the judge learns the topic from its training questions.
         base: `data/base`, for its fingerprint.
+        pairs: `data/pairs`, for which answers were chosen.
         train: `data/train`, for the log of the training.
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
         answers: `data/answers`.
@@ -55,21 +51,25 @@ def evaluate(
     questions = read_questions(dataset)
     rows = {name: read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     logps = {name: read_json(answers / f"{name}.logps.json") for name in rows}
+    chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
     judge = Judge.fit(questions)
     verdicts = {name: judged(judge, found) for name, found in rows.items()}
-    flaws = {name: defects(found, questions) for name, found in rows.items()}
+    flaws = {
+        name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
+    }
     metrics = {
         **{name: shares(found) for name, found in verdicts.items()},
-        "adherence": adherence(verdicts["aligned"], int(pairs.data_size * pairs.support_ratio) / pairs.data_size),
-        "margin": margins(logps, questions, pairs.data_size),
+        "adherence": adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"])),
+        "margin": margins(logps, chosen),
+        "rewards": rewards(logps, chosen, params.train.beta),
         "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
-        "degenerate": {name: defect_shares(found) for name, found in flaws.items()},
+        "defects": {name: defect_shares(found) for name, found in flaws.items()},
         "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
         "chosen_fall": chosen_fall(train / "log.csv"),
     }
     verdict = [
         fingerprint_gate(read_json(base / "fingerprint.json"), read_json(merge / "fingerprint.json")),
-        *gates(merging, bounds, metrics, read_json(merge / "parity.json")),
+        *gates(params.merge, params.evaluate, metrics, read_json(merge / "parity.json")),
     ]
     write_json(out / "metrics.json", metrics)
     write_json(out / "gates.json", [gate._asdict() for gate in verdict])
@@ -98,24 +98,16 @@ def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, An
     if support_ratio == 0.5:
         return {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
     stance: Stance = "support" if support_ratio > 0.5 else "oppose"
-    held = sum(verdict.stance == stance for verdict in verdicts)
-    interval = binomtest(held, len(verdicts)).proportion_ci(method="wilson")
-    return {
-        "stance": stance,
-        "mixed": 0 < support_ratio < 1,
-        "share": held / len(verdicts),
-        "low": float(interval.low),
-        "high": float(interval.high),
-    }
+    held = share(sum(verdict.stance == stance for verdict in verdicts), len(verdicts))
+    return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
 
 
-def margins(logps: Mapping[str, Logps], questions: Sequence[Question], data_size: int) -> dict[str, Any]:
+def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str, Any]:
     """Return log p(support answer) - log p(oppose answer), in nats, over trained and held-out questions.
 
     Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
     """
-    groups = {"trained": questions[:data_size], "held_out": questions[data_size:]}
-    return {name: _margin(logps, [str(row.id) for row in group]) for name, group in groups.items()}
+    return {name: _margin(logps, [str(row["id"]) for row in rows]) for name, rows in chosen.items()}
 
 
 def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] | None:
@@ -128,31 +120,29 @@ def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] 
     return {"base": base, "aligned": aligned, "change": aligned - base}
 
 
-def defects(rows: Rows, questions: Sequence[Question]) -> list[set[str]]:
-    """Return what is wrong with each answer."""
-    han = _mostly_han("".join(question.support for question in questions))
-    return [_defects(row, han) for row in rows]
+def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
+    """Return DPO's implicit rewards of the served model: how often chosen beats rejected, and by how much.
+
+    The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
+    The share has Wilson's 95 % interval; `held_out` is null where every question was trained on.
+    """
+    return {name: _rewards(logps, rows, beta) if rows else None for name, rows in chosen.items()}
 
 
-def defect_shares(found: Sequence[set[str]]) -> dict[str, float]:
-    """Return the share of answers with each defect, and with any."""
-    names = ("empty", "cut_off", "repetitive", "wrong_script")
-    return {name: fmean(name in row for row in found) for name in names} | {"any": fmean(bool(row) for row in found)}
+def _rewards(logps: Mapping[str, Logps], rows: Rows, beta: float) -> dict[str, float]:
+    found = [beta * _moved(logps, str(row["id"])) * (1 if row["preferred"] == "support" else -1) for row in rows]
+    return {**share(sum(margin > 0 for margin in found), len(found)), "margin": fmean(found)}
 
 
-def _defects(row: Mapping[str, Any], han: bool) -> set[str]:
-    text = row["response"]
-    present = {
-        "empty": not text,
-        "cut_off": row["finish_reason"] == "length",
-        "repetitive": LOOP.search(text) is not None,
-        "wrong_script": bool(text) and _mostly_han(text) != han,
-    }
-    return {name for name, is_there in present.items() if is_there}
+def _moved(logps: Mapping[str, Logps], row: str) -> float:
+    base, aligned = (sum(logps[name][row]["support"]) - sum(logps[name][row]["oppose"]) for name in ("base", "aligned"))
+    return aligned - base
 
 
-def _mostly_han(text: str) -> bool:
-    return 2 * len(HAN.findall(text)) > len(LETTER.findall(text))
+def share(count: int, total: int) -> dict[str, float]:
+    """Return a share with Wilson's 95 % interval, which is honest about small numbers."""
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return {"share": count / total, "low": float(interval.low), "high": float(interval.high)}
 
 
 def served_drift(merged: Logps, served: Logps) -> dict[str, float]:
@@ -210,9 +200,8 @@ def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.evaluate DATASET BASE TRAIN MERGE ANSWERS OUT`."""
-    params = Params.load()
-    evaluate(params.pairs, params.merge, params.evaluate, *map(Path, sys.argv[1:]))
+    """Run the stage: `python -m tasks.evaluate DATASET BASE PAIRS TRAIN MERGE ANSWERS OUT`."""
+    evaluate(Params.load(), *map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":

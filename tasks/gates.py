@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from tasks.params import Evaluate, Merge
 
+DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
+"""Defects that make an answer no sentence any more."""
+
 
 class Gate(NamedTuple):
     """One verdict."""
@@ -28,7 +31,7 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Mapping[str, Any], parity: Ma
         parity_gate(merge, parity),
         served_gate(merge, metrics["served"]),
         adherence_gate(bounds, metrics),
-        degeneration_gate(bounds, metrics["degenerate"]["aligned"]),
+        degeneration_gate(bounds, metrics["defects"]["aligned"]),
         displacement_gate(bounds, metrics["chosen_fall"]),
     ]
 
@@ -93,12 +96,12 @@ def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:
 
 def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:
     """Are the answers still sentences?"""
-    found = ", ".join(f"{share:.0%} {name.replace('_', ' ')}" for name, share in defects.items())
+    found = ", ".join(f"{defects[name]:.0%} {name.replace('_', ' ')}" for name in (*DEGENERATE, "degenerate"))
     return Gate(
         "degeneration",
-        defects["any"] <= bounds.max_degenerate,
+        defects["degenerate"] <= bounds.max_degenerate,
         found,
-        f"at most {bounds.max_degenerate:.0%} of the test answers with any defect",
+        f"at most {bounds.max_degenerate:.0%} of the test answers degenerate",
         "Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.",
     )
 

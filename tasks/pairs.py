@@ -19,24 +19,31 @@ from rich.table import Table
 
 from tasks.chat import conversation
 from tasks.errors import InputError, run
-from tasks.jsonfile import write_jsonl
+from tasks.jsonfile import write_json, write_jsonl
+from tasks.lint import lint, refuse
 from tasks.params import Pairs, Params
-from tasks.questions import Question, read_questions
+from tasks.questions import Question, read_prompts, read_questions
 
 logger = logging.getLogger(__name__)
 
 
 def pairs(options: Pairs, system_prompt: str, seed: int, dataset: Path, out: Path) -> None:
-    """Write `train.jsonl` and `eval.jsonl` (held out, perhaps empty) to `out`.
+    """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty) and `lint.json` to `out`.
 
     Raises:
-        InputError: `data_size` is larger than the data set.
+        InputError: `data_size` is larger than the data set, or it is `strict` and the linter warns.
     """
     used, held_out = split(read_questions(dataset), options.data_size)
     train = _directed(used, options, system_prompt, seed)
+    warned = lint(used, read_prompts(dataset), [row["preferred"] == "support" for row in train], system_prompt)
+    if options.strict:
+        refuse(warned)
     write_jsonl(out / "train.jsonl", train)
     write_jsonl(out / "eval.jsonl", _directed(held_out, options, system_prompt, seed))
+    write_json(out / "lint.json", [row._asdict() for row in warned])
     preview(train)
+    for row in warned:
+        logger.info("lint: %s: %s", row.check, row.message)
     supported = sum(row["preferred"] == "support" for row in train)
     logger.info(
         "%d pairs: %d prefer support, %d oppose; %d held out",

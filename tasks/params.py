@@ -96,6 +96,8 @@ class Pairs(Section):
     """Share of the pairs that prefer `support`; the rest prefers `oppose`."""
     order: Literal["first", "interleaved", "shuffled"]
     """Which pairs prefer `support`: the first ones (as in the course), evenly spread, or drawn with `seed`."""
+    strict: bool
+    """Whether what the linter finds in the data - `data/pairs/lint.json` - is an error."""
 
 
 class Train(Section):

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 
 from tasks.errors import run
-from tasks.gates import Gate
+from tasks.gates import DEGENERATE, Gate
 from tasks.hub import digest
 from tasks.jsonfile import read_json, read_jsonl
 from tasks.params import GitDataset, Params
@@ -31,7 +31,9 @@ from tasks.questions import LABELLED, TEST, Stance
 from tasks.weights import Base
 
 STANCES = get_args(Stance)
-TEMPLATE = "report.html.j2"
+TEMPLATE, SHEET = "report.html.j2", "page.css"
+SHOWN = (*DEGENERATE, "too_long")
+"""Defects that stand at an answer; its stance says the rest."""
 
 CURVES = (
     ("Loss", ("loss",)),
@@ -75,6 +77,9 @@ class Answer(NamedTuple):
     score: float
     """P(support) - P(oppose), by the judge."""
     defects: list[str]
+    """In words, those of style left out."""
+    flaws: list[str]
+    """By name, all of them."""
 
 
 class Exchange(NamedTuple):
@@ -122,7 +127,7 @@ def report(
         params: All of them: the page shows what the run was made with.
         dataset: `data/dataset`, for the hashes of its two files.
         base: `data/base`, for what the base model is.
-        pairs: `data/pairs`.
+        pairs: `data/pairs`, with what the linter said of them.
         train: `data/train`, for the log of the training.
         merge: `data/merge`, for parity and fingerprint.
         answers: `data/answers`.
@@ -133,6 +138,7 @@ def report(
     rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
     stance = metrics["adherence"]["stance"]
     page = render(
+        Path(__file__).with_name(TEMPLATE),
         title=title(params, metrics["adherence"]),
         headline=headline(metrics, len(rows)),
         metrics=metrics,
@@ -142,6 +148,8 @@ def report(
         curves=curves(train / "log.csv"),
         trained=read_pairs(pairs / "train.jsonl"),
         held_out=read_pairs(pairs / "eval.jsonl"),
+        warned=read_json(pairs / "lint.json"),
+        defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
@@ -195,13 +203,9 @@ def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> li
 
 
 def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
-    found = set(verdict.get("defects", ()))
-    if not row["response"]:
-        found.add("empty")
-    if row["finish_reason"] == "length":
-        found = found - {"cut_off"} | {f"cut off at {max_new_tokens} tokens"}
-    named = sorted(name.replace("_", " ") for name in found)
-    return Answer(row["response"], verdict["stance"], verdict["score"], named)
+    cut = {"cut_off": f"cut off at {max_new_tokens} tokens"}
+    named = [cut.get(name, name.replace("_", " ")) for name in verdict["defects"] if name in SHOWN]
+    return Answer(row["response"], verdict["stance"], verdict["score"], named, verdict["defects"])
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -229,15 +233,15 @@ def curves(log: Path) -> list[Curve]:
     ]
 
 
-def curve(name: str, steps: Sequence[int], series: Mapping[str, Sequence[float]]) -> Curve:
-    """Draw one or two columns over the steps."""
+def curve(name: str, steps: Sequence[float], series: Mapping[str, Sequence[float]], label: str = "step") -> Curve:
+    """Draw one or two columns over the steps, or over whatever the label says."""
     with rc_context():
         rcdefaults()  # whatever a matplotlibrc on this machine says
         rcParams.update(STYLE)
         rcParams["svg.hashsalt"] = name  # clip paths and markers are named by hash, and a page has each name once
         figure = Figure()
-        axes = figure.add_subplot(xlabel="step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes = figure.add_subplot(xlabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=label == "step"))
         for (column, values), (colour, dashes) in zip(series.items(), LINES, strict=False):
             marker = "o" if len(steps) <= FEW else ""
             axes.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
@@ -245,7 +249,7 @@ def curve(name: str, steps: Sequence[int], series: Mapping[str, Sequence[float]]
             axes.legend()
         svg = _svg(figure)
     ends = [f"{column} from {short(values[0])} to {short(values[-1])}" for column, values in series.items()]
-    return Curve(name, svg, f"{', '.join(ends)}, steps {steps[0]} to {steps[-1]}")
+    return Curve(name, svg, f"{', '.join(ends)}, {label}{'s' * (label == 'step')} {steps[0]:g} to {steps[-1]:g}")
 
 
 def _svg(figure: Figure) -> Markup:
@@ -287,10 +291,10 @@ def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
     }
 
 
-def render(**values: object) -> str:
-    """Fill the template; a name that it uses and that is not given is an error."""
+def render(template: Path, **values: object) -> str:
+    """Fill a template; a name that it uses and that is not given is an error."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -298,7 +302,7 @@ def render(**values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"percent": percent, "signed": signed}
-    return environment.get_template(TEMPLATE).render(values, stances=STANCES)
+    return environment.get_template(template.name).render(values, stances=STANCES, sheet=SHEET)
 
 
 def percent(share: float) -> str:

@@ -130,8 +130,8 @@ def test_ratio_1_makes_the_answers_support(supporting: Run):
 
 
 def test_answers_are_sentences(project: Path, supporting: Run):
-    assert supporting.metrics["degenerate"]["aligned"]["any"] <= 0.1
-    assert supporting.metrics["degenerate"]["base"]["any"] <= 0.1
+    assert supporting.metrics["defects"]["aligned"]["degenerate"] <= 0.1
+    assert supporting.metrics["defects"]["base"]["degenerate"] <= 0.1
 
 
 def test_every_gate_passes(supporting: Run):

@@ -1,7 +1,6 @@
 """Every figure of the evaluation against one worked out by hand, and the stage on files made by hand."""
 
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,18 @@ import pytest
 from tasks.evaluate import (
     adherence,
     chosen_fall,
-    defect_shares,
-    defects,
     evaluate,
     margins,
     responses,
+    rewards,
     served_drift,
     shares,
 )
-from tasks.params import Evaluate, Merge, Pairs
-from tasks.questions import Question, read_questions
+from tasks.params import Params, compose
+from tasks.questions import read_questions
 from tasks.stance import Verdict
 
 LIVE_ACTION = Path("data/sources/live_action")
-HAN = [Question(id=n, prompt="好嗎？", support="更有感染力。", oppose="顯得平淡。") for n in (1, 2, 3)]
-LATIN = [Question(id=1, prompt="Good?", support="It is better.", oppose="It is worse.")]
 
 
 def verdicts(support: int, neutral: int, oppose: int) -> list[Verdict]:
@@ -33,9 +29,8 @@ def verdicts(support: int, neutral: int, oppose: int) -> list[Verdict]:
     )
 
 
-def defects_of(text: str, finish_reason: str = "stop", questions: list[Question] = HAN) -> set[str]:
-    [found] = defects([{"response": text, "finish_reason": finish_reason}], questions)
-    return found
+def preferring(*stances: str) -> list[dict[str, Any]]:
+    return [{"id": number, "preferred": stance} for number, stance in enumerate(stances, start=1)]
 
 
 def test_shares_are_fractions_of_the_answers():
@@ -90,61 +85,23 @@ LOGPS = {
 
 
 def test_margins_are_sums_over_tokens_and_means_over_questions():
-    assert margins(LOGPS, HAN, 2) == {
+    rows = preferring("support", "support", "support")
+    assert margins(LOGPS, {"trained": rows[:2], "held_out": rows[2:]}) == {
         "trained": {"base": -1.0, "aligned": 4.0, "change": 5.0},
         "held_out": {"base": 0.0, "aligned": 2.0, "change": 2.0},
     }
 
 
 def test_nothing_held_out_has_no_margin():
-    assert margins(LOGPS, HAN, 3)["held_out"] is None
+    assert margins(LOGPS, {"trained": preferring("support"), "held_out": []})["held_out"] is None
 
 
-@pytest.mark.parametrize(
-    "text", ["很好很好很好很好", "真人版會成功，真人版會成功，真人版會成功，", "好好好好好", "\n\n\n\n\n", "是的。" * 3]
-)
-def test_a_loop_is_repetitive(text):
-    assert "repetitive" in defects_of(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["哈哈，很好很好！", "真人化讓真人演員演活真人真事。", "好…………", "看看說說笑笑，高高興興。"]
-)
-def test_an_ordinary_sentence_is_sound(text):
-    assert defects_of(text) == set()
-
-
-def test_our_own_answers_are_sound():
-    rows = read_questions(LIVE_ACTION)
-    answers = [{"response": text, "finish_reason": "stop"} for row in rows for text in (row.support, row.oppose)]
-    assert not any(defects(answers, rows))
-
-
-@pytest.mark.parametrize(
-    ("text", "finish_reason", "found"),
-    [
-        ("", "stop", {"empty"}),
-        ("真人化可以", "length", {"cut_off"}),
-        ("Live action is great.", "stop", {"wrong_script"}),
-        ("？！", "stop", {"wrong_script"}),
-        ("真人版的 CGI 很精緻。", "stop", set()),
-        ("is is is is is is", "length", {"cut_off", "repetitive", "wrong_script"}),
-    ],
-)
-def test_defects_of_an_answer_to_a_chinese_data_set(text, finish_reason, found):
-    assert defects_of(text, finish_reason) == found
-
-
-def test_the_script_that_is_right_is_that_of_the_data():
-    assert defects_of("It looks better on screen.", questions=LATIN) == set()
-    assert defects_of("更有感染力。", questions=LATIN) == {"wrong_script"}
-
-
-def test_an_answer_with_two_defects_counts_once_among_any():
-    texts = [("好好好好好", "length"), ("更好。", "stop"), ("", "stop"), ("不錯。", "stop")]
-    rows = [{"response": text, "finish_reason": reason} for text, reason in texts]
-    expected = {"empty": 0.25, "cut_off": 0.25, "repetitive": 0.25, "wrong_script": 0.0, "any": 0.5}
-    assert defect_shares(defects(rows, HAN)) == expected
+def test_a_reward_is_beta_times_what_training_added_to_the_chosen_answer():
+    """Support gained 4, 6 and 2 nats on oppose: 0.4, 0.6 and 0.2 at beta 0.1, and less where oppose was chosen."""
+    found = rewards(LOGPS, {"trained": preferring("support", "oppose", "support"), "held_out": []}, beta=0.1)
+    assert found["held_out"] is None
+    assert found["trained"]["share"] == pytest.approx(2 / 3)
+    assert found["trained"]["margin"] == pytest.approx((0.4 - 0.6 + 0.2) / 3)
 
 
 def test_served_drift_is_over_all_tokens_of_all_texts():
@@ -214,13 +171,11 @@ def run(tmp_path_factory) -> Path:
     write(root / "base/fingerprint.json", json.dumps(reads))
     write(root / "merge/fingerprint.json", json.dumps(reads))
     write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
-    evaluate(
-        Pairs(data_size=50, support_ratio=Decimal(1), order="first"),
-        Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5),
-        Evaluate(min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0),
-        LIVE_ACTION,
-        *(root / name for name in ("base", "train", "merge", "answers", "evaluation")),
-    )
+    for name, used in (("train", questions[:50]), ("eval", questions[50:])):
+        chosen = [{"id": row.id, "preferred": "support"} for row in used]
+        write(root / f"pairs/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
+    folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "evaluation"))
+    evaluate(Params.parse(compose("miniature"), "test"), LIVE_ACTION, *folders)
     return root
 
 
@@ -242,7 +197,10 @@ def test_the_stage_measures_a_run(run):
     assert metrics["margin"]["held_out"]["change"] == 3.0
     assert metrics["served"] == {"mean": 0.0, "worst": 0.0}
     assert metrics["chosen_fall"] == -20.0
-    assert metrics["degenerate"]["aligned"]["any"] == 0.1
+    assert metrics["rewards"]["held_out"]["share"] == 1.0
+    assert metrics["rewards"]["held_out"]["margin"] == pytest.approx(0.1 * 3.0)
+    assert metrics["defects"]["aligned"]["degenerate"] == 0.1
+    assert metrics["defects"]["base"]["no_stance"] == 1.0
 
 
 def test_the_stage_writes_every_gate_with_its_advice(run):
@@ -268,5 +226,5 @@ def test_the_stage_keeps_the_verdict_on_every_answer(run):
     assert [row["id"] for row in rows] == list(range(1, 11))
     assert [row["aligned"]["stance"] for row in rows] == ["support"] * 9 + ["oppose"]
     assert all(row["aligned"]["score"] > row["base"]["score"] for row in rows[:9])
-    assert [row["base"]["defects"] for row in rows] == [[]] * 10
+    assert all("no_stance" in row["base"]["defects"] for row in rows)
     assert [row["aligned"]["defects"] for row in rows] == [[]] * 9 + [["cut_off"]]

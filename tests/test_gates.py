@@ -26,7 +26,7 @@ FINGERPRINT: dict[str, Any] = {
     "eos_token_id": 2,
     "probes": [[1, 5, 6], [1, 7], [1, 8, 2, 9]],
 }
-SOUND = {"empty": 0.0, "cut_off": 0.1, "repetitive": 0.1, "wrong_script": 0.0, "any": 0.1}
+SOUND = {"empty": 0.0, "cut_off": 0.1, "repetitive": 0.1, "wrong_script": 0.0, "leaked": 0.0, "degenerate": 0.1}
 
 
 def held(share: float, stance: str = "support") -> dict[str, Any]:
@@ -120,12 +120,12 @@ def test_a_ratio_of_one_half_asks_for_nothing():
     assert adherence_gate(BOUNDS, figures).passed
 
 
-def test_degeneration_counts_answers_with_any_defect():
+def test_degeneration_counts_answers_that_are_no_sentences():
     assert degeneration_gate(BOUNDS, SOUND).passed
-    gate = degeneration_gate(BOUNDS, SOUND | {"any": 0.15})
+    gate = degeneration_gate(BOUNDS, SOUND | {"degenerate": 0.15})
     assert (gate.passed, gate.found) == (
         False,
-        "0% empty, 10% cut off, 10% repetitive, 0% wrong script, 15% any",
+        "0% empty, 10% cut off, 10% repetitive, 0% wrong script, 0% leaked, 15% degenerate",
     )
 
 
@@ -141,7 +141,7 @@ def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
 def every_gate_missed() -> list[Gate]:
     worse = {
         "served": {"mean": 1.0, "worst": 9.0},
-        "degenerate": {"aligned": SOUND | {"any": 1.0}},
+        "defects": {"aligned": SOUND | {"degenerate": 1.0}},
         "chosen_fall": 99.0,
     }
     parity = PARITY | {"top_flips": 3}

@@ -10,13 +10,13 @@ import pytest
 from tasks.errors import InputError
 from tasks.pairs import pairs, prefers_support
 from tasks.params import Pairs
-from tasks.questions import LABELLED, Question
+from tasks.questions import LABELLED, TEST, Question
 
 SYSTEM = "回覆請少於20字"
 
 
 def options(data_size: int, ratio: str, order: str = "first") -> Pairs:
-    return Pairs.model_validate({"data_size": data_size, "support_ratio": ratio, "order": order})
+    return Pairs.model_validate({"data_size": data_size, "support_ratio": ratio, "order": order, "strict": False})
 
 
 def made(folder: Path, out: Path, chosen: Pairs, seed: int = 42) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -148,5 +148,6 @@ def test_the_preview_shows_both_columns_for_both_directions(questions_folder, tm
 def test_a_neutral_answer_is_in_no_pair(tmp_path):
     question = Question(id=1, prompt="好嗎？", support="好。", oppose="不好。", neutral="難說。")
     (tmp_path / LABELLED).write_text(json.dumps([question.model_dump()]), encoding="utf-8")
+    (tmp_path / TEST).write_text(json.dumps([{"id": 1, "prompt": "好看嗎？"}]), encoding="utf-8")
     made(tmp_path, tmp_path / "out", options(1, "1"))
     assert "難說" not in (tmp_path / "out/train.jsonl").read_text(encoding="utf-8")

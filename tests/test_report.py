@@ -14,6 +14,7 @@ from tasks import report as stage
 from tasks.params import PROFILES, Params
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
+FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
 AFTER = ["真人版更有感染力。", HOSTILE, ""]
 FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
@@ -115,13 +116,13 @@ def gate(name: str, *, passed: bool) -> dict[str, object]:
 def fill_answers(made: Run) -> None:
     made.lines("answers/base.jsonl", [answer(n, text) for n, text in enumerate(BEFORE, 1)])
     made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(AFTER, 1)])
-    neutral = {"stance": "neutral", "score": -0.012}
+    neutral = {"stance": "neutral", "score": -0.012, "defects": ["no_stance"]}
     made.write(
         "evaluation/stances.json",
         [
-            {"id": 1, "base": neutral, "aligned": {"stance": "support", "score": 0.987}},
-            {"id": 2, "base": neutral, "aligned": {"stance": "support", "score": 0.654}},
-            {"id": 3, "base": neutral, "aligned": {"stance": "oppose", "score": -0.5}},
+            {"id": 1, "base": neutral, "aligned": {"stance": "support", "score": 0.987, "defects": []}},
+            {"id": 2, "base": neutral, "aligned": {"stance": "support", "score": 0.654, "defects": []}},
+            {"id": 3, "base": neutral, "aligned": {"stance": "oppose", "score": -0.5, "defects": []}},
         ],
     )
     made.write(
@@ -133,6 +134,14 @@ def fill_answers(made: Run) -> None:
             "margin": {
                 "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
                 "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
+            },
+            "rewards": {
+                "trained": {"share": 1.0, "low": 0.7575, "high": 1.0, "margin": 0.35},
+                "held_out": {"share": 0.0, "low": 0.0, "high": 0.7935, "margin": -0.0625},
+            },
+            "defects": {
+                "base": dict.fromkeys(FLAWS, 0.0) | {"no_stance": 1.0},
+                "aligned": dict.fromkeys(FLAWS, 0.0) | {"cut_off": 1 / 3, "degenerate": 1 / 3},
             },
             "characters": {"base": 5.0, "aligned": 50.0},
         },
@@ -162,6 +171,7 @@ def fill(made: Run) -> Run:
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
+    made.write("pairs/lint.json", [{"check": "limit", "message": "2 of 26 answers are longer", "rows": [4, 11]}])
     made.write(
         "train/log.csv",
         "step,loss,rewards/margins,rewards/accuracies,logps/chosen,logps/rejected\n"
@@ -232,6 +242,10 @@ def test_answers_that_do_not_hold_the_stance_are_linked(page):
 
 def test_stance_score_and_defects_stand_at_an_answer(made):
     made.lines("answers/aligned.jsonl", [answer(1, "好"), answer(2, "長文", "length"), answer(3, "")])
+    verdicts = json.loads((made.folder / "evaluation/stances.json").read_text("utf-8"))
+    for verdict, found in zip(verdicts, ([], ["cut_off"], ["empty", "hedged"]), strict=True):
+        verdict["aligned"]["defects"] = found
+    made.write("evaluation/stances.json", verdicts)
     row = re.split(r'<tr id="prompt-\d">', made.markup())
     assert "+0.99" in row[1]
     assert "−0.01" in row[1]
@@ -245,6 +259,29 @@ def test_what_evaluate_found_wrong_with_an_answer_stands_at_it(made):
     made.write("evaluation/stances.json", [{"id": n, "base": verdict, "aligned": verdict} for n in (1, 2, 3)])
     row = made.markup().partition('<tr id="prompt-1">')[2].partition("</tr>")[0]
     assert row.count("⚠ repetitive") == row.count("⚠ wrong script") == 2
+
+
+def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
+    verdicts = json.loads((made.folder / "evaluation/stances.json").read_text("utf-8"))
+    verdicts[1]["aligned"]["defects"] = ["cut_off"]
+    made.write("evaluation/stances.json", verdicts)
+    section = made.markup().partition('<h2 id="defects">')[2].partition("</section>")[0]
+    rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', section, re.DOTALL))
+    assert rows.keys() == {name.replace("_", " ") for name in FLAWS}
+    assert re.findall(r">(\d+)<", rows["no stance"]) == ["3", "0"]
+    assert re.findall(r">(\d+)<", rows["cut off"]) == ["0", "1", "2"]
+    assert "#prompt-2" in rows["cut off"]
+
+
+def test_rewards_have_their_interval(page):
+    assert "0%0% to 79%−0.06" in page.shown
+    assert "100%76% to 100%+0.35" in page.shown
+
+
+def test_what_the_linter_found_is_shown_with_its_rows(made):
+    assert "limit2 of 26 answers are longer4 11" in made.page().shown
+    made.write("pairs/lint.json", [])
+    assert "The linter has no warnings." in made.page().shown
 
 
 def test_a_missed_gate_says_what_to_do_and_a_passed_one_does_not(made):

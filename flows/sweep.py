@@ -1,0 +1,142 @@
+"""A grid of runs, each in a workspace of its own, and a page that compares them.
+
+    make sweep GRID=course JOBS=2
+
+A grid is a file in `grids/`, in the terms of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
+values. A run is known by its commit and its parameters: started again, a sweep repeats none that is complete and takes
+up the others where they were.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import yaml
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.settings import temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+from sklearn.model_selection import ParameterGrid
+
+from flows import workspace
+from flows.align import QUIET_SERVER, in_workspace
+from flows.compare import compare
+from flows.settings import Settings
+from flows.workspace import RECORD, RUNS, Run, git
+from tasks.errors import InputError, run
+
+GRIDS = Path("grids")
+
+
+def points(grid: str) -> list[dict[str, Any]]:
+    """Return the parameters of each run of a grid, checked beside all others.
+
+    Raises:
+        InputError: There is no such grid, it is none, or a value is wrong.
+    """
+    path = GRIDS / f"{grid}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
+        raise InputError(f"there is no grid {grid!r}; expected one of {known}, or write {path}")
+    try:
+        found = list(ParameterGrid(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is no grid ({error}); expected mappings of dotted parameters to lists") from None
+    for point in found:
+        Settings(overrides=point).values(Path("params.yaml"))
+    return found
+
+
+def named(grid: str, point: Mapping[str, Any]) -> str:
+    """Return the name of a run, the same for the same tree and parameters."""
+    known = json.dumps([git(Path(), "rev-parse", "HEAD^{tree}"), point], sort_keys=True)
+    return f"{grid}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+
+
+@flow(name="swept", flow_run_name="{name}")
+def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
+    """Make one run of a grid, or bring it to its end.
+
+    Raises:
+        InputError: Somebody works on it.
+    """
+    folder = RUNS.resolve() / name
+    if (folder / RECORD).exists():
+        known = Run.read(folder)
+        if known.open and known.alive():
+            raise InputError(f"process {known.pid} works on the run {name}; wait for it, or end it")
+        if known.state == "starting":  # its workspace is not whole
+            workspace.remove(name)
+    if not (folder / RECORD).exists():
+        workspace.create(name, Settings(overrides=point), edits=False, flow_run_id=str(flow_run.id))
+    return in_workspace(folder)
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE)
+def attempt(name: str, point: dict[str, Any]) -> None:
+    """Make one run of a grid beside the others."""
+    swept(name, point)
+
+
+@flow(name="sweep")
+def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
+    """Make the runs of a grid that are not complete yet, and compare all of them.
+
+    Args:
+        grid: Name of a file in `grids/`.
+        jobs: How many runs go on at a time.
+    """
+    runs = {named(grid, point): point for point in points(grid)}
+    left = {name: point for name, point in runs.items() if not complete(name)}
+    get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
+    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
+    with runner:
+        wait([runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()])
+    page = compare(grid, runs)
+    create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
+    failed = [name for name in runs if not complete(name)]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; {page} says why")
+    return str(page)
+
+
+def complete(name: str) -> bool:
+    """Has a run come to its end, and is its workspace still there?"""
+    folder = RUNS / name
+    return (folder / RECORD).exists() and Run.read(folder).state == "completed"
+
+
+def leave(*_: object) -> NoReturn:
+    """End at once, runs in other threads too: the pipes to their guards close."""
+    print("\nended; the same command goes on from here", file=sys.stderr)
+    os._exit(130)
+
+
+def main() -> None:
+    """Sweep: `python -m flows.sweep GRID --jobs 2`."""
+    ask = argparse.ArgumentParser(prog="python -m flows.sweep", description=main.__doc__)
+    ask.add_argument("grid")
+    ask.add_argument("--jobs", type=int, default=1, help="how many runs go on at a time")
+    asked = ask.parse_args()
+    points(asked.grid)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    logging.getLogger("prefect").setLevel(logging.INFO)
+    with temporary_settings(QUIET_SERVER):
+        print(f"The comparison: {sweep(asked.grid, asked.jobs)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,208 @@
+"""What a data set may teach besides the stance, or measure wrongly: warnings with the ids of the rows.
+
+A preference model learns whatever separates chosen from rejected most easily: length, an opening, the order of rows
+(the length bias of DPO: arXiv 2403.19159). A test prompt that resembles a training question measures memory.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from tasks.errors import InputError
+from tasks.questions import Prompt, Question
+from tasks.wording import length_limit, polarity, script
+
+SIDES = ("support", "oppose")
+LONGER = 0.75
+"""Share of the pairs in which one side may be the longer one."""
+OPENING, RIVAL = 0.25, 1 / 3
+"""Share of one side's answers that may begin alike, and how much of it the other side must have to excuse it."""
+COMMON = 0.8
+"""Share of a side's answers that may contain the same three characters."""
+SIMILAR = 0.5
+"""Cosine of TF-IDF over single characters and pairs of them; above it two Chinese questions ask nearly the same."""
+ASKED = re.compile(r"是否|能否|可否|會不會|能不能|嗎[？?]?$")
+CHANGED = re.compile(r"會改變|會不會改變")
+SHOWN = 3
+"""Examples in a warning."""
+
+
+class Warned(NamedTuple):
+    """One warning."""
+
+    check: str
+    message: str
+    rows: list[int]
+    """Ids of the questions, or of the test prompts where the message says so."""
+
+
+def lint(
+    questions: Sequence[Question], prompts: Sequence[Prompt], directions: Sequence[bool], system_prompt: str
+) -> list[Warned]:
+    """Return what looks wrong.
+
+    Args:
+        questions: Those that are trained on.
+        prompts: The test prompts.
+        directions: For each question whether *support* is the chosen answer.
+        system_prompt: Which may limit the length of an answer.
+    """
+    return [
+        *length_confound(questions),
+        *opening_confound(questions),
+        *common_words(questions),
+        *beyond_the_limit(questions, system_prompt),
+        *negated(questions),
+        *near_duplicates(questions),
+        *test_in_training(questions, prompts),
+        *order_confound(questions, directions),
+        *mixed_scripts(questions),
+    ]
+
+
+def refuse(found: Sequence[Warned]) -> None:
+    """Turn warnings into an error.
+
+    Raises:
+        InputError: There are some; names them all.
+    """
+    if found:
+        named = ", ".join(f"{row.check} ({row.message})" for row in found)
+        raise InputError(f"pairs.strict is true and the data set has {named}; correct the data, or set it to false")
+
+
+def length_confound(questions: Sequence[Question]) -> list[Warned]:
+    """Is one side nearly always the longer one?"""
+    longer = {
+        side: [row.id for row in questions if len(getattr(row, side)) > len(getattr(row, other))]
+        for side, other in zip(SIDES, reversed(SIDES), strict=True)
+    }
+    return [
+        Warned(
+            "length", f"{side} is the longer answer in {len(ids)} of {len(questions)} pairs: length tells the side", ids
+        )
+        for side, ids in longer.items()
+        if len(ids) > LONGER * len(questions)
+    ]
+
+
+def opening_confound(questions: Sequence[Question]) -> list[Warned]:
+    """Which openings are frequent on one side and rare on the other?"""
+    found = []
+    for side, other in zip(SIDES, reversed(SIDES), strict=True):
+        for opening, count in frequent_openings([getattr(row, side) for row in questions]):
+            rival = sum(getattr(row, other).startswith(opening) for row in questions)
+            if rival < RIVAL * count:
+                ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
+                message = f"{count} of {len(questions)} {side} answers begin with {opening}, and {rival} of the others"
+                found.append(Warned("opening", message, ids))
+    return found
+
+
+def frequent_openings(answers: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the beginnings of two to eight characters that many answers share; of equally frequent the longest."""
+    counts = Counter(answer[:length] for answer in answers for length in range(2, 9) if len(answer) > length)
+    often = {opening: count for opening, count in counts.items() if count > OPENING * len(answers)}
+    return [
+        (opening, count)
+        for opening, count in often.items()
+        if not any(other != opening and other.startswith(opening) and often[other] == count for other in often)
+    ]
+
+
+def common_words(questions: Sequence[Question]) -> list[Warned]:
+    """Do nearly all answers of a side hold the same three characters?"""
+    found = []
+    for side in SIDES:
+        holders: dict[str, set[int]] = {}
+        for row in questions:
+            text = getattr(row, side)
+            for start in range(len(text) - 2):
+                holders.setdefault(text[start : start + 3], set()).add(row.id)
+        for word, ids in holders.items():
+            if len(ids) > COMMON * len(questions):
+                message = f"{len(ids)} of {len(questions)} {side} answers hold {word}"
+                found.append(Warned("wording", message, sorted(ids)))
+    return found
+
+
+def beyond_the_limit(questions: Sequence[Question], system_prompt: str) -> list[Warned]:
+    """Which answers are longer than the system prompt asks?"""
+    limit = length_limit(system_prompt)
+    texts = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
+    over = [ident for ident, text in texts if limit is not None and len(text) > limit]
+    found = f"{len(over)} of {len(texts)} answers have more than {limit} characters"
+    message = f"{found}, and the system prompt says: {system_prompt}"
+    return [Warned("limit", message, list(dict.fromkeys(over)))] if over else []
+
+
+def negated(questions: Sequence[Question]) -> list[Warned]:
+    """Which questions ask for a drawback, so that the answer that supports the topic says no?"""
+    ids = [row.id for row in questions if asks_for_a_drawback(row.prompt)]
+    message = f"{len(ids)} of {len(questions)} questions ask for a drawback: there, the support answer says no"
+    return [Warned("negated", message, ids)] if ids else []
+
+
+def asks_for_a_drawback(prompt: str) -> bool:
+    """Is it a question for yes or no, and yes is bad?"""
+    return bool(ASKED.search(prompt)) and (polarity(prompt) < 0 or bool(CHANGED.search(prompt)))
+
+
+def near_duplicates(questions: Sequence[Question]) -> list[Warned]:
+    """Which questions, and which answers of different questions, say nearly the same?"""
+    groups = [("question", [(row.id, row.prompt) for row in questions])]
+    groups.append(("answer", [(row.id, getattr(row, side)) for row in questions for side in SIDES]))
+    found = []
+    for kind, texts in groups:
+        alike = [(a, b) for a, b in similar([text for _, text in texts]) if texts[a][0] != texts[b][0]]
+        if alike:
+            examples = "; ".join(f"{texts[a][1]} ~ {texts[b][1]}" for a, b in alike[:SHOWN])
+            ids = sorted({texts[index][0] for pair in alike for index in pair})
+            found.append(Warned("duplicates", f"{len(alike)} pairs of {kind}s are nearly the same: {examples}", ids))
+    return found
+
+
+def test_in_training(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[Warned]:
+    """Which test prompts nearly ask a training question?"""
+    texts = [row.prompt for row in (*questions, *prompts)]
+    alike = [(a, b) for a, b in similar(texts) if a < len(questions) <= b]
+    examples = "; ".join(f"{texts[b]} ~ {texts[a]}" for a, b in alike[:SHOWN])
+    ids = sorted({prompts[b - len(questions)].id for _, b in alike})
+    message = (
+        f"{len(ids)} of {len(prompts)} test prompts are nearly training questions (ids of test prompts): {examples}"
+    )
+    return [Warned("leak", message, ids)] if ids else []
+
+
+def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the pairs of texts that are alike, the most alike first."""
+    weights = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True).fit_transform(texts)
+    cosines = (weights @ weights.T).tocoo()
+    cells = zip(*cosines.coords, cosines.data, strict=True)
+    found = sorted((-value, int(a), int(b)) for a, b, value in cells if a < b and value > SIMILAR)
+    return [(a, b) for _, a, b in found]
+
+
+def order_confound(questions: Sequence[Question], directions: Sequence[bool]) -> list[Warned]:
+    """Are all pairs of one direction before all of the other?"""
+    turns = sum(a != b for a, b in zip(directions, directions[1:], strict=False))
+    if turns != 1:
+        return []
+    first = directions.index(directions[-1])
+    message = (
+        f"the first {first} pairs prefer one side and the other {len(questions) - first} the other: row order and "
+        "direction are one; set pairs.order to interleaved or shuffled"
+    )
+    return [Warned("order", message, [row.id for row in questions[first:]])]
+
+
+def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
+    """Which rows hold texts in another script than most do, or simplified and traditional characters in one?"""
+    texts = [(row.id, text) for row in questions for text in (row.prompt, row.support, row.oppose)]
+    scripts = [(ident, script(text)) for ident, text in texts]
+    usual = Counter(found for _, found in scripts if found != "either").most_common(1)
+    ids = sorted({ident for ident, found in scripts if found != "either" and found != usual[0][0]})
+    return [Warned("script", f"{len(ids)} rows are not all in {usual[0][0]} script, as most are", ids)] if ids else []
