@@ -76,7 +76,8 @@ def recall(stage: str, folder: Path) -> None:
     """
     with Repo(str(folder)) as repo, repo.lock:
         [known] = (other for other in repo.index.stages if other.name == stage)
-        if known.outs_cached() or known.changed_deps():
+        kept = any(out.persist for out in known.outs)  # DVC remembers nothing of such a stage
+        if kept or known.outs_cached() or known.changed_deps():
             return
         made = repo.stage_cache._load(known)
         if made and all(repo.cache.local.exists(out["md5"]) for out in made["outs"]):

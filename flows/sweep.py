@@ -134,8 +134,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
-    with temporary_settings(QUIET_SERVER):
-        print(f"The comparison: {sweep(asked.grid, asked.jobs)}")
+    try:
+        with temporary_settings(QUIET_SERVER):
+            print(f"The comparison: {sweep(asked.grid, asked.jobs)}")
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

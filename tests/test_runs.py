@@ -81,6 +81,16 @@ def test_what_was_made_here_is_restored_though_the_lock_names_what_another_machi
     assert stages.reproduce("pairs", nowhere, lambda _: None) == "ran"
 
 
+def test_outputs_that_dvc_does_not_keep_are_made_again(project: Path, git):
+    """As the merged model is."""
+    kept = (project / "dvc.yaml").read_text().replace("[data/answers]", "[data/answers: {cache: false, persist: true}]")
+    (project / "dvc.yaml").write_text(kept)
+    dvc(project, "repro", "--quiet")
+    git(project, "commit", "--quiet", "--all", "--message", "answers that are not kept")
+    folder = workspace.create("again", Settings(), edits=False)
+    assert reproduce(folder)["answers_aligned"] == "ran"
+
+
 def test_uncommitted_edits_are_in_a_run_only_when_asked_for(project: Path, git):
     (project / "stage.py").write_text((project / "stage.py").read_text().replace("report", "REPORT"))
     (project / "new.txt").write_text("new")
