@@ -22,7 +22,7 @@ from tasks.gates import Gate, fingerprint_gate, gates
 from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.params import Params
 from tasks.questions import Stance, read_questions
-from tasks.stance import Judge, Verdict
+from tasks.stance import Judge, Verdict, read_labelled
 
 STANCES: tuple[Stance, ...] = get_args(Stance)
 
@@ -34,13 +34,14 @@ Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 def evaluate(
     params: Params,
-    dataset: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, out: Path,
+    dataset: Path, corpus: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
 
     Args:
         params: All of them; of most only the bounds of the gates.
         dataset: `data/dataset`; the judge learns the topic from its training questions.
+        corpus: Labelled answers about other topics; they teach the judge the language.
         base: `data/base`, for its fingerprint.
         pairs: `data/pairs`, for which answers were chosen.
         train: `data/train`, for the log of the training.
@@ -52,7 +53,7 @@ def evaluate(
     rows = {name: read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     logps = {name: read_json(answers / f"{name}.logps.json") for name in rows}
     chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
-    judge = Judge.fit(questions)
+    judge = Judge.fit(questions, read_labelled(corpus))
     verdicts = {name: judged(judge, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
@@ -200,7 +201,7 @@ def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.evaluate DATASET BASE PAIRS TRAIN MERGE ANSWERS OUT`."""
+    """Run the stage: `python -m tasks.evaluate DATASET CORPUS BASE PAIRS TRAIN MERGE ANSWERS OUT`."""
     evaluate(Params.load(), *map(Path, sys.argv[1:]))
 
 

@@ -1,55 +1,49 @@
 """The stance of an answer towards the topic of a data set: support, neutral or oppose, with a score.
 
-Stance is not yes or no: a negated question ("does it suffer from X?") answered "X can be solved" is support. The
-judge is fitted on the questions of the data set alone, in about a second and always to the same result, so the
-data teach the topic and nothing here knows it. What the code does know is Traditional Chinese: words of praise
-and blame, verbs that raise, lower or resolve what follows, negation, hedges, concessions and conclusions. They
-give ten features per answer, which with character n-grams feed a logistic regression with three classes. Text
-that is broken, repeats itself or is about something else is neutral with score 0.
+Stance is not yes or no: a negated question ("does it suffer from X?") answered "X can be solved" is support. The data
+set's own questions teach the topic, and some thousand labelled answers about other topics, `data/sources/stance`, teach
+how support, opposition and neutrality sound; no word here is of any topic. Character n-grams and ten figures of the
+wording (`tasks/wording.py`) feed a logistic regression with three classes, fitted in seconds and always to the same
+result. Text that is broken or repeats itself is neutral with score 0.
 
-    python -m tasks.stance FILE [--dataset DIR]
-
-reads rows of `{"prompt", "response"}` and prints each with `stance` and `score` added.
-
-Measured with `python -m tests.test_stance GENAI_HW6 data/sources/live_action`: questions left out of the fit 97.0 %
-of 100 (course set) and 100 % of 180 (own set), fitted on one and tested on the other 90.6 % (course to own) and
-96.0 %. Word lists and weights were chosen on these. On 37 hand-labelled answers in free wording that no decision
-used: 78.4 % (fitted on the course set) and 83.8 % (own set).
+    python -m tasks.stance FILE [--dataset DIR]     # rows of {"prompt", "response"}, each with stance and score
+    python -m tasks.stance --validate               # labelled answers that taught nothing, right or wrong
+    python -m tasks.stance --leave-one-out DIR      # each question of a data set by a judge that has not seen it
 """
 
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.table import Table
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from tasks.errors import InputError, run
+from tasks.jsonfile import read_jsonl
 from tasks.questions import Question, Stance, read_questions
-from tasks.wording import CLAUSE, KIND, direct, features
+from tasks.wording import features
 
-NEUTRAL = """這要看情況而定。|很難一概而論。|見仁見智，沒有標準答案。|每個人的看法不同。|有利有弊，需要權衡。
-目前還沒有定論。|各有優缺點，難分高下。|結果取決於執行的方式。|這取決於品質與團隊。|效果因人而異。|影響好壞參半。
-有些人贊成，有些人反對。|需要更多資料才能判斷。|仍待時間觀察。|不一定，要看具體做法。|未必如此，也未必不是如此。
-可能有正面影響，也可能有負面影響。|這個問題可以從不同角度討論。|我無法對這個問題給出明確的答案。|抱歉，我不清楚。
-我沒有個人立場。|這是一個值得討論的問題。|支持與反對的人各有理由。|兩種意見都有道理，由大家自行判斷。
-有成功的例子，也有失敗的例子。|可能有幫助，但取決於許多因素。|雖然有好處，但也有風險，不能一概而論。
-成敗端看規劃與資源。|視條件而定，情況各不相同。|有的會，有的不會。|說不準，五五波。|既有機會也有挑戰，需審慎評估。
-可能會帶來好處，然而成效仍有待觀察。|昨天下雨，我在家看書。|火車三點到站，請準時上車。|請把門關上，謝謝。
-一加一等於二。|這道菜要先切蔥再下鍋。|您好，請問有什麼可以幫您？|是指一種常見的做法，歷史已有多年。
-優點是能帶來收益，缺點是成本提高。|好壞都有，難說。|關鍵在於如何平衡。"""
 TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。
 {0}因人而異。|{0}各有利弊。|{0}，有人贊成，也有人反對。"""
 
+SOURCES = Path("data/sources")
+CORPUS, VALIDATION = SOURCES / "stance/corpus.jsonl", SOURCES / "stance/validation"
+WORST = 12
+"""Cases that are shown."""
 STANCES: tuple[Stance, ...] = ("oppose", "neutral", "support")
-DENSE_WEIGHT, C = 1.5, 1.0
+C = 8.0
+"""Inverse of the regularisation; this and the n-grams were chosen on topics left out of the corpus."""
 
 Features = npt.NDArray[np.float64]
 
@@ -61,25 +55,37 @@ class Verdict(NamedTuple):
     score: float
 
 
+class Labelled(BaseModel):
+    """An answer whose stance a person has named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    prompt: str
+    response: str
+    stance: Stance
+    kind: str
+    """What is special about it: blunt, hedged, negated, broken, ..."""
+
+
 class Judge:
     """Labels answers; made by `fit`."""
 
-    def __init__(self, ngrams: TfidfVectorizer, classifier: LogisticRegression, known: frozenset[str]) -> None:
-        """Keep the fitted parts and the pairs of characters that the data set has."""
-        self._ngrams, self._classifier, self._known = ngrams, classifier, known
+    def __init__(self, ngrams: TfidfVectorizer, classifier: LogisticRegression) -> None:
+        """Keep the fitted parts."""
+        self._ngrams, self._classifier = ngrams, classifier
 
     @classmethod
-    def fit(cls, questions: Sequence[Question]) -> Self:
-        """Learn the topic from the answers of a data set."""
+    def fit(cls, questions: Sequence[Question], corpus: Sequence[Labelled]) -> Self:
+        """Learn the topic from the answers of a data set, and the language from answers about other topics."""
         rows = [row for number, question in enumerate(questions) for row in _examples(number, question)]
-        known = frozenset(pair for row in rows for text in row[:2] for pair in _pairs(text)) - KIND.keys()
-        rows += [("", text, "neutral") for text in _listed(NEUTRAL)] + _plain_answers()
+        rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
         prompts, responses, stances = zip(*rows, strict=True)
-        ngrams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True).fit(responses)
-        classifier = LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
+        ngrams = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True).fit(responses)
+        classifier = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
         with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
             classifier.fit(_matrix(ngrams, prompts, responses), stances)
-        return cls(ngrams, classifier, known)
+        return cls(ngrams, classifier)
 
     def verdicts(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Return one verdict per answer."""
@@ -87,20 +93,12 @@ class Judge:
             return []
         chances = self._classifier.predict_proba(_matrix(self._ngrams, prompts, responses))
         order = [list(self._classifier.classes_).index(stance) for stance in STANCES]
-        rows = zip(prompts, responses, chances[:, order], strict=True)
-        return [self._verdict(prompt, response, row) for prompt, response, row in rows]
+        return [self._verdict(response, row) for response, row in zip(responses, chances[:, order], strict=True)]
 
-    def _verdict(self, prompt: str, response: str, chances: Features) -> Verdict:
-        if _is_broken(response) or self._is_off_topic(prompt, response):
+    def _verdict(self, response: str, chances: Features) -> Verdict:
+        if _is_broken(response):
             return Verdict("neutral", 0.0)
         return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
-
-    def _is_off_topic(self, prompt: str, response: str) -> bool:
-        """Tell whether a whole sentence or more takes up nothing of the question and hardly anything of the data."""
-        pairs, first = _pairs(response), CLAUSE.findall(response)[0]
-        if len(pairs) < 12 or direct(prompt, first) or not set(pairs).isdisjoint(_pairs(prompt)):
-            return False
-        return sum(pair in self._known for pair in pairs) < 0.08 * len(pairs)
 
 
 def _listed(sentences: str) -> list[str]:
@@ -142,20 +140,89 @@ def _plain_answers() -> list[tuple[str, str, Stance]]:
 
 def _matrix(ngrams: TfidfVectorizer, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
     dense = np.array([features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)])
-    return cast(csr_matrix, hstack([ngrams.transform(responses), csr_matrix(dense * DENSE_WEIGHT)], format="csr"))
+    return cast(csr_matrix, hstack([ngrams.transform(responses), csr_matrix(dense)], format="csr"))
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    """Return the answers in a file of JSON lines.
+
+    Raises:
+        InputError: The file is missing, or a row is not as `Labelled` says; names it.
+    """
+    rows = read_jsonl(path)
+    try:
+        return [Labelled.model_validate(row) for row in rows]
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: {error.errors()[0]['msg']}; a row needs {', '.join(Labelled.model_fields)}"
+        ) from None
+
+
+def left_out(questions: Sequence[Question], corpus: Sequence[Labelled]) -> list[tuple[Labelled, Verdict]]:
+    """Return the verdicts on the answers of every question by a judge that was not taught it."""
+    found = []
+    for number, question in enumerate(questions):
+        judge = Judge.fit([*questions[:number], *questions[number + 1 :]], corpus)
+        sides: tuple[Stance, ...] = ("support", "oppose")
+        rows = [
+            Labelled(topic="", prompt=question.prompt, response=getattr(question, side), stance=side, kind="data set")
+            for side in sides
+        ]
+        found += judged(judge, rows)
+    return found
+
+
+def judged(judge: Judge, rows: Sequence[Labelled]) -> list[tuple[Labelled, Verdict]]:
+    """Return each labelled answer with the judge's verdict."""
+    verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
+    return list(zip(rows, verdicts, strict=True))
+
+
+def validation(title: str, found: Sequence[tuple[Labelled, Verdict]]) -> list[Table]:
+    """Return accuracy, confusion and the worst cases, as tables."""
+    right = sum(row.stance == verdict.stance for row, verdict in found)
+    table = Table(
+        "labelled", *STANCES, "right", title=f"{title}: {right} of {len(found)} right, {right / len(found):.1%}"
+    )
+    for stance in STANCES:
+        counts = Counter(verdict.stance for row, verdict in found if row.stance == stance)
+        if counts:
+            table.add_row(stance, *(str(counts[other]) for other in STANCES), f"{counts[stance] / counts.total():.0%}")
+    wrong = [(row, verdict) for row, verdict in found if row.stance != verdict.stance]
+    worst = sorted(wrong, key=lambda item: -abs(item[1].score))[:WORST]
+    cases = Table("kind", "prompt", "answer", "labelled", "judged", "score", title="the worst cases")
+    for row, verdict in worst:
+        cases.add_row(row.kind, row.prompt, row.response, row.stance, verdict.stance, f"{verdict.score:+.2f}")
+    return [table, cases] if worst else [table]
 
 
 def main() -> None:
-    """Print every row of a file with its stance and score."""
+    """Print every row of a file with its stance and score, or how often the judge is right."""
     parser = argparse.ArgumentParser(prog="python -m tasks.stance", description=main.__doc__)
-    parser.add_argument("file", type=Path, help="JSON list or JSONL with prompt and response")
+    parser.add_argument("file", type=Path, nargs="?", help="JSON list or JSONL with prompt and response")
     parser.add_argument("--dataset", type=Path, default=Path("data/dataset"), help="data set that teaches the topic")
+    parser.add_argument("--validate", action="store_true", help="judge the labelled answers that taught nothing")
+    parser.add_argument(
+        "--leave-one-out", type=Path, metavar="DATASET", help="judge each question of a data set untaught"
+    )
     args = parser.parse_args()
-    rows = _read(args.file)
-    judge = Judge.fit(read_questions(args.dataset))
-    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
-    for row, verdict in zip(rows, verdicts, strict=True):
-        print(json.dumps(row | verdict._asdict(), ensure_ascii=False))
+    corpus = read_labelled(CORPUS)
+    if args.validate:
+        for path in sorted(VALIDATION.glob("*.jsonl")):
+            judge = Judge.fit(read_questions(SOURCES / path.stem), corpus)
+            Console(width=120).print(*validation(path.stem, judged(judge, read_labelled(path))))
+    if args.leave_one_out:
+        Console(width=120).print(
+            *validation(str(args.leave_one_out), left_out(read_questions(args.leave_one_out), corpus))
+        )
+    if args.file:
+        rows = _read(args.file)
+        judge = Judge.fit(read_questions(args.dataset), corpus)
+        verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+        for row, verdict in zip(rows, verdicts, strict=True):
+            print(json.dumps(row | verdict._asdict(), ensure_ascii=False))
+    if not (args.validate or args.leave_one_out or args.file):
+        parser.error("name a file, or --validate, or --leave-one-out DATASET")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from tasks.evaluate import (
 )
 from tasks.params import Params, compose
 from tasks.questions import read_questions
-from tasks.stance import Verdict
+from tasks.stance import CORPUS, Verdict
 
 LIVE_ACTION = Path("data/sources/live_action")
 
@@ -175,7 +175,7 @@ def run(tmp_path_factory) -> Path:
         chosen = [{"id": row.id, "preferred": "support"} for row in used]
         write(root / f"pairs/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
     folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "evaluation"))
-    evaluate(Params.parse(compose("miniature"), "test"), LIVE_ACTION, *folders)
+    evaluate(Params.parse(compose("miniature"), "test"), LIVE_ACTION, CORPUS, *folders)
     return root
 
 

@@ -1,9 +1,7 @@
-"""Claims about the judge; `python -m tests.test_stance [DIR ...]` prints its confusion tables.
-
-With data set folders it also leaves one question out at a time in each, and fits on each to judge all others.
-"""
+"""Claims about the judge; `python -m tasks.stance --validate` prints the tables behind them."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,10 +14,10 @@ import pytest
 
 from tasks.errors import InputError
 from tasks.questions import Question, Stance, read_questions
-from tasks.stance import STANCES, Judge, _read
+from tasks.stance import CORPUS, SOURCES, STANCES, VALIDATION, Judge, _read, judged, read_labelled
 
 LIVE_ACTION = Path("data/sources/live_action")
-ANSWERS = json.loads((Path(__file__).parent / "data/stance_answers.json").read_text(encoding="utf-8"))
+TAUGHT = read_labelled(CORPUS)
 
 REMOTE_WORK = [
     ("遠距工作是否能提高員工的效率？", "遠距工作減少通勤，員工更能專注。", "遠距工作容易分心，進度常常落後。"),
@@ -35,7 +33,7 @@ REMOTE_WORK = [
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge.fit(read_questions(LIVE_ACTION))
+    return Judge.fit(read_questions(LIVE_ACTION), TAUGHT)
 
 
 def stance(judge: Judge, prompt: str, response: str) -> Stance:
@@ -61,17 +59,20 @@ def labelled(questions: Sequence[Question]) -> list[dict[str, Any]]:
     ]
 
 
-def leave_one_out(questions: list[Question]) -> Counter[tuple[Stance, Stance]]:
-    table: Counter[tuple[Stance, Stance]] = Counter()
-    for number, question in enumerate(questions):
-        table += confusion(Judge.fit(questions[:number] + questions[number + 1 :]), labelled([question]))
-    return table
+@pytest.mark.parametrize("topic", ["live_action", "ai_art"])
+def test_answers_that_taught_nothing_are_judged_right(topic):
+    rows = read_labelled(VALIDATION / f"{topic}.jsonl")
+    assert len(rows) >= 150
+    found = judged(Judge.fit(read_questions(SOURCES / topic), TAUGHT), rows)
+    table = Counter((row.stance, verdict.stance) for row, verdict in found)
+    assert accuracy(table) >= 0.85
+    for side in STANCES:
+        assert table[side, side] >= 0.8 * sum(table[side, other] for other in STANCES), side
 
 
-def test_hand_labelled_answers_that_no_decision_saw_are_judged_right(judge):
-    held_out = [row for row in ANSWERS if row["split"] == "test"]
-    assert len(held_out) >= 30
-    assert accuracy(confusion(judge, held_out)) >= 0.8
+def test_no_answer_is_both_taught_and_validated():
+    validated = {row.response for path in VALIDATION.glob("*.jsonl") for row in read_labelled(path)}
+    assert validated.isdisjoint(row.response for row in TAUGHT)
 
 
 def test_questions_left_out_of_the_fit_are_judged_right():
@@ -79,15 +80,16 @@ def test_questions_left_out_of_the_fit_are_judged_right():
     table: Counter[tuple[Stance, Stance]] = Counter()
     for fold in range(3):
         rest = [question for number, question in enumerate(questions) if number % 3 != fold]
-        table += confusion(Judge.fit(rest), labelled(questions[fold::3]))
+        table += confusion(Judge.fit(rest, TAUGHT), labelled(questions[fold::3]))
     assert accuracy(table) >= 0.9
 
 
 def test_fitting_is_quick_and_deterministic(judge):
     start = time.process_time()
-    again = Judge.fit(read_questions(LIVE_ACTION))
-    assert time.process_time() - start < 3
-    prompts, responses = [row["prompt"] for row in ANSWERS], [row["response"] for row in ANSWERS]
+    again = Judge.fit(read_questions(LIVE_ACTION), TAUGHT)
+    assert time.process_time() - start < 6
+    rows = read_labelled(VALIDATION / "live_action.jsonl")
+    prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
     assert again.verdicts(prompts, responses) == judge.verdicts(prompts, responses)
 
 
@@ -125,12 +127,6 @@ def test_broken_text_is_neutral_with_score_zero(judge, response):
     assert judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
 
 
-def test_another_subject_is_neutral_with_a_score_near_zero(judge):
-    (verdict,) = judge.verdicts(["真人化是否能夠吸引新觀眾？"], ["這家麵店的湯頭濃郁，牛肉軟嫩，值得專程排隊。"])
-    assert verdict.stance == "neutral"
-    assert abs(verdict.score) < 0.1
-
-
 def test_score_has_the_sign_of_the_stance_and_stays_within_one(judge):
     rows = labelled(read_questions(LIVE_ACTION))
     verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
@@ -159,11 +155,11 @@ def test_no_answers_give_no_verdicts(judge):
 def test_eight_questions_on_another_topic_are_enough(prompt, response, expected):
     rows = enumerate(REMOTE_WORK, start=1)
     questions = [Question(id=number, prompt=ask, support=good, oppose=bad) for number, (ask, good, bad) in rows]
-    assert stance(Judge.fit(questions), prompt, response) == expected
+    assert stance(Judge.fit(questions, TAUGHT), prompt, response) == expected
 
 
 def test_code_knows_no_topic():
-    source = Path("tasks/stance.py").read_text(encoding="utf-8")
+    source = "".join(Path(f"tasks/{name}.py").read_text(encoding="utf-8") for name in ("stance", "wording"))
     topics = [
         "真人",
         "動漫",
@@ -185,9 +181,8 @@ def test_code_knows_no_topic():
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_command_prints_every_row_with_its_verdict(tmp_path, ending):
-    rows = [
-        {"id": number, **{key: row[key] for key in ("prompt", "response")}} for number, row in enumerate(ANSWERS[:3])
-    ]
+    known = read_labelled(VALIDATION / "live_action.jsonl")[:3]
+    rows = [{"id": number, "prompt": row.prompt, "response": row.response} for number, row in enumerate(known)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     file = tmp_path / f"answers.{ending}"
     file.write_text("\n".join(lines) if ending == "jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
@@ -214,23 +209,15 @@ def test_bad_row_is_named(tmp_path, text):
         _read(file)
 
 
-def main() -> None:
-    sets = {folder: read_questions(Path(folder)) for folder in sys.argv[1:]}
-    for name, questions in sets.items():
-        show(f"{name}, one question left out", leave_one_out(questions))
-        for other in sets.keys() - {name}:
-            show(f"{name} judges {other}", confusion(Judge.fit(questions), labelled(sets[other])))
-    for name, questions in (sets or {str(LIVE_ACTION): read_questions(LIVE_ACTION)}).items():
-        for split in ("dev", "test"):
-            rows = [row for row in ANSWERS if row["split"] == split]
-            show(f"{name} judges hand-labelled {split}", confusion(Judge.fit(questions), rows))
+def test_validation_prints_accuracy_confusion_and_the_worst_cases():
+    command = [sys.executable, "-m", "tasks.stance", "--validate"]
+    printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+    for topic in ("ai_art", "live_action"):
+        assert re.search(rf"{topic}: 1\d\d of 180 right, \d\d\.\d%", printed)
+    assert printed.count("the worst cases") == 2
 
 
-def show(title: str, table: Counter[tuple[Stance, Stance]]) -> None:
-    print(f"{title}: {accuracy(table):.1%} of {table.total()}; rows: true, columns: found {' '.join(STANCES)}")
-    for true in STANCES:
-        print(f"  {true:8}", *(f"{table[true, found]:4}" for found in STANCES))
-
-
-if __name__ == "__main__":
-    main()
+def test_a_labelled_row_without_a_stance_is_refused_by_file(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"topic": "t", "prompt": "p", "response": "r", "kind": "plain"}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl: Field required; a row needs topic, prompt"):
+        read_labelled(tmp_path / "rows.jsonl")

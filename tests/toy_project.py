@@ -30,7 +30,7 @@ stages:
   evaluate:
     cmd: python stage.py evaluate
     deps: [stage.py, data/answers]
-    outs: [data/report, data/evaluation/responses.json, data/evaluation/gates.json]
+    outs: [data/report, data/evaluation/responses.json, data/evaluation/stances.json, data/evaluation/gates.json]
     metrics:
       - data/evaluation/metrics.json: {cache: false}
 """
@@ -74,9 +74,22 @@ if sys.argv[1] == "answers_aligned":
     write("data/answers/aligned.jsonl", ratio)
 if sys.argv[1] == "evaluate":
     shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
-    write("data/evaluation/metrics.json", {"base": {"support": 0, "neutral": 1, "oppose": 0}, "aligned": shares})
+    half = {"share": 0.5, "low": 0.3, "high": 0.7, "margin": 1.5}
+    metrics = {
+        "base": {"support": 0, "neutral": 1, "oppose": 0},
+        "aligned": shares,
+        "adherence": {"stance": "support", "mixed": True, "share": ratio, "low": 0.0, "high": 1.0},
+        "margin": {"trained": {"aligned": 9.0}, "held_out": {"aligned": 4 * ratio - 2}},
+        "rewards": {"trained": half, "held_out": None},
+        "defects": {"aligned": {"degenerate": 0.0, "hedged": 0.25}},
+        "characters": {"aligned": 12.5},
+    }
+    write("data/evaluation/metrics.json", metrics)
+    verdict = {"stance": "support" if ratio > 0.5 else "oppose", "score": ratio, "defects": []}
+    write("data/evaluation/stances.json", [{"id": 1, "base": verdict, "aligned": verdict}])
     write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, "found": "all", "expected": "most"}])
-    write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", "response_from_trained_model": "!"}])
+    answers = {"response_from_original_model": "難說。", "response_from_trained_model": f"是{ratio}。"}
+    write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
     write("data/report/index.html", "<h1>report</h1>")
 """
 
@@ -84,12 +97,12 @@ if sys.argv[1] == "evaluate":
 def make(folder: Path, remote: Path | None = None) -> Path:
     """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
     folder.mkdir(parents=True)
-    for name in ("deploy", "flows", "tasks", "profiles", "data/sources"):
+    for name in ("deploy", "flows", "grids", "tasks", "profiles", "data/sources"):
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "stage.py").write_text(STAGE)
-    (folder / ".gitignore").write_text("/.runs/\n/checkpoint\n/tried\n__pycache__/\n")
+    (folder / ".gitignore").write_text("/.runs/\n/data/compare/\n/checkpoint\n/tried\n__pycache__/\n")
     git(folder, "init", "--quiet")
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
