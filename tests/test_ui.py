@@ -125,6 +125,15 @@ def test_two_serving_processes_take_each_run_once(ui: Ui):
     assert [ui.tries(run) for run in runs] == [1] * 6
 
 
+def test_a_grid_is_swept_from_its_deployment(ui: Ui):
+    deployment = ui.call("GET", "/deployments/name/sweep/sweep")["id"]
+    body = {"parameters": {"grid": "response-curve", "jobs": 2}}
+    run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", body)
+    assert ui.wait(run, FINAL, within=300) == "COMPLETED"
+    assert (ui.project / "data/compare/response-curve/index.html").exists()
+    assert "| 0.25 | 25% |" in ui.artifacts(run)["comparison"]
+
+
 def test_a_second_ui_says_that_it_is_up(ui: Ui):
     again = subprocess.run(
         [sys.executable, "-m", "flows.ui"], cwd=ui.project, env=ui.environment, capture_output=True, text=True
