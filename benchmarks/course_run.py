@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from rich.table import Table
 from benchmarks.watch import Cost, cost
 from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.params import compose
+from tasks.stance import CORPUS
 
 SOURCE = Path("data/sources/live_action")
 PROMPTS = 10
@@ -92,6 +94,7 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
     """Run all stages, and those that answer once more for every other limit of tokens."""
     last = tokens[-1]
     write_params(folder, model, small, last)
+    shutil.copytree(CORPUS.parent, folder / CORPUS.parent)
     costs = {name: stage(folder, name) for name in STAGES}
     answered = {str(last): lengths(folder)}
     for limit in tokens[:-1]:

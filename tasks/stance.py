@@ -149,9 +149,10 @@ def read_labelled(path: Path) -> list[Labelled]:
     Raises:
         InputError: The file is missing, or a row is not as `Labelled` says; names it.
     """
-    rows = read_jsonl(path)
     try:
-        return [Labelled.model_validate(row) for row in rows]
+        return [Labelled.model_validate(row) for row in read_jsonl(path)]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; restore it, `git checkout {path}`") from None
     except ValidationError as error:
         raise InputError(
             f"{path}: {error.errors()[0]['msg']}; a row needs {', '.join(Labelled.model_fields)}"

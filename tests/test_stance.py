@@ -221,3 +221,8 @@ def test_a_labelled_row_without_a_stance_is_refused_by_file(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"topic": "t", "prompt": "p", "response": "r", "kind": "plain"}\n')
     with pytest.raises(InputError, match=r"rows\.jsonl: Field required; a row needs topic, prompt"):
         read_labelled(tmp_path / "rows.jsonl")
+
+
+def test_labelled_answers_that_are_missing_are_named_with_a_way_back(tmp_path):
+    with pytest.raises(InputError, match=r"none\.jsonl does not exist; restore it"):
+        read_labelled(tmp_path / "none.jsonl")
