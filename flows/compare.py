@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from flows.runs import METRICS
 from flows.workspace import LOG, RECORD, RUNS, Run
 from tasks.jsonfile import read_json
 from tasks.report import STANCES, Curve, curve, render, signed
 
 COMPARED = Path("data/compare")
-METRICS, RESPONSES = Path("data/evaluation/metrics.json"), Path("data/evaluation/responses.json")
-STANCES_FILE, TRAINING = Path("data/evaluation/stances.json"), Path("data/train/log.csv")
+RESPONSES, STANCES_FILE = Path("data/evaluation/responses.json"), Path("data/evaluation/stances.json")
+TRAINING = Path("data/train/log.csv")
 
 
 class Row(NamedTuple):
@@ -115,25 +116,28 @@ def cells(known: Row) -> dict[str, str]:
     """Return the figures of a run in words; none of a run that is not complete."""
     if known.metrics is None or known.chosen is None:
         return {}
-    aligned, adherence, defects = (
-        known.metrics["aligned"],
-        known.metrics["adherence"],
-        known.metrics["defects"]["aligned"],
-    )
-    rewards, margin = (
-        known.metrics[name]["held_out"] or known.metrics[name]["trained"] for name in ("rewards", "margin")
-    )
-    held = f"{adherence['share']:.0%} ({adherence['low']:.0%}–{adherence['high']:.0%})" if adherence["stance"] else "–"
+    aligned, adherence = known.metrics["aligned"], known.metrics["adherence"]
+    defects = known.metrics["defects"]["aligned"]
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
-        "adherence": held,
+        "adherence": with_interval(adherence) if adherence["stance"] else "–",
         "degenerate": f"{defects['degenerate']:.0%}",
         "hedged": f"{defects['hedged']:.0%}",
-        "reward accuracy": f"{rewards['share']:.0%} ({rewards['low']:.0%}–{rewards['high']:.0%})",
-        "margin": signed(margin["aligned"]),
+        "reward accuracy": with_interval(measured(known.metrics["rewards"])),
+        "margin": signed(measured(known.metrics["margin"])["aligned"]),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
     }
+
+
+def with_interval(found: Mapping[str, float]) -> str:
+    """Return a share with its interval."""
+    return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"
+
+
+def measured(found: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return figures over the held-out questions, or over the trained ones where none was held out."""
+    return dict(found["held_out"] or found["trained"])
 
 
 def markdown(grid: str, rows: Sequence[Row]) -> str:
@@ -160,11 +164,7 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     ordered = sorted(rows, key=lambda known: float(known.point[varied[0]]))
     at = [float(known.point[varied[0]]) for known in ordered]
     support = [known.metrics["aligned"]["support"] for known in ordered if known.metrics]
-    margin = [
-        (known.metrics["margin"]["held_out"] or known.metrics["margin"]["trained"])["aligned"]
-        for known in ordered
-        if known.metrics
-    ]
+    margin = [measured(known.metrics["margin"])["aligned"] for known in ordered if known.metrics]
     return [
         curve("Support share of the answers", at, {"support": support}, label=varied[0]),
         curve("Mean margin, nats", at, {"margin": margin}, label=varied[0]),

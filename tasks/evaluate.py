@@ -114,10 +114,7 @@ def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str,
 def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] | None:
     if not ids:
         return None
-    base, aligned = (
-        fmean(sum(logps[name][row]["support"]) - sum(logps[name][row]["oppose"]) for row in ids)
-        for name in ("base", "aligned")
-    )
+    base, aligned = (fmean(_preference(logps[name][row]) for row in ids) for name in ("base", "aligned"))
     return {"base": base, "aligned": aligned, "change": aligned - base}
 
 
@@ -136,8 +133,11 @@ def _rewards(logps: Mapping[str, Logps], rows: Rows, beta: float) -> dict[str, f
 
 
 def _moved(logps: Mapping[str, Logps], row: str) -> float:
-    base, aligned = (sum(logps[name][row]["support"]) - sum(logps[name][row]["oppose"]) for name in ("base", "aligned"))
-    return aligned - base
+    return _preference(logps["aligned"][row]) - _preference(logps["base"][row])
+
+
+def _preference(sides: Mapping[str, Sequence[float]]) -> float:
+    return sum(sides["support"]) - sum(sides["oppose"])
 
 
 def share(count: int, total: int) -> dict[str, float]:

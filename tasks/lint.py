@@ -57,7 +57,7 @@ def lint(
         *beyond_the_limit(questions, system_prompt),
         *negated(questions),
         *near_duplicates(questions),
-        *test_in_training(questions, prompts),
+        *known_prompts(questions, prompts),
         *order_confound(questions, directions),
         *mixed_scripts(questions),
     ]
@@ -165,7 +165,7 @@ def near_duplicates(questions: Sequence[Question]) -> list[Warned]:
     return found
 
 
-def test_in_training(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[Warned]:
+def known_prompts(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[Warned]:
     """Which test prompts nearly ask a training question?"""
     texts = [row.prompt for row in (*questions, *prompts)]
     alike = [(a, b) for a, b in similar(texts) if a < len(questions) <= b]

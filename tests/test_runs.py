@@ -16,7 +16,7 @@ from flows.settings import Settings
 from flows.workspace import Run
 from tasks.errors import InputError
 from tasks.params import read_yaml
-from tests.toy_project import dvc, make
+from tests.toy_project import dvc, enter, make
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]  # pygtrie's, in DVC
 
@@ -28,10 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter(made, tmp_path, monkeypatch)
 
 
 def reproduce(folder: Path) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from flows.workspace import RECORD, Run
 from tasks.errors import InputError
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
-from tests.toy_project import make
+from tests.toy_project import enter, make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,10 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return enter(made, tmp_path, monkeypatch)
 
 
 def start(project: Path, *arguments: str) -> "subprocess.Popen[str]":

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.repository import git
 
 PIPELINE = """\
@@ -113,6 +115,13 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "toy")
     return folder
+
+
+def enter(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project that is made into a folder of a test's own, and work there."""
+    shutil.copytree(made, folder / "project")
+    monkeypatch.chdir(folder / "project")
+    return folder / "project"
 
 
 def dvc(folder: Path, *arguments: str) -> str:
