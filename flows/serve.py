@@ -34,13 +34,13 @@ def mark_crashed() -> list[str]:
 
 
 def show_crashed(flow_run: UUID) -> None:
-    """Say in the UI that a run is over."""
+    """Say in the UI that a run is over, unless it is known, or it has been asked for again since."""
     with get_client(sync_client=True) as client:
         try:
             known = client.read_flow_run(flow_run).state
         except ObjectNotFound:  # another server's
             return
-        if known is None or not known.is_final():
+        if known is None or not (known.is_final() or known.is_scheduled()):
             state: State[None] = Crashed(message="Its process has died; retry it, and it goes on where it was.")
             client.set_flow_run_state(flow_run, state, force=True)
 

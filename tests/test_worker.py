@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.serve import show_crashed
 from flows.workspace import Run
 from tests.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.repository import git
@@ -97,6 +100,16 @@ def test_a_killed_worker_leaves_nothing_and_the_next_one_lets_the_run_go_on(ui: 
     assert ui.wait(run, FINAL) == "CRASHED"
     ui.retry(run)
     assert ui.wait(run, {"COMPLETED", "FAILED"}) == "COMPLETED"
+
+
+def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    run, running = ui.launch(on="pool"), {"type": "RUNNING"}
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}):
+        for state, then in ((later, "SCHEDULED"), (running, "CRASHED")):
+            ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+            show_crashed(UUID(run["id"]))
+            assert ui.state(run) == then
 
 
 def test_a_cancelled_run_on_a_worker_leaves_nothing(ui: Ui, machine: Machine):
