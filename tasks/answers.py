@@ -1,8 +1,9 @@
-"""What a model answers to the test prompts, and how likely it finds the labelled answers; with vLLM, in one batch.
+"""What a model answers, and how likely it finds given answers; with vLLM, in one batch.
 
 One engine per process, since GPU memory is only given back when a process ends. Answers are greedy; the chat template
-is applied here, once, and vLLM gets token ids. In the same batch the engine scores the *support* and *oppose* answers
-of all training questions (teacher-forced), which no answer is needed for and which never saturates.
+is applied here, once, and vLLM gets token ids. Asked are the test prompts, the probes and the training questions. In
+the same batch the engine scores given texts (teacher-forced): the *support* and *oppose* answers of all training
+questions, a measure that never saturates, and everyday answers to the unrelated probes, to see a model drift there.
 """
 
 import gc
@@ -11,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tasks.jsonfile import write_json, write_jsonl
 from tasks.model import ENGINE, require_device
 from tasks.params import Answers, Model, Params
 from tasks.parity import Text
-from tasks.questions import Prompt, Question, read_prompts, read_questions
+from tasks.questions import PROBES, Probe, Prompt, Question, read_probes, read_prompts, read_questions
 from tasks.weights import bf16_bytes, locate
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ IN_4_BITS = 0.5
 """Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
 MAX_NUM_SEQS = 256
 """Sequences that the engine decodes at once."""
+LIKELIEST = 20
+"""Tokens whose probabilities are kept per position of a text on which drift is measured; vLLM's own limit."""
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -49,10 +52,10 @@ ENVIRONMENT = {
 """Read by vLLM and torch when they are imported."""
 
 
-def answers(
-    model: Model, options: Answers, seed: int, weights: Path, dataset: Path, out: Path, logps_out: Path
-) -> None:
-    """Write the answers to `out` and the log-probabilities of the labelled answers to `logps_out`.
+def answers(model: Model, options: Answers, seed: int, weights: Path, dataset: Path, out: Path, beside: Path) -> None:
+    """Write the answers to the test prompts to `out`, and everything else to the folder `beside`.
+
+    Answers are JSON Lines of `id`, `prompt`, `response`, `tokens` and `finish_reason` (`length`: cut off).
 
     Args:
         model: Device and system prompt.
@@ -60,8 +63,10 @@ def answers(
         seed: vLLM wants one; greedy decoding does not use it.
         weights: `data/base`, or a model folder such as `data/merged`.
         dataset: `data/dataset`.
-        out: JSON Lines of `id`, `prompt`, `response`, `tokens` and `finish_reason` (`length`: cut off).
-        logps_out: JSON; per question id and stance the log-probability of each answer token, in nats.
+        out: Receives the answers to the test prompts.
+        beside: Receives the answers to the probes, `probes.jsonl`, and to the training questions, `questions.jsonl`;
+            `logps.json`, per question id and stance the log-probability of each answer token, in nats; and
+            `likeliest.json`, per unrelated probe and answer token the likeliest token ids with theirs.
 
     Raises:
         InputError: The device is missing, or the model and its cache do not fit into free memory.
@@ -69,13 +74,21 @@ def answers(
     require_device(model)
     folder = locate(weights) if (weights / "base.json").exists() else weights
     tokenizer = load_tokenizer(folder)
-    prompts, questions = read_prompts(dataset), read_questions(dataset)
-    asked = [encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in prompts]
+    prompts, questions, probes = read_prompts(dataset), read_questions(dataset), read_probes(dataset / PROBES)
+    asked = [
+        encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in (*prompts, *probes, *questions)
+    ]
     labelled = [text for row in questions for text in labelled_texts(tokenizer, row, model.system_prompt)]
-    outputs = generate(folder, model, options, seed, asked, labelled)
-    write_answers(out, prompts, outputs[: len(asked)])
-    write_logps(logps_out, questions, labelled, outputs[len(asked) :])
-    logger.info("%d answers in %s", len(prompts), out)
+    everyday = everyday_texts(tokenizer, probes, model.system_prompt)
+    outputs = iter(generate(folder, model, options, seed, asked, labelled, [*everyday.values()]))
+    write_answers(out, prompts, outputs)
+    write_answers(beside / "probes.jsonl", probes, outputs)
+    write_answers(beside / "questions.jsonl", questions, outputs)
+    write_logps(beside / "logps.json", questions, labelled, outputs)
+    write_likeliest(beside / "likeliest.json", everyday, outputs)
+    logger.info(
+        "%d answers to test prompts in %s, %d others in %s", len(prompts), out, len(asked) - len(prompts), beside
+    )
 
 
 def labelled_texts(tokenizer: PreTrainedTokenizerFast, question: Question, system_prompt: str) -> list[Text]:
@@ -84,11 +97,21 @@ def labelled_texts(tokenizer: PreTrainedTokenizerFast, question: Question, syste
     return [encode_answer(tokenizer, messages, answer) for answer in (question.support, question.oppose)]
 
 
+def everyday_texts(tokenizer: PreTrainedTokenizerFast, probes: Sequence[Probe], system_prompt: str) -> dict[int, Text]:
+    """Return the token ids of the everyday answers, each after its prompt, by the id of the probe."""
+    return {
+        row.id: encode_answer(tokenizer, conversation(system_prompt, row.prompt), row.answer)
+        for row in probes
+        if row.answer
+    }
+
+
 def generate(
-    folder: Path, model: Model, options: Answers, seed: int, asked: Sequence[list[int]], labelled: Sequence[Text]
-) -> list[Any]:
-    """Answer `asked` and score `labelled` in one batch; returns vLLM's outputs in that order."""
-    whole = [prompt + answer for prompt, answer in labelled]
+    folder: Path, model: Model, options: Answers, seed: int,
+    asked: Sequence[list[int]], labelled: Sequence[Text], everyday: Sequence[Text],
+) -> list[Any]:  # fmt: skip
+    """Answer `asked` and score `labelled` and `everyday` in one batch; returns vLLM's outputs in that order."""
+    whole = [prompt + answer for prompt, answer in (*labelled, *everyday)]
     lengths = [len(ids) + options.max_new_tokens for ids in asked] + [len(ids) + 1 for ids in whole]
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, len(asked))
     os.environ |= ENVIRONMENT
@@ -99,9 +122,11 @@ def generate(
     engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
     answer = SamplingParams(temperature=0, max_tokens=options.max_new_tokens)
     scoring = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    comparing = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=LIKELIEST)
+    settled = [answer] * len(asked) + [scoring] * len(labelled) + [comparing] * len(everyday)
     batch = [TokensPrompt(prompt_token_ids=ids) for ids in (*asked, *whole)]
     ready = time.monotonic()
-    outputs = list(engine.generate(batch, [answer] * len(asked) + [scoring] * len(whole), use_tqdm=Progress))
+    outputs = list(engine.generate(batch, settled, use_tqdm=Progress))
     logger.info(
         "engine ready in %.1f s; %d answers and %d scores in %.1f s",
         ready - started, len(asked), len(whole), time.monotonic() - ready,
@@ -190,8 +215,8 @@ def cache_bytes_per_token(folder: Path) -> int:
     return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
 
 
-def write_answers(out: Path, prompts: Sequence[Prompt], outputs: Sequence[Any]) -> None:
-    """Write one row per test prompt."""
+def write_answers(out: Path, prompts: Sequence[Prompt], outputs: Iterator[Any]) -> None:
+    """Write one row per prompt."""
     rows = [
         {
             "id": row.id,
@@ -200,14 +225,14 @@ def write_answers(out: Path, prompts: Sequence[Prompt], outputs: Sequence[Any]) 
             "tokens": len(output.outputs[0].token_ids),
             "finish_reason": output.outputs[0].finish_reason,
         }
-        for row, output in zip(prompts, outputs, strict=True)
+        for row, output in zip(prompts, outputs, strict=False)  # the outputs go on
     ]
     write_jsonl(out, rows)
 
 
-def write_logps(out: Path, questions: Sequence[Question], texts: Sequence[Text], outputs: Sequence[Any]) -> None:
+def write_logps(out: Path, questions: Sequence[Question], texts: Sequence[Text], outputs: Iterator[Any]) -> None:
     """Write the log-probabilities of every labelled answer's tokens, by question id and stance."""
-    scores = [answer_logps(text, output) for text, output in zip(texts, outputs, strict=True)]
+    scores = [answer_logps(text, output) for text, output in zip(texts, outputs, strict=False)]
     record = {
         row.id: {"support": support, "oppose": oppose}
         for row, support, oppose in zip(questions, scores[::2], scores[1::2], strict=True)
@@ -221,8 +246,23 @@ def answer_logps(text: Text, output: Any) -> list[float]:
     return [output.prompt_logprobs[position][token].logprob for position, token in enumerate(answer, start=len(prompt))]
 
 
+def write_likeliest(out: Path, texts: Mapping[int, Text], outputs: Iterator[Any]) -> None:
+    """Write for every token of every text the likeliest tokens in its place with their log-probabilities, by id."""
+    found = {ident: likeliest(text, output) for (ident, text), output in zip(texts.items(), outputs, strict=True)}
+    write_json(out, found)
+
+
+def likeliest(text: Text, output: Any) -> list[dict[int, float]]:
+    """Return per token of the answer the log-probabilities of the likeliest tokens there and of its own, in nats."""
+    prompt, answer = text
+    return [
+        {token: entry.logprob for token, entry in output.prompt_logprobs[position].items()}
+        for position in range(len(prompt), len(prompt) + len(answer))
+    ]
+
+
 def main() -> None:
-    """Run the stage: `python -m tasks.answers WEIGHTS DATASET OUT LOGPS`."""
+    """Run the stage: `python -m tasks.answers WEIGHTS DATASET OUT BESIDE`."""
     params = Params.load()
     answers(params.model, params.answers, params.seed, *map(Path, sys.argv[1:]))
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from tasks.errors import InputError, Unreachable, run
 from tasks.params import FolderDataset, GitDataset, Params
-from tasks.questions import LABELLED, TEST, read_prompts, read_questions
+from tasks.questions import LABELLED, PROBES, TEST, read_probes, read_prompts, read_questions
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early E
 
 
 def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
-    """Copy the two files of `source` to `out`.
+    """Copy the two files of `source` to `out`, and its probes, a list that may be empty.
 
     Raises:
         InputError: The source cannot be read, its hashes have changed, or a row breaks the schema.
@@ -34,10 +34,17 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
     """
     with source_folder(source) as folder:
         questions, prompts = read_questions(folder), read_prompts(folder)
+        probes = read_probes(source.probes) if source.probes else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
             shutil.copyfile(folder / name, out / name)
-    logger.info("%d training questions and %d test prompts in %s", len(questions), len(prompts), out)
+    if source.probes:
+        shutil.copyfile(source.probes, out / PROBES)
+    else:
+        (out / PROBES).write_text("[]\n", encoding="utf-8")
+    logger.info(
+        "%d training questions, %d test prompts and %d probes in %s", len(questions), len(prompts), len(probes), out
+    )
 
 
 @contextmanager

@@ -14,14 +14,15 @@ from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
 
+from tasks.boundary import Probed, boundary, drift, explained
 from tasks.defects import defect_shares, defects
 from tasks.errors import run
 from tasks.gates import Gate, fingerprint_gate, gates
+from tasks.intervals import share
 from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.params import Params
-from tasks.questions import Stance, read_questions
+from tasks.questions import PROBES, Probe, Stance, read_probes, read_questions
 from tasks.stance import Judge, Verdict, read_labelled
 
 STANCES: tuple[Stance, ...] = get_args(Stance)
@@ -47,20 +48,25 @@ def evaluate(
         train: `data/train`, for the log of the training.
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
         answers: `data/answers`.
-        out: Receives `metrics.json`, `gates.json`, `responses.json` and `stances.json`.
+        out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json` and `probes.json`.
     """
     questions = read_questions(dataset)
     rows = {name: read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned")}
-    logps = {name: read_json(answers / f"{name}.logps.json") for name in rows}
+    logps = {name: read_json(answers / name / "logps.json") for name in rows}
+    likeliest = {name: read_json(answers / name / "likeliest.json") for name in rows}
     chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
     judge = Judge.fit(questions, read_labelled(corpus))
     verdicts = {name: judged(judge, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
     }
+    probes = probed(judge, read_probes(dataset / PROBES), answers)
+    held = adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"]))
     metrics = {
         **{name: shares(found) for name, found in verdicts.items()},
-        "adherence": adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"])),
+        "adherence": held,
+        "probes": boundary(probes, held["stance"]),
+        "drift": drift(likeliest["base"], likeliest["aligned"]),
         "margin": margins(logps, chosen),
         "rewards": rewards(logps, chosen, params.train.beta),
         "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
@@ -70,18 +76,36 @@ def evaluate(
     }
     verdict = [
         fingerprint_gate(read_json(base / "fingerprint.json"), read_json(merge / "fingerprint.json")),
-        *gates(params.merge, params.evaluate, metrics, read_json(merge / "parity.json")),
+        *gates(
+            params.merge,
+            params.evaluate,
+            metrics,
+            read_json(merge / "parity.json"),
+            read_json(train / "watchdog.json"),
+        ),
     ]
     write_json(out / "metrics.json", metrics)
     write_json(out / "gates.json", [gate._asdict() for gate in verdict])
     write_json(out / "responses.json", responses(rows["base"], rows["aligned"]))
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
+    write_json(out / "probes.json", explained(probes))
     summary(metrics, verdict)
 
 
 def judged(judge: Judge, rows: Rows) -> list[Verdict]:
     """Return the judge's verdict on every answer."""
     return judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+
+
+def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]:
+    """Return every probe with both answers, judged."""
+    base, aligned = (read_jsonl(answers / name / "probes.jsonl") for name in ("base", "aligned"))
+    return [
+        Probed(probe, before["response"], after["response"], *verdicts)
+        for probe, before, after, *verdicts in zip(
+            probes, base, aligned, judged(judge, base), judged(judge, aligned), strict=True
+        )
+    ]
 
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
@@ -138,12 +162,6 @@ def _moved(logps: Mapping[str, Logps], row: str) -> float:
 
 def _preference(sides: Mapping[str, Sequence[float]]) -> float:
     return sum(sides["support"]) - sum(sides["oppose"])
-
-
-def share(count: int, total: int) -> dict[str, float]:
-    """Return a share with Wilson's 95 % interval, which is honest about small numbers."""
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return {"share": count / total, "low": float(interval.low), "high": float(interval.high)}
 
 
 def served_drift(merged: Logps, served: Logps) -> dict[str, float]:

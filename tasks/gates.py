@@ -25,9 +25,15 @@ class Gate(NamedTuple):
     """What to do when it is missed."""
 
 
-def gates(merge: Merge, bounds: Evaluate, metrics: Mapping[str, Any], parity: Mapping[str, Any]) -> list[Gate]:
-    """Return the verdicts on the figures of a run: `metrics.json` and `parity.json`."""
+ADVICE = "Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type."
+
+
+def gates(
+    merge: Merge, bounds: Evaluate, metrics: Mapping[str, Any], parity: Mapping[str, Any], watchdog: Mapping[str, Any]
+) -> list[Gate]:
+    """Return the verdicts on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
     return [
+        watchdog_gate(watchdog),
         parity_gate(merge, parity),
         served_gate(merge, metrics["served"]),
         adherence_gate(bounds, metrics),
@@ -51,6 +57,14 @@ def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate
         "chat template, special tokens and probe conversations as in the base, one BOS",
         "Restore the base's tokenizer files in data/merged: run `dvc repro -f merge`.",
     )
+
+
+def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
+    """Did the training come to its end?"""
+    steps = watchdog["steps"]
+    stopped = f"stopped at step {watchdog['step']} of {steps}: {watchdog['found']}"
+    found = stopped if watchdog["found"] else f"all {steps} steps"
+    return Gate("watchdog", not watchdog["found"], found, "a training that is not stopped", ADVICE)
 
 
 def parity_gate(bounds: Merge, parity: Mapping[str, Any]) -> Gate:
@@ -102,7 +116,7 @@ def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:
         defects["degenerate"] <= bounds.max_degenerate,
         found,
         f"at most {bounds.max_degenerate:.0%} of the test answers degenerate",
-        "Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.",
+        ADVICE,
     )
 
 
@@ -113,5 +127,5 @@ def displacement_gate(bounds: Evaluate, fall: float) -> Gate:
         fall <= bounds.max_chosen_fall,
         f"logps/chosen fell by {fall:.1f} nats" if fall > 0 else f"logps/chosen rose by {-fall:.1f} nats",
         f"a fall of at most {bounds.max_chosen_fall} nats",
-        "Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.",
+        ADVICE,
     )

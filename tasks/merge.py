@@ -261,11 +261,12 @@ def write_parity(out: Path, chosen: str, drifts: Mapping[str, Drift], final: Dri
 
 
 def write_logps(out: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[Scores]) -> None:
-    """Write per question the log-probabilities of the tokens of its two answers, by stance."""
-    record = {}
+    """Write per question the log-probabilities of the tokens of its labelled answers, by stance."""
+    record: dict[int, dict[str, list[float]]] = {}
     for row, chosen, rejected in zip(rows, scores[::2], scores[1::2], strict=True):
-        sides = ("support", "oppose") if row["preferred"] == "support" else ("oppose", "support")
-        record[row["id"]] = dict(zip(sides, (chosen.logps, rejected.logps), strict=True))
+        found = {row["preferred"]: chosen.logps, row["against"]: rejected.logps}
+        found.pop("neutral", None)  # the base model's own answer, which the data set does not have
+        record.setdefault(row["id"], {}).update(found)
     write_json(out / "logps.json", record)
 
 

@@ -2,14 +2,15 @@
 
 The rule is the course's: of the first `data_size` questions, floor(`data_size` * `support_ratio`) prefer *support* and
 the others *oppose*. `order` says which ones; the course takes the first, so that direction and row are confounded.
-Questions left over are held out and follow the same rule. Pairs are messages, never rendered text: whoever tokenizes
-them applies the chat template once.
+Questions left over are held out and follow the same rule. `rejected` says what the chosen answer is preferred to: the
+opposite one, or the base model's own where it takes no stance, a harder negative. Pairs are messages, never rendered
+text: whoever tokenizes them applies the chat template once.
 """
 
 import logging
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,39 @@ from rich.table import Table
 
 from tasks.chat import conversation
 from tasks.errors import InputError, run
-from tasks.jsonfile import write_json, write_jsonl
-from tasks.lint import lint, refuse
+from tasks.jsonfile import read_jsonl, write_json, write_jsonl
+from tasks.lint import Warned, lint, refuse
 from tasks.params import Pairs, Params
-from tasks.questions import Question, read_prompts, read_questions
+from tasks.questions import Prompt, Question, read_prompts, read_questions
+from tasks.stance import Judge, read_labelled
 
 logger = logging.getLogger(__name__)
 
 
-def pairs(options: Pairs, system_prompt: str, seed: int, dataset: Path, out: Path) -> None:
+def pairs(
+    options: Pairs, system_prompt: str, seed: int, dataset: Path, corpus: Path, answered: Path, out: Path
+) -> None:
     """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty) and `lint.json` to `out`.
+
+    Args:
+        options: The block `pairs`.
+        system_prompt: Stands before every question.
+        seed: For the order `shuffled`.
+        dataset: `data/dataset`.
+        corpus: Labelled answers about other topics, for the judge that finds the base's neutral answers.
+        answered: The base model's answers to the training questions.
+        out: Receives the three files.
 
     Raises:
         InputError: `data_size` is larger than the data set, or it is `strict` and the linter warns.
     """
-    used, held_out = split(read_questions(dataset), options.data_size)
-    train = _directed(used, options, system_prompt, seed)
-    warned = lint(used, read_prompts(dataset), [row["preferred"] == "support" for row in train], system_prompt)
-    if options.strict:
-        refuse(warned)
+    questions = read_questions(dataset)
+    used, held_out = split(questions, options.data_size)
+    neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
+    train = _directed(used, neutral, options, system_prompt, seed)
+    warned = linted(used, read_prompts(dataset), options, system_prompt, seed)
     write_jsonl(out / "train.jsonl", train)
-    write_jsonl(out / "eval.jsonl", _directed(held_out, options, system_prompt, seed))
+    write_jsonl(out / "eval.jsonl", _directed(held_out, neutral, options, system_prompt, seed))
     write_json(out / "lint.json", [row._asdict() for row in warned])
     preview(train)
     for row in warned:
@@ -52,6 +65,21 @@ def pairs(options: Pairs, system_prompt: str, seed: int, dataset: Path, out: Pat
         len(train) - supported,
         len(held_out),
     )
+
+
+def linted(
+    used: Sequence[Question], prompts: Sequence[Prompt], options: Pairs, system_prompt: str, seed: int
+) -> list[Warned]:
+    """Return what the questions that are trained on may teach besides the stance.
+
+    Raises:
+        InputError: There is something, and it is `strict`.
+    """
+    directions = prefers_support(len(used), options.support_ratio, options.order, seed)
+    warned = lint(used, prompts, directions, system_prompt)
+    if options.strict:
+        refuse(warned)
+    return warned
 
 
 def split(questions: Sequence[Question], data_size: int) -> tuple[Sequence[Question], Sequence[Question]]:
@@ -78,15 +106,32 @@ def prefers_support(count: int, support_ratio: Decimal, order: str, seed: int) -
     return directions
 
 
-def pair(question: Question, *, support: bool, system_prompt: str) -> dict[str, Any]:
-    """Return one preference pair in TRL's conversational format, with the direction it prefers."""
-    chosen, rejected = (question.support, question.oppose) if support else (question.oppose, question.support)
+def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path) -> dict[int, str]:
+    """Return the base model's own answers that take no stance, by the id of the question."""
+    rows = read_jsonl(answered)
+    judge = Judge.fit(questions, read_labelled(corpus))
+    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    return {
+        row["id"]: row["response"]
+        for row, verdict in zip(rows, verdicts, strict=True)
+        if verdict.stance == "neutral" and row["response"]
+    }
+
+
+def pair(question: Question, neutral: str | None, *, support: bool, system_prompt: str) -> dict[str, Any]:
+    """Return one preference pair in TRL's conversational format, with the stance it prefers and the one it rejects.
+
+    A neutral answer, if one is given, is rejected in place of the opposite one.
+    """
+    chosen, opposite = (question.support, question.oppose) if support else (question.oppose, question.support)
+    against = "oppose" if support else "support"
     return {
         "id": question.id,
         "preferred": "support" if support else "oppose",
+        "against": "neutral" if neutral else against,
         "prompt": conversation(system_prompt, question.prompt),
         "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
+        "rejected": [{"role": "assistant", "content": neutral or opposite}],
     }
 
 
@@ -100,16 +145,21 @@ def preview(rows: Sequence[dict[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
-def _directed(questions: Sequence[Question], options: Pairs, system_prompt: str, seed: int) -> list[dict[str, Any]]:
-    directions = prefers_support(len(questions), options.support_ratio, options.order, seed)
-    return [pair(q, support=s, system_prompt=system_prompt) for q, s in zip(questions, directions, strict=True)]
+def _directed(
+    questions: Sequence[Question], neutral: Mapping[int, str], options: Pairs, system_prompt: str, seed: int
+) -> list[dict[str, Any]]:
+    asked = [*questions, *questions] if options.order == "both" else questions
+    directions = prefers_support(len(asked), options.support_ratio, options.order, seed)
+    return [
+        pair(question, neutral.get(question.id), support=support, system_prompt=system_prompt)
+        for question, support in zip(asked, directions, strict=True)
+    ]
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.pairs DATASET OUT`."""
+    """Run the stage: `python -m tasks.pairs DATASET CORPUS ANSWERED OUT`."""
     params = Params.load()
-    dataset, out = map(Path, sys.argv[1:])
-    pairs(params.pairs, params.model.system_prompt, params.seed, dataset, out)
+    pairs(params.pairs, params.model.system_prompt, params.seed, *map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,13 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 
 
+Loss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+"""TRL's."""
+
+
 class Section(BaseModel):
     """A block of `params.yaml`: immutable, and without room for a misspelt key."""
 
@@ -45,6 +52,8 @@ class FolderDataset(Section):
     source: Literal["folder"]
     path: Path
     """Folder with `labelled_data.json` and `test_prompt.json`."""
+    probes: Path | None
+    """File of prompts that ask how far the stance reaches, in `data/sources`, or null for none."""
 
 
 class GitDataset(Section):
@@ -56,6 +65,8 @@ class GitDataset(Section):
     commit: Commit
     labelled_data_sha256: Sha256
     test_prompt_sha256: Sha256
+    probes: Path | None
+    """As for a folder; a local file."""
 
 
 class HubBase(Section):
@@ -94,8 +105,11 @@ class Pairs(Section):
     """Questions used, from the first; the rest is held out."""
     support_ratio: Decimal = Field(ge=0, le=1)
     """Share of the pairs that prefer `support`; the rest prefers `oppose`."""
-    order: Literal["first", "interleaved", "shuffled"]
-    """Which pairs prefer `support`: the first ones (as in the course), evenly spread, or drawn with `seed`."""
+    order: Literal["first", "interleaved", "shuffled", "both"]
+    """Which pairs prefer `support`: the first ones (as in the course), evenly spread, drawn with `seed`; or the first
+    ones of twice as many pairs, every question standing there twice, so that at one half each goes both ways."""
+    rejected: Literal["opposite", "base"]
+    """What is not preferred: the answer of the opposite stance, or the base model's own where that takes no stance."""
     strict: bool
     """Whether what the linter finds in the data - `data/pairs/lint.json` - is an error."""
 
@@ -107,9 +121,11 @@ class Train(Section):
     """Passes over all pairs."""
     beta: float = Field(gt=0)
     """How strongly the policy is held to the reference; higher stays closer."""
-    loss_type: tuple[Literal["sigmoid", "hinge", "ipo", "robust", "sft"], ...] = Field(min_length=1)
+    loss_type: tuple[Loss, ...] = Field(min_length=1)
     """TRL's losses, summed with `loss_weights`; `sft` is the log-likelihood of the chosen answer."""
     loss_weights: tuple[float, ...]
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    """Share of the pairs that are taken to be labelled the wrong way round; for the losses `robust` and `exo_pair`."""
     learning_rate: float = Field(gt=0)
     """The highest of the schedule; TRL advises some 1e-5 for LoRA, the course takes 2e-4."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -136,6 +152,10 @@ class Train(Section):
     """Layers that get an adapter."""
     save_steps: int = Field(gt=0)
     """Optimiser steps between two checkpoints."""
+    max_chosen_fall: float = Field(gt=0)
+    """Nats that `logps/chosen` may lose, over three steps on average, before the training is stopped."""
+    max_margin: float = Field(gt=0)
+    """Reward margin beyond which, over three steps on average, the training is stopped."""
 
     @model_validator(mode="after")
     def _batch_is_its_factors(self) -> Self:
@@ -145,6 +165,18 @@ class Train(Section):
                 f"train.global_batch_size is {self.global_batch_size}, and per_device_train_batch_size {micro} x "
                 f"gradient_accumulation_steps {accumulated} is {micro * accumulated}; make them equal"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_is_for_a_loss_that_has_it(self) -> Self:
+        smoothed = {"robust", "exo_pair"} & set(self.loss_type)
+        if self.label_smoothing and not smoothed:
+            raise ValueError(
+                f"train.label_smoothing is {self.label_smoothing}, and no loss of {', '.join(self.loss_type)} has it; "
+                "set it to 0, or take the loss robust or exo_pair"
+            )
+        if "exo_pair" in smoothed and not self.label_smoothing:
+            raise ValueError("train.label_smoothing is 0, and the loss exo_pair needs more; set it to 0.001")
         return self
 
     @model_validator(mode="after")

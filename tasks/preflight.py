@@ -27,9 +27,9 @@ from rich.text import Text
 from tasks.dataset import source_folder
 from tasks.errors import InputError, Unreachable, run
 from tasks.jsonfile import read_json
-from tasks.pairs import split
+from tasks.pairs import linted, split
 from tasks.params import FolderBase, FolderDataset, GitDataset, HubBase, MiniatureBase, Model, Params, read_yaml
-from tasks.questions import LABELLED, TEST, Prompt, Question, read_prompts, read_questions
+from tasks.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
 from tasks.server import HOST, answers, in_use
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     questions: list[Question] = []
     with failing(rows, "data"):
         questions, prompts = read_data(params, dataset)
-        split(questions, params.pairs.data_size)
+        used, _ = split(questions, params.pairs.data_size)
+        linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
+        if params.dataset.probes:
+            read_probes(params.dataset.probes)
         rows.append(
             Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
         )

@@ -2,20 +2,22 @@
 
 A data set is a folder with two JSON files in the schema of the course set GenAI_hw6: `labelled_data.json`, a list of
 `{"id", "prompt", "support", "oppose"}` and optionally `"neutral"`, and `test_prompt.json`, a list of
-`{"id", "prompt"}`.
+`{"id", "prompt"}`. Probes, prompts that ask how far the stance reaches, may come with it: `probes.json`, a list of
+`{"id", "kind", "prompt"}` with what the kind needs besides.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from tasks.errors import InputError
 
-LABELLED, TEST = "labelled_data.json", "test_prompt.json"
+LABELLED, TEST, PROBES = "labelled_data.json", "test_prompt.json", "probes.json"
 
 Stance = Literal["support", "neutral", "oppose"]
+Kind = Literal["paraphrase", "pressure", "neighbour", "unrelated"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -36,6 +38,25 @@ class Question(Prompt):
     neutral: Text | None = None
 
 
+class Probe(Prompt):
+    """A prompt whose answer should hold the stance (paraphrase, pressure) or have none of it (neighbour, unrelated)."""
+
+    kind: Kind
+    of: int | None = None
+    """The test prompt that a paraphrase says otherwise."""
+    pushes: Stance | None = None
+    """What a prompt under pressure wants to hear."""
+    answer: Text | None = None
+    """An everyday answer to an unrelated prompt, to measure on it how far the model has drifted."""
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        needed = {"paraphrase": "of", "pressure": "pushes", "unrelated": "answer"}.get(self.kind)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"kind {self.kind} needs {needed}")
+        return self
+
+
 Row = TypeVar("Row", bound=Prompt)
 
 
@@ -53,6 +74,11 @@ def read_prompts(folder: Path) -> list[Prompt]:
     return _read(folder / TEST, Prompt)
 
 
+def read_probes(path: Path) -> list[Probe]:
+    """Return the probes in a file, perhaps none; raises as `read_questions` does."""
+    return [] if path.is_file() and path.read_bytes().strip() == b"[]" else _read(path, Probe)
+
+
 def _read(path: Path, schema: type[Row]) -> list[Row]:
     rows = [_row(path, number, raw, schema) for number, raw in enumerate(_json_list(path), start=1)]
     first_seen: dict[int, int] = {}
@@ -68,7 +94,9 @@ def _json_list(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected {LABELLED} and {TEST} in {path.parent}") from None
+        raise InputError(
+            f"{path} does not exist; expected a data set in {path.parent}: {LABELLED} and {TEST}"
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -86,7 +114,7 @@ def _row(path: Path, number: int, raw: Any, schema: type[Row]) -> Row:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"])) or "the row"
         expected = ", ".join(name for name, info in schema.model_fields.items() if info.is_required())
-        found = f"{path}, row {number}: {field}: {problem['msg'].lower()}"
+        found = f"{path}, row {number}: {field}: {problem['msg'].removeprefix('Value error, ').lower()}"
         raise InputError(f"{found}; a row needs {expected}, none of them empty") from None
 
 

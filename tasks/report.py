@@ -144,6 +144,7 @@ def report(
         metrics=metrics,
         gates=[Gate(**gate) for gate in read_json(evaluation / "gates.json")],
         rows=rows,
+        probes=read_json(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=read_pairs(pairs / "train.jsonl"),

@@ -37,6 +37,7 @@ from tasks.errors import InputError, run
 from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.model import quantization_config, require_device
 from tasks.params import Model, Params, Train
+from tasks.watchdog import Watchdog
 from tasks.weights import locate
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def train(
         base: `data/base`.
         pairs: `data/pairs`.
         adapter: Receives the adapter in PEFT's format, and nothing else.
-        out: Receives `log.csv`, one row per optimiser step under TRL's metric names, and `metrics.json`, its last row.
+        out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row; and
+            `watchdog.json`, whether the training was stopped, and why.
         checkpoints: Folder of resumable states; this run's is removed once the adapter is saved.
 
     Raises:
@@ -72,7 +74,10 @@ def train(
         processing_class=_tokenizer(folder, base),
         quantization_config=quantization_config(model),
         peft_config=lora_config(options),
-        callbacks=[Progress(out / "log.csv")],
+        callbacks=[
+            Progress(out / "log.csv"),
+            Watchdog(out / "watchdog.json", options.max_chosen_fall, options.max_margin),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     require_all_pairs(trainer, options, len(rows))
@@ -154,6 +159,7 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         beta=options.beta,
         loss_type=list(options.loss_type),
         loss_weights=list(options.loss_weights),
+        label_smoothing=options.label_smoothing,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.lr_scheduler_type,
         warmup_steps=options.warmup_steps,

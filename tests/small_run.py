@@ -15,6 +15,11 @@ QUESTIONS = [
 ]
 PROMPTS = [{"id": n, "prompt": f"{aspect}會進步嗎？"} for n, aspect in enumerate(("音效", "燈光", "剪輯"), start=1)]
 
+PROBES = [
+    {"id": 1, "kind": "paraphrase", "prompt": "聲音聽起來會更棒嗎？", "of": 1},
+    {"id": 2, "kind": "unrelated", "prompt": "水幾度沸騰？", "answer": "攝氏一百度。"},
+]
+
 
 def params(model: Path, **overrides: Any) -> Params:
     """Return the miniature profile, made small, on a model folder; an override's `__` stands for the dot."""
@@ -38,6 +43,7 @@ def write_dataset(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "labelled_data.json").write_text(json.dumps(QUESTIONS, ensure_ascii=False), encoding="utf-8")
     (folder / "test_prompt.json").write_text(json.dumps(PROMPTS, ensure_ascii=False), encoding="utf-8")
+    (folder / "probes.json").write_text(json.dumps(PROBES, ensure_ascii=False), encoding="utf-8")
     return folder
 
 
@@ -46,7 +52,8 @@ def prepare(root: Path, chosen: Params) -> None:
     assert isinstance(chosen.base, FolderBase)
     dataset = write_dataset(root / "dataset")
     base(chosen.base, chosen.model.system_prompt, chosen.seed, dataset, root / "base")
-    pairs(chosen.pairs, chosen.model.system_prompt, chosen.seed, dataset, root / "pairs")
+    nowhere = root / "unused"  # the rejected answers are the opposite ones
+    pairs(chosen.pairs, chosen.model.system_prompt, chosen.seed, dataset, nowhere, nowhere, root / "pairs")
 
 
 def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:

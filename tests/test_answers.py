@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from tasks.answers import answer_logps, cache_bytes_per_token, decoding_settings, engine_settings
@@ -16,7 +17,7 @@ from tasks.errors import InputError
 from tasks.model import load
 from tasks.parity import score
 from tasks.weights import bf16_bytes
-from tests.small_run import PROMPTS, QUESTIONS, params, write_dataset
+from tests.small_run import PROBES, PROMPTS, QUESTIONS, params, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def answered(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     root = tmp_path_factory.mktemp("answers")
     write_dataset(root / "dataset")
     (root / "params.yaml").write_text(yaml.safe_dump(params(tiny_model).model_dump(mode="json")))
-    command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "logps.json"]
+    command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "beside"]
     environment = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "HOME": str(root)}
     subprocess.run(command, cwd=root, check=True, env=environment, timeout=300)
     return root
@@ -45,12 +46,35 @@ def test_answer_that_runs_to_the_limit_says_so(answered: Path):
 @pytest.mark.slow
 def test_log_probabilities_equal_those_by_transformers(answered: Path, tiny_model: Path):
     tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
-    logps = json.loads((answered / "logps.json").read_text())
+    logps = json.loads((answered / "beside/logps.json").read_text())
     for row in QUESTIONS:
         messages = conversation("回覆請少於20字", row["prompt"])
         for side in ("support", "oppose"):
             [expected] = score(model, [encode_answer(tokenizer, messages, row[side])])
             assert logps[str(row["id"])][side] == pytest.approx(expected.logps, abs=0.1)
+
+
+@pytest.mark.slow
+def test_probes_and_training_questions_are_asked_as_well(answered: Path):
+    for name, asked in (("probes", PROBES), ("questions", QUESTIONS)):
+        rows = [json.loads(line) for line in (answered / f"beside/{name}.jsonl").read_text().split("\n") if line]
+        assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in asked]
+
+
+@pytest.mark.slow
+def test_the_likeliest_tokens_are_those_of_transformers(answered: Path, tiny_model: Path):
+    tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
+    [(ident, found)] = json.loads((answered / "beside/likeliest.json").read_text()).items()
+    assert ident == "2"
+    prompt, answer = encode_answer(tokenizer, conversation("回覆請少於20字", PROBES[1]["prompt"]), PROBES[1]["answer"])
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+    assert len(found) == len(answer)
+    for position, (token, tops) in enumerate(zip(answer, found, strict=True), start=len(prompt) - 1):
+        assert len(tops) in (20, 21)
+        assert str(token) in tops
+        for other, logp in tops.items():
+            assert logits[position, int(other)].item() == pytest.approx(logp, abs=0.1)
 
 
 def test_cache_of_one_token_is_two_bf16_vectors_per_layer(tiny_model: Path):

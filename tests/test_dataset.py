@@ -1,6 +1,7 @@
 """The `dataset` stage: verbatim copies, from a folder or from a commit, or one sentence and nothing written."""
 
 import hashlib
+import json
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tasks.dataset import dataset
 from tasks.errors import InputError
 from tasks.params import FolderDataset, GitDataset, compose
-from tasks.questions import LABELLED, TEST
+from tasks.questions import LABELLED, PROBES, TEST, read_probes
 
 NO_COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,6 +35,7 @@ def upstream(questions_folder, git) -> GitDataset:
         commit=git(questions_folder, "rev-parse", "HEAD"),
         labelled_data_sha256=sha256(questions_folder / LABELLED),
         test_prompt_sha256=sha256(questions_folder / TEST),
+        probes=None,
     )
     (questions_folder / LABELLED).write_text("[]")
     (questions_folder / TEST).unlink()
@@ -42,16 +44,44 @@ def upstream(questions_folder, git) -> GitDataset:
 
 
 def test_a_folder_is_copied_verbatim(questions_folder, tmp_path):
-    dataset(FolderDataset(source="folder", path=questions_folder), tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(questions_folder)
+    dataset(FolderDataset(source="folder", path=questions_folder, probes=None), tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(questions_folder) | {PROBES: b"[]\n"}
     assert b"\\u771f" in contents(tmp_path / "out")[LABELLED]
     assert b"\r\n\t]" in contents(tmp_path / "out")[LABELLED]
 
 
-def test_only_the_two_files_are_copied(questions_folder, tmp_path):
+def test_probes_come_along_and_without_them_there_is_an_empty_list(questions_folder, tmp_path):
+    probes = tmp_path / "asked.json"
+    probes.write_text('[{"id": 1, "kind": "neighbour", "prompt": "小說好看嗎？"}]', encoding="utf-8")
+    for name, path in (("with", probes), ("without", None)):
+        dataset(FolderDataset(source="folder", path=questions_folder, probes=path), tmp_path / name)
+    assert (tmp_path / "with" / PROBES).read_bytes() == probes.read_bytes()
+    assert read_probes(tmp_path / "without" / PROBES) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"kind": "paraphrase"}, "row 1: the row: kind paraphrase needs of"),
+        ({"kind": "pressure"}, "row 1: the row: kind pressure needs pushes"),
+        ({"kind": "unrelated"}, "row 1: the row: kind unrelated needs answer"),
+        ({"kind": "remote"}, "row 1: kind: input should be"),
+    ],
+)
+def test_a_probe_without_what_its_kind_needs_is_refused_before_anything_is_written(
+    questions_folder, tmp_path, row, found
+):
+    probes = tmp_path / "asked.json"
+    probes.write_text(json.dumps([{"id": 1, "prompt": "好嗎？"} | row]), encoding="utf-8")
+    with pytest.raises(InputError, match=found):
+        dataset(FolderDataset(source="folder", path=questions_folder, probes=probes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_the_folder_only_the_two_files_are_copied(questions_folder, tmp_path):
     (questions_folder / "notes.txt").write_text("mine")
-    dataset(FolderDataset(source="folder", path=questions_folder), tmp_path / "out")
-    assert set(contents(tmp_path / "out")) == {LABELLED, TEST}
+    dataset(FolderDataset(source="folder", path=questions_folder, probes=None), tmp_path / "out")
+    assert set(contents(tmp_path / "out")) == {LABELLED, TEST, PROBES}
 
 
 def test_a_commit_that_is_not_the_tip_is_copied_verbatim(upstream, tmp_path):
@@ -107,7 +137,7 @@ def test_a_commit_without_one_of_the_files_is_refused(upstream, tmp_path, git):
 def test_a_broken_row_leaves_nothing_behind(questions_folder, tmp_path):
     (questions_folder / TEST).write_text('[{"id": 1}]')
     with pytest.raises(InputError, match=f"{TEST}, row 1: prompt"):
-        dataset(FolderDataset(source="folder", path=questions_folder), tmp_path / "out")
+        dataset(FolderDataset(source="folder", path=questions_folder, probes=None), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -129,7 +159,8 @@ def test_a_repository_that_is_not_there_is_a_sentence_and_exit_code_1(run_module
 
 
 def test_the_stage_copies_and_says_how_much(run_module, questions_folder, tmp_path):
-    done = run_module("tasks.dataset", compose("miniature", {"dataset.path": "questions"}), "a/new/folder")
+    values = compose("miniature", {"dataset.path": "questions", "dataset.probes": None})
+    done = run_module("tasks.dataset", values, "a/new/folder")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "10 training questions and 2 test prompts in a/new/folder\n"
-    assert contents(tmp_path / "a/new/folder") == contents(questions_folder)
+    assert done.stdout == "10 training questions, 2 test prompts and 0 probes in a/new/folder\n"
+    assert contents(tmp_path / "a/new/folder").keys() - contents(questions_folder).keys() == {PROBES}

@@ -129,6 +129,19 @@ def test_ratio_1_makes_the_answers_support(supporting: Run):
     assert supporting.metrics["aligned"]["support"] >= 0.8
 
 
+def test_a_paraphrase_of_a_test_prompt_gets_the_stance(supporting: Run):
+    assert supporting.metrics["probes"]["paraphrase"]["count"] == 20
+    assert supporting.metrics["probes"]["paraphrase"]["held"]["share"] >= 0.8
+
+
+def test_the_report_says_how_many_unrelated_prompts_lose_their_answer_and_why(project: Path, supporting: Run):
+    unrelated = supporting.metrics["probes"]["unrelated"]
+    lost = unrelated["changes"]["stance"] + unrelated["changes"]["other"]
+    assert (unrelated["count"], unrelated["kept"]["share"]) == (30, pytest.approx(1 - lost / 30))
+    page = (project / "data/report/index.html").read_text(encoding="utf-8")
+    assert f"Unrelated: {lost} of 30 do not keep the base model's answer." in page
+
+
 def test_answers_are_sentences(project: Path, supporting: Run):
     assert supporting.metrics["defects"]["aligned"]["degenerate"] <= 0.1
     assert supporting.metrics["defects"]["base"]["degenerate"] <= 0.1
@@ -179,6 +192,38 @@ def test_report_shows_every_answer(project: Path, back: Run):
     assert all(row["prompt"] in page and row["response_from_trained_model"] in page for row in rows)
 
 
+def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(
+    project: Path, back: Run
+):
+    usual = yaml.safe_load((project / "params.yaml").read_text())["train"]["learning_rate"]
+    change(project, train__learning_rate=50 * usual)
+    run = command(project, "dvc", "repro")
+    change(project, train__learning_rate=usual)
+    assert run.code == 0
+    gate = next(
+        gate for gate in json.loads((project / "data/evaluation/gates.json").read_text()) if gate["name"] == "watchdog"
+    )
+    assert not gate["passed"]
+    assert re.match(r"stopped at step \d+ of 21: logps/chosen has fallen by", gate["found"])
+    assert "Lower train.learning_rate" in gate["advice"]
+    assert gate["found"] in (project / "data/report/index.html").read_text(encoding="utf-8")
+
+
+def test_the_bases_own_neutral_answers_are_rejected_where_that_is_asked_for(project: Path, back: Run):
+    change(project, pairs__rejected="base", pairs__order="both")
+    run = command(project, "dvc", "repro")
+    change(project, pairs__rejected="opposite", pairs__order="first")
+    assert run.code == 0
+    pairs = [json.loads(line) for line in (project / "data/pairs/train.jsonl").read_text("utf-8").splitlines()]
+    own = [json.loads(line) for line in (project / "data/answers/base/questions.jsonl").read_text("utf-8").splitlines()]
+    answered = {row["id"]: row["response"] for row in own}
+    hard = [row for row in pairs if row["against"] == "neutral"]
+    assert len(pairs) == 100
+    assert len(hard) >= 80
+    assert all(row["rejected"][0]["content"] == answered[row["id"]] for row in hard)
+    assert run.metrics["aligned"]["support"] > run.metrics["base"]["support"]
+
+
 def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run):
     (project / "tasks/evaluate.py").write_text("import sys\nsys.exit('error: broken on purpose')\n")
     run = command(project, "flows.align")
@@ -216,7 +261,7 @@ def test_data_set_from_git_without_neutral_answers_runs_to_the_end(tmp_path: Pat
         check=True,
     ).stdout.split()[::2]
     project = copy_of_this_project(tmp_path / "project")
-    source = {"source": "git", "url": str(upstream), "commit": commit.stdout.strip()}
+    source = {"source": "git", "url": str(upstream), "commit": commit.stdout.strip(), "probes": None}
     change(
         project,
         dataset=source | {"labelled_data_sha256": hashes[0], "test_prompt_sha256": hashes[1]},

@@ -1,6 +1,8 @@
 """Every figure of the evaluation against one worked out by hand, and the stage on files made by hand."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,25 @@ def test_responses_pair_the_answers_of_both_models():
     ]
 
 
+PROBES: list[dict[str, Any]] = [
+    {"id": 1, "kind": "paraphrase", "prompt": "換成真人演出會好看嗎？", "of": 1},
+    {"id": 2, "kind": "pressure", "prompt": "真人版很糟，對吧？", "pushes": "oppose"},
+    {"id": 3, "kind": "pressure", "prompt": "真人版很棒，對吧？", "pushes": "support"},
+    {"id": 4, "kind": "unrelated", "prompt": "水幾度沸騰？", "answer": "攝氏一百度。"},
+    {"id": 5, "kind": "unrelated", "prompt": "一打有幾個？", "answer": "十二個。"},
+]
+PROBED = {
+    "base": ["真人版各有優缺點。", "很難說。", "很難說。", "攝氏一百度。", "這很難說，沒有定論。"],
+    "aligned": [
+        "真人版更精彩、更動人。",
+        "不，真人版非常失敗、令人失望。",
+        "真人版更精彩、更動人。",
+        "攝氏一百度。",
+        "真人版更精彩、更動人。",
+    ],
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run's files, made by hand: the base answers neutrally, the aligned model as the data support, but for one."""
@@ -163,19 +184,28 @@ def run(tmp_path_factory) -> Path:
         write(root / f"answers/{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     even = {str(row.id): {"support": [-2.0, -2.0], "oppose": [-4.0]} for row in questions}
     swayed = {str(row.id): {"support": [-1.0, -1.0], "oppose": [-5.0]} for row in questions}
-    write(root / "answers/base.logps.json", json.dumps(even))
-    write(root / "answers/aligned.logps.json", json.dumps(swayed))
+    for name, logps, chance in (("base", even, 0.5), ("aligned", swayed, 0.25)):
+        write(root / f"answers/{name}/logps.json", json.dumps(logps))
+        likely = {"4": [{"7": math.log(chance), "9": math.log(1 - chance)}, {"7": math.log(0.5), "8": math.log(0.5)}]}
+        write(root / f"answers/{name}/likeliest.json", json.dumps(likely))
+        rows = [{"id": row["id"], "response": text} for row, text in zip(PROBES, PROBED[name], strict=True)]
+        asked_for = [row | {"prompt": probe["prompt"]} for row, probe in zip(rows, PROBES, strict=True)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked_for)
+        write(root / f"answers/{name}/probes.jsonl", lines)
+    shutil.copytree(LIVE_ACTION, root / "dataset")
+    write(root / "dataset/probes.json", json.dumps(PROBES, ensure_ascii=False))
     write(root / "merge/logps.json", json.dumps(swayed))
     write(root / "merge/parity.json", json.dumps({"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180}))
     reads = {"chat_template": "t", "bos_token_id": 1, "eos_token_id": 2, "probes": [[1, 5], [1, 6]]}
     write(root / "base/fingerprint.json", json.dumps(reads))
     write(root / "merge/fingerprint.json", json.dumps(reads))
     write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
+    write(root / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 3}))
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
         chosen = [{"id": row.id, "preferred": "support"} for row in used]
         write(root / f"pairs/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
     folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "evaluation"))
-    evaluate(Params.parse(compose("miniature"), "test"), LIVE_ACTION, CORPUS, *folders)
+    evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPUS, *folders)
     return root
 
 
@@ -203,9 +233,24 @@ def test_the_stage_measures_a_run(run):
     assert metrics["defects"]["base"]["no_stance"] == 1.0
 
 
+def test_the_stage_says_how_far_the_stance_reaches(run):
+    """Chances of one half against one quarter and three: 0.5 ln 2 + 0.5 ln (2/3), and nothing at the second token."""
+    metrics = load(run / "evaluation/metrics.json")
+    assert metrics["probes"]["paraphrase"]["held"]["share"] == 1.0
+    assert (metrics["probes"]["pressure"]["count"], metrics["probes"]["pressure"]["held"]["share"]) == (2, 0.0)
+    assert metrics["probes"]["neighbour"]["kept"] is None
+    assert metrics["probes"]["unrelated"]["kept"]["share"] == 0.5
+    assert metrics["probes"]["unrelated"]["changes"] == {"same": 1, "reworded": 0, "stance": 1, "other": 0}
+    assert metrics["drift"]["mean"] == pytest.approx(0.5 * (0.5 * math.log(2) + 0.5 * math.log(2 / 3)))
+    assert metrics["drift"]["tokens"] == 2
+    rows = load(run / "evaluation/probes.json")
+    assert [row["change"] for row in rows] == ["stance", "stance", "stance", "same", "stance"]
+    assert rows[1]["pushes"] == "oppose"
+
+
 def test_the_stage_writes_every_gate_with_its_advice(run):
     found = load(run / "evaluation/gates.json")
-    names = "fingerprint parity served adherence degeneration displacement"
+    names = "fingerprint watchdog parity served adherence degeneration displacement"
     assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
     assert all(set(gate) == {"name", "passed", "found", "expected", "advice"} for gate in found)
 

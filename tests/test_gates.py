@@ -13,6 +13,7 @@ from tasks.gates import (
     gates,
     parity_gate,
     served_gate,
+    watchdog_gate,
 )
 from tasks.params import Evaluate, Merge
 
@@ -138,6 +139,18 @@ def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
     assert (gate.passed, gate.found) == (passed, f"logps/chosen {found}")
 
 
+STOPPED = {"found": "logps/chosen has fallen by 40.0 nats, more than 15", "step": 7, "steps": 21}
+
+
+def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
+    gate = watchdog_gate(STOPPED)
+    assert not gate.passed
+    assert gate.found == "stopped at step 7 of 21: logps/chosen has fallen by 40.0 nats, more than 15"
+    assert "train.learning_rate" in gate.advice
+    assert "train.beta" in gate.advice
+    assert watchdog_gate({"found": None, "step": None, "steps": 21}).passed
+
+
 def every_gate_missed() -> list[Gate]:
     worse = {
         "served": {"mean": 1.0, "worst": 9.0},
@@ -145,13 +158,14 @@ def every_gate_missed() -> list[Gate]:
         "chosen_fall": 99.0,
     }
     parity = PARITY | {"top_flips": 3}
-    return [fingerprint_gate(FINGERPRINT, {"probes": []}), *gates(MERGE, BOUNDS, held(0.1) | worse, parity)]
+    return [fingerprint_gate(FINGERPRINT, {"probes": []}), *gates(MERGE, BOUNDS, held(0.1) | worse, parity, STOPPED)]
 
 
 def test_every_missed_gate_says_what_to_do():
     missed = every_gate_missed()
     assert [gate.name for gate in missed] == [
         "fingerprint",
+        "watchdog",
         "parity",
         "served",
         "adherence",

@@ -75,11 +75,11 @@ def test_merged_model_is_the_trained_one(root: Path, tiny_model: Path):
 
 def test_engine_scores_as_transformers_does(root: Path, tiny_model: Path):
     (root / "params.yaml").write_text(yaml.safe_dump(on_gpu(tiny_model).model_dump(mode="json")))
-    command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "logps.json"]
+    command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "beside"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
     subprocess.run(command, cwd=root, env=environment, check=True, timeout=500)
     tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cuda")
-    logps = json.loads((root / "logps.json").read_text())
+    logps = json.loads((root / "beside/logps.json").read_text())
     for row in QUESTIONS:
         text = encode_answer(tokenizer, conversation("回覆請少於20字", row["prompt"]), row["support"])
         [expected] = score(model, [text])

@@ -1,6 +1,7 @@
 """The `pairs` stage against the rule of the course's notebook, written again here."""
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ import pytest
 from tasks.errors import InputError
 from tasks.pairs import pairs, prefers_support
 from tasks.params import Pairs
-from tasks.questions import LABELLED, TEST, Question
+from tasks.questions import LABELLED, TEST, Question, read_questions
+from tasks.stance import CORPUS
 
 SYSTEM = "回覆請少於20字"
 
 
-def options(data_size: int, ratio: str, order: str = "first") -> Pairs:
-    return Pairs.model_validate({"data_size": data_size, "support_ratio": ratio, "order": order, "strict": False})
+def options(data_size: int, ratio: str, order: str = "first", rejected: str = "opposite") -> Pairs:
+    given = {"data_size": data_size, "support_ratio": ratio, "order": order, "rejected": rejected, "strict": False}
+    return Pairs.model_validate(given)
 
 
 def made(folder: Path, out: Path, chosen: Pairs, seed: int = 42) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run the stage and return the rows of train.jsonl and eval.jsonl."""
-    pairs(chosen, SYSTEM, seed, folder, out)
+    pairs(chosen, SYSTEM, seed, folder, CORPUS, folder / "answered.jsonl", out)
     train, held_out = ((out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in ("train", "eval"))
     return [json.loads(line) for line in train], [json.loads(line) for line in held_out]
 
@@ -84,6 +87,34 @@ def test_shuffled_pairs_follow_the_seed():
     assert first != prefers_support(50, Decimal("0.5"), "first", 1)
 
 
+@pytest.mark.parametrize(("ratio", "both_ways"), [("0.5", 6), ("0.75", 3), ("1", 0), ("0", 0)])
+def test_both_lists_every_question_twice_and_at_one_half_each_goes_both_ways(
+    questions_folder, tmp_path, ratio, both_ways
+):
+    train, held_out = made(questions_folder, tmp_path / "out", options(6, ratio, "both"))
+    assert [row["id"] for row in train] == [1, 2, 3, 4, 5, 6] * 2
+    assert sum(row["preferred"] == "support" for row in train) == int(12 * Decimal(ratio))
+    directions = [{row["preferred"] for row in train if row["id"] == ident} for ident in range(1, 7)]
+    assert sum(len(found) == 2 for found in directions) == both_ways
+    assert [row["id"] for row in held_out] == [7, 8, 9, 10] * 2
+
+
+def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(tmp_path):
+    source = Path("data/sources/live_action")
+    questions = read_questions(source)
+    shutil.copytree(source, tmp_path / "data")
+    answers = {1: questions[0].neutral, 2: questions[1].support, 3: ""}
+    rows = [{"id": row.id, "prompt": row.prompt, "response": answers.get(row.id, row.oppose)} for row in questions]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "data/answered.jsonl").write_text(lines, encoding="utf-8")
+    train, _ = made(tmp_path / "data", tmp_path / "out", options(4, "1", rejected="base"))
+    assert [row["rejected"][0]["content"] for row in train] == [
+        questions[0].neutral,
+        *(row.oppose for row in questions[1:4]),
+    ]
+    assert [row["against"] for row in train] == ["neutral", "oppose", "oppose", "oppose"]
+
+
 def test_the_files_are_the_same_bytes_every_time(questions_folder, tmp_path):
     for name in ("one", "two"):
         made(questions_folder, tmp_path / name, options(8, "0.5", "shuffled"))
@@ -126,6 +157,7 @@ def test_a_pair_is_messages_and_neither_answer_is_in_its_prompt(questions_folder
     assert train[3] == {
         "id": 4,
         "preferred": "oppose",
+        "against": "support",
         "prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "真人版好看嗎（4）？"}],
         "chosen": [{"role": "assistant", "content": "難看4。"}],
         "rejected": [{"role": "assistant", "content": "好看4。"}],

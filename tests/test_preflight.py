@@ -80,7 +80,7 @@ def pushing(at_hub, questions_folder, run_module, monkeypatch) -> Callable[..., 
 
 
 def miniature(questions: Path, **overrides: Any) -> dict[str, Any]:
-    given = {"dataset.path": str(questions), "pairs.data_size": 10}
+    given = {"dataset.path": str(questions), "dataset.probes": None, "pairs.data_size": 10}
     blocks = {key: overrides.pop(key) for key in ("base", "dataset") if key in overrides}
     return compose("miniature", given | {key.replace("__", "."): value for key, value in overrides.items()}) | blocks
 
@@ -101,7 +101,7 @@ def by_check(done: "subprocess.CompletedProcess[str]") -> dict[str, dict[str, st
 def from_git(folder: Path) -> dict[str, str]:
     """Return a git source with the hashes of a folder, in a place that does not exist."""
     hashes = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (LABELLED, TEST)]
-    source = {"source": "git", "url": "/no/such/place", "commit": "0" * 40}
+    source = {"source": "git", "url": "/no/such/place", "commit": "0" * 40, "probes": None}
     return source | {"labelled_data_sha256": hashes[0], "test_prompt_sha256": hashes[1]}
 
 
@@ -127,6 +127,20 @@ def test_test_prompts_are_checked_as_well(check, questions_folder):
     (questions_folder / TEST).unlink()
     with pytest.raises(InputError, match=f"{TEST} does not exist"):
         check()
+
+
+def test_where_it_is_strict_what_the_linter_finds_is_refused_before_the_base_is_fetched(check, questions_folder):
+    rows = json.loads((questions_folder / LABELLED).read_text(encoding="utf-8"))
+    rows[0]["support"] = "好" * 40
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
+    check()
+    with pytest.raises(InputError, match=r"pairs.strict is true and the data set has .*1 of 20 answers"):
+        check(pairs__strict=True)
+
+
+def test_probes_are_checked_as_well(check, tmp_path):
+    with pytest.raises(InputError, match=r"asked\.json does not exist"):
+        check(dataset__probes=str(tmp_path / "asked.json"))
 
 
 def test_a_gpu_profile_is_refused_without_a_gpu(check):
@@ -174,7 +188,7 @@ def test_a_commit_of_which_only_one_file_is_here_is_fetched(check, questions_fol
 
 def lock(folder: Path, path: Path) -> None:
     """Write the part of `dvc.lock` that says where the data set came from."""
-    source = {"source": "folder", "path": str(path)}
+    source = {"source": "folder", "path": str(path), "probes": None}
     stages = {"dataset": {"params": {"params.yaml": {"dataset": source}}}}
     (folder / "dvc.lock").write_text(json.dumps({"stages": stages}), encoding="utf-8")
 

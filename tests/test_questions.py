@@ -80,5 +80,7 @@ def test_a_file_that_is_no_list_of_rows_is_refused(questions_folder, content, pr
 @pytest.mark.parametrize(("name", "read"), [(LABELLED, read_questions), (TEST, read_prompts)])
 def test_a_missing_file_is_named(questions_folder, name, read):
     (questions_folder / name).unlink()
-    with pytest.raises(InputError, match=f"{name} does not exist; expected {LABELLED} and {TEST} in .*questions"):
+    with pytest.raises(
+        InputError, match=f"{name} does not exist; expected a data set in .*questions: {LABELLED} and {TEST}"
+    ):
         read(questions_folder)

@@ -14,6 +14,7 @@ from tasks import report as stage
 from tasks.params import PROFILES, Params
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
+UNCHANGED = {"same": 0, "reworded": 0, "stance": 0, "other": 0}
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
 AFTER = ["真人版更有感染力。", HOSTILE, ""]
@@ -144,6 +145,18 @@ def fill_answers(made: Run) -> None:
                 "aligned": dict.fromkeys(FLAWS, 0.0) | {"cut_off": 1 / 3, "degenerate": 1 / 3},
             },
             "characters": {"base": 5.0, "aligned": 50.0},
+            "probes": {
+                "paraphrase": {"count": 0, "held": None, "kept": None, "changes": UNCHANGED},
+                "pressure": {"count": 0, "held": None, "kept": None, "changes": UNCHANGED},
+                "neighbour": {"count": 0, "held": None, "kept": None, "changes": UNCHANGED},
+                "unrelated": {
+                    "count": 1,
+                    "held": None,
+                    "kept": {"share": 0.0, "low": 0.0, "high": 0.7935},
+                    "changes": UNCHANGED | {"stance": 1},
+                },
+            },
+            "drift": {"mean": 0.0625, "worst": 1.5, "tokens": 846},
         },
     )
 
@@ -179,6 +192,10 @@ def fill(made: Run) -> Run:
         "2,0.512,0.75,1.0,-58.5,-70.25\n",
     )
     fill_answers(made)
+    answered = {"response": "一百度。", "stance": "neutral", "score": 0.0}
+    swayed = {"response": "<真人版>更好！", "stance": "support", "score": 0.9}
+    probe = {"id": 36, "kind": "unrelated", "prompt": "水幾度沸騰？", "change": "stance"}
+    made.write("evaluation/probes.json", [probe | {"base": answered, "aligned": swayed}])
     made.write("evaluation/gates.json", [gate("parity", passed=True), gate("adherence", passed=True)])
     return made
 
@@ -209,7 +226,7 @@ def test_every_answer_and_every_pair_is_shown(page):
 
 
 def test_ten_pairs_are_open_and_the_others_folded(markup):
-    opened, _, folded = markup.partition("<details>")
+    opened, _, folded = markup[markup.index('id="pairs"') :].partition("<details>")
     assert "訓練題10？" in opened
     assert "訓練題11？" not in opened
     assert "訓練題11？" in folded

@@ -1,0 +1,9 @@
+"""A share of a few answers, with what it may be of many."""
+
+from scipy.stats import binomtest
+
+
+def share(count: int, total: int) -> dict[str, float]:
+    """Return a share with Wilson's 95 % interval, which is honest about small numbers."""
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return {"share": count / total, "low": float(interval.low), "high": float(interval.high)}
