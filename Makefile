@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui sweep worker test test-fast soak check environment tools
+.PHONY: help repro profile preflight ui sweep pdf worker test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,10 @@ ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui,
 sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
 	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)"
+
+pdf: environment ## settings and answers for the course: make pdf STUDENT=b09901000, of runs with RUNS="NAME NAME"
+	@test -n "$(STUDENT)" || { echo "Whose? For example: make pdf STUDENT=b09901000" >&2; exit 2; }
+	@.venv/bin/python -m tasks.listing "$(STUDENT)" $(addprefix .runs/,$(RUNS))
 
 worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
 	@.venv/bin/python -m flows.worker
