@@ -67,7 +67,7 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     questions: list[Question] = []
     with failing(rows, "data"):
         questions, prompts = read_data(params, dataset)
-        split(questions, params.pairs.data_size)
+        split(questions, params.pairs.data_size, params.pairs.offset)
         rows.append(
             Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
         )

@@ -72,7 +72,7 @@ def test_the_course_grid_is_the_three_questions_of_its_report():
     assert found == [(3, 50, 0), (3, 50, 1), (1, 50, 1), (3, 10, 1)]
 
 
-@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds"])
+@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds", "folds"])
 def test_every_grid_holds_runs_that_could_start(grid):
     assert len(points(grid)) >= 3
 
