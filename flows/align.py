@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, NamedTuple, cast, get_args
 from uuid import UUID
 
 from prefect import flow, task
@@ -41,6 +41,7 @@ from prefect.states import Completed, State
 from pydantic import Field
 
 from flows import gpu, stages, workspace
+from flows.guard import PEAK
 from flows.settings import Settings
 from flows.workspace import FAILED, LOG, Run
 from tasks.errors import InputError
@@ -90,15 +91,22 @@ def check(folder: Path) -> None:
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, **PATIENCE)
-def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[None]:
-    """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why."""
+def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[int]:
+    """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why.
+
+    Its result is the MiB that the largest process took.
+    """
     why = ", ".join(stages.reasons(stage, folder))
     say = get_run_logger().info
+    peak = 0
     with (folder / LOG).open("a", encoding="utf-8") as kept, ExitStack() as turns:
 
         def log(line: str) -> None:
+            nonlocal peak
             say(line)
             print(line, file=kept, flush=True)
+            if found := PEAK.match(line):
+                peak = int(found[1])
 
         mine = f"{flow_run.name} ({stage})"
         hold = [turns.enter_context(gpu.turn(mine, log))] if why and gpu.wanted(stage, folder) else []
@@ -107,7 +115,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[None]:
         except (OSError, RuntimeError) as error:
             raise type(error)(f"{error} (it ran because of {why or 'what is missing'})") from None
     said = outcome if outcome == "unchanged" else f"{outcome}: {why}"
-    return Completed(name=outcome.capitalize(), message=said)
+    return Completed(name=outcome.capitalize(), message=said, data=peak)
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
@@ -159,14 +167,14 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     run = Run.read(folder).now(folder, state="running", problem=None, **workspace.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
-    seconds = dict(run.seconds)
+    cost = Cost(dict(run.seconds), dict(run.memory))
     try:
-        work(folder, outcomes, minutes, seconds)
-        run = run.now(folder, state="completed", stages=outcomes, seconds=seconds)
+        work(folder, outcomes, minutes, cost)
+        run = run.now(folder, state="completed", stages=outcomes, **cost._asdict())
     except BaseException as error:
         state: workspace.State = "failed" if isinstance(error, Exception) else "cancelled"
         problem = str(error) or type(error).__name__
-        run = run.now(folder, state=state, stages=outcomes, seconds=seconds, problem=problem)
+        run = run.now(folder, state=state, stages=outcomes, problem=problem, **cost._asdict())
         raise
     finally:
         if outcomes:
@@ -181,19 +189,27 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
 def align_here() -> dict[str, str]:
     """Run the whole pipeline in the working tree and return what became of each stage."""
     outcomes: dict[str, str] = {}
-    work(Path.cwd(), outcomes, 0, {})
+    work(Path.cwd(), outcomes, 0, Cost({}, {}))
     return outcomes
 
 
-def work(folder: Path, outcomes: dict[str, str], minutes: float, seconds: dict[str, float]) -> None:
-    """Run every stage in a folder, and note what became of it and why, and how long those took that ran."""
+class Cost(NamedTuple):
+    """What each stage took that ran: seconds, and MiB at the peak."""
+
+    seconds: dict[str, float]
+    memory: dict[str, int]
+
+
+def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> None:
+    """Run every stage in a folder, and note what became of it and why, and what those took that ran."""
     check(folder)
     for stage in stages.names(folder):
         began = time.monotonic()
         try:
-            outcomes[stage] = str(reproduce(stage, folder, minutes).message)
+            state = reproduce(stage, folder, minutes)
+            outcomes[stage] = str(state.message)
             if outcomes[stage].startswith("ran"):
-                seconds[stage] = round(time.monotonic() - began, 1)
+                cost.seconds[stage], cost.memory[stage] = round(time.monotonic() - began, 1), state.result()
         except Exception as error:
             outcomes[stage] = f"{FAILED}: {error}"
             raise

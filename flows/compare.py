@@ -3,38 +3,26 @@
 Every figure is read from a run's workspace, whose path stands beside it.
 """
 
-import csv
 import difflib
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from flows.runs import METRICS
-from flows.workspace import LOG, RECORD, RUNS, Run
+from flows import pooled
+from flows.pooled import STANCES_FILE, chance, counted, groups, pools
+from flows.rows import Row, measured, parameters, row, with_interval
+from tasks.defects import STYLE
+from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
 from tasks.report import STANCES, Curve, curve, render, signed
 
 COMPARED = Path("data/compare")
-RESPONSES, STANCES_FILE = Path("data/evaluation/responses.json"), Path("data/evaluation/stances.json")
-TRAINING = Path("data/train/log.csv")
-
-
-class Row(NamedTuple):
-    """One run: what was set, what came of it, and where that is written."""
-
-    name: str
-    point: Mapping[str, Any]
-    state: str
-    problem: str | None
-    folder: Path
-    seconds: Mapping[str, float]
-    metrics: Mapping[str, Any] | None
-    """Of a complete run."""
-    chosen: tuple[float, float] | None
-    """`logps/chosen` at the first and last step, in nats."""
+RESPONSES = Path("data/evaluation/responses.json")
+DEFECTS = (*DEGENERATE, *STYLE)
 
 
 class Change(NamedTuple):
@@ -44,6 +32,23 @@ class Change(NamedTuple):
     values: tuple[Any, Any]
     names: tuple[str, str]
     figures: list[tuple[str, str, str]]
+
+
+class Line(NamedTuple):
+    """A row of a table: what it is, and its figures by title, or why there are none."""
+
+    first: list[str]
+    figures: Mapping[str, str]
+    known: Row | None = None
+    """The run that it is about, where it is about one."""
+
+
+class Table(NamedTuple):
+    """Titles of the columns that say what a row is, titles of its figures, and the rows."""
+
+    heads: list[str]
+    titles: Sequence[str]
+    lines: list[Line]
 
 
 def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -62,9 +67,10 @@ def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
         Path(__file__).with_name("compare.html.j2"),
         grid=grid,
         rows=rows,
-        cells=[cells(known) for known in rows],
-        parameters=parameters(rows),
-        figures=list(FIGURES),
+        runs=of_runs(rows, FIGURES, cells),
+        pooled=of_pools(rows),
+        note=pooled.NOTE,
+        defects=of_runs(rows, DEFECTS, flaws),
         done=done,
         curves=response_curves(done),
         changes=changes(done),
@@ -72,25 +78,6 @@ def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
     )
     (out / "index.html").write_text(page, encoding="utf-8")
     return out / "index.html"
-
-
-def row(name: str, point: Mapping[str, Any]) -> Row:
-    """Return what is known of a run; its workspace may be gone."""
-    folder = RUNS / name
-    if not (folder / RECORD).exists():
-        return Row(name, point, "missing", "its workspace was removed; sweep again", folder, {}, None, None)
-    known = Run.read(folder)
-    if known.state != "completed":
-        problem = f"{known.problem or 'it has not ended'} (log: {folder / LOG})"
-        return Row(name, point, known.state, problem, folder, known.seconds, None, None)
-    return Row(name, point, known.state, None, folder, known.seconds, read_json(folder / METRICS), ends(folder))
-
-
-def ends(folder: Path) -> tuple[float, float]:
-    """Return `logps/chosen` at the first and the last step."""
-    with (folder / TRAINING).open(encoding="utf-8", newline="") as file:
-        found = [float(step["logps/chosen"]) for step in csv.DictReader(file)]
-    return found[0], found[-1]
 
 
 FIGURES = (
@@ -104,12 +91,31 @@ FIGURES = (
     "margin",
     "chosen",
     "s",
+    "GiB",
 )
 
 
-def parameters(rows: Sequence[Row]) -> list[str]:
-    """Return the parameters of a grid, in the order in which they first come."""
-    return list(dict.fromkeys(key for known in rows for key in known.point))
+def of_runs(rows: Sequence[Row], titles: Sequence[str], figures: Callable[[Row], dict[str, str]]) -> Table:
+    """Return a table of all runs with some of their figures."""
+    keys = parameters([known.point for known in rows])
+    return Table(
+        ["run", *keys],
+        titles,
+        [Line([known.name, *values(known.point, keys)], figures(known), known) for known in rows],
+    )
+
+
+def of_pools(rows: Sequence[Row]) -> Table:
+    """Return a table of the runs that differ in chance alone, taken together; without rows where there are none."""
+    found = pools(rows)
+    keys = parameters([point for point, _ in found])
+    lines = [Line([counted(runs), *values(point, keys)], pooled.cells(runs)) for point, runs in found]
+    return Table(["runs", *keys], pooled.FIGURES, lines)
+
+
+def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Return the values of parameters, empty where one is not set."""
+    return [str(point.get(key, "")) for key in keys]
 
 
 def cells(known: Row) -> dict[str, str]:
@@ -127,44 +133,57 @@ def cells(known: Row) -> dict[str, str]:
         "margin": signed(measured(known.metrics["margin"])["aligned"]),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
+        "GiB": f"{max(known.memory.values()) / 1024:.1f}" if known.memory else "–",
     }
 
 
-def with_interval(found: Mapping[str, float]) -> str:
-    """Return a share with its interval."""
-    return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"
-
-
-def measured(found: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return figures over the held-out questions, or over the trained ones where none was held out."""
-    return dict(found["held_out"] or found["trained"])
+def flaws(known: Row) -> dict[str, str]:
+    """Return the share of a run's answers with each defect; none of a run that is not complete."""
+    if known.metrics is None:
+        return {}
+    return {name: f"{known.metrics['defects']['aligned'][name]:.0%}" for name in DEFECTS}
 
 
 def markdown(grid: str, rows: Sequence[Row]) -> str:
-    """Return the table of all runs."""
-    titles = ["run", *parameters(rows), *FIGURES]
-    lines = [f"# {grid}", "", f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for known in rows:
-        point, figures = [str(known.point.get(key, "")) for key in parameters(rows)], cells(known)
-        shown = [figures[key] for key in FIGURES] if figures else [known.state, *[""] * (len(FIGURES) - 1)]
-        lines.append(f"| {' | '.join([known.name, *point, *shown])} |")
-    reasons = [f"* {known.name}: {' '.join(str(known.problem).split())}" for known in rows if known.problem]
-    return "\n".join([*lines, "", *reasons, ""])
+    """Return the tables of the page."""
+    lines = [f"# {grid}", "", *in_markdown(of_runs(rows, FIGURES, cells))]
+    if reasons := [f"* {known.name}: {' '.join(str(known.problem).split())}" for known in rows if known.problem]:
+        lines += ["", *reasons]
+    if (together := of_pools(rows)).lines:
+        lines += ["", "## Pooled", "", pooled.NOTE, "", *in_markdown(together)]
+    return "\n".join([*lines, "", "## Defects", "", *in_markdown(of_runs(rows, DEFECTS, flaws)), ""])
+
+
+def in_markdown(table: Table) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    titles = [*table.heads, *table.titles]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for first, figures, known in table.lines:
+        instead = [known.state if known else "", *[""] * (len(table.titles) - 1)]
+        shown = [figures[key] for key in table.titles] if figures else instead
+        lines.append(f"| {' | '.join([*first, *shown])} |")
+    return lines
 
 
 def response_curves(rows: Sequence[Row]) -> list[Curve]:
-    """Return support share and margin over the one parameter that a grid varies, where it is a number."""
-    varied = [key for key in parameters(rows) if len({str(known.point.get(key)) for known in rows}) > 1]
+    """Return support share and margin over the one parameter that a grid varies, where it is a number.
+
+    Runs that differ in chance alone are one point, their mean.
+    """
+    found = groups(rows)
+    keys = parameters([point for point, _ in found])
+    varied = [key for key in keys if len({str(point.get(key)) for point, _ in found}) > 1]
     if (
         len(varied) != 1
-        or len(rows) < 3
-        or not all(isinstance(known.point.get(varied[0]), int | float) for known in rows)
+        or len(found) < 3
+        or not all(isinstance(point.get(varied[0]), int | float) for point, _ in found)
     ):
         return []
-    ordered = sorted(rows, key=lambda known: float(known.point[varied[0]]))
-    at = [float(known.point[varied[0]]) for known in ordered]
-    support = [known.metrics["aligned"]["support"] for known in ordered if known.metrics]
-    margin = [measured(known.metrics["margin"])["aligned"] for known in ordered if known.metrics]
+    found.sort(key=lambda group: float(group[0][varied[0]]))
+    at = [float(point[varied[0]]) for point, _ in found]
+    done = [[known.metrics for known in runs if known.metrics] for _, runs in found]
+    support = [fmean(metrics["aligned"]["support"] for metrics in runs) for runs in done]
+    margin = [fmean(measured(metrics["margin"])["aligned"] for metrics in runs) for runs in done]
     return [
         curve("Support share of the answers", at, {"support": support}, label=varied[0]),
         curve("Mean margin, nats", at, {"margin": margin}, label=varied[0]),
@@ -172,15 +191,20 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def changes(rows: Sequence[Row]) -> list[Change]:
-    """Return what changed between each two runs that differ in exactly one parameter."""
+    """Return what changed between each two runs that differ in exactly one parameter, chance apart.
+
+    Of runs that differ in chance alone it is the first two of the same chance.
+    """
     found = []
-    for one, other in combinations(rows, 2):
-        differing = [key for key in parameters(rows) if one.point.get(key) != other.point.get(key)]
+    for (_, ones), (_, others) in combinations(groups(rows), 2):
+        alike = (pair for pair in product(ones, others) if chance(pair[0].point) == chance(pair[1].point))
+        one, other = next(alike, (ones[0], others[0]))
+        differing = [key for key in parameters([one.point, other.point]) if one.point.get(key) != other.point.get(key)]
         if len(differing) == 1:
             [key] = differing
-            values = (one.point.get(key), other.point.get(key))
+            set_to = (one.point.get(key), other.point.get(key))
             found.append(
-                Change(key, values, (one.name, other.name), list(zip(LABELS, facts(one), facts(other), strict=True)))
+                Change(key, set_to, (one.name, other.name), list(zip(LABELS, facts(one), facts(other), strict=True)))
             )
     return found
 

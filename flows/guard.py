@@ -2,11 +2,14 @@
 
 When the pipe closes - the starter has ended, by `kill -9` too - or a signal comes, the command and everything that it
 has started is ended, first by SIGTERM and after `GRACE` seconds by SIGKILL. Linux gives orphans of the command to the
-guard (PR_SET_CHILD_SUBREAPER), so that a child with a session of its own does not escape.
+guard (PR_SET_CHILD_SUBREAPER), so that a child with a session of its own does not escape. Of a run's stage it prints
+last how much memory that took.
 """
 
 import ctypes
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 GRACE = 5  # seconds
 MARK = "STANCE_RUN"
 """In the environment of all that belongs to a run, children of children too: its workspace."""
+PEAK = re.compile(r"^peak memory (\d+) MiB$")
 
 
 def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
@@ -54,7 +58,18 @@ def run(command: Sequence[str]) -> int:
     code = process.wait()
     ended.set()
     end_descendants()
+    if MARK in os.environ:
+        print(f"peak memory {peak()} MiB", flush=True)
     return code if code >= 0 else 128 - code
+
+
+def peak() -> int:
+    """Return the MiB that the largest process of the command, or of what it has started, held in RAM at its peak.
+
+    The kernel counts, so that no moment is missed; processes are not added up, since they share pages, and what
+    DVC takes itself is the least that a stage can have. Memory of a GPU is not in it.
+    """
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
 
 
 def end_with_pipe(ended: threading.Event) -> None:

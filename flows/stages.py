@@ -17,7 +17,7 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
 
-from flows.guard import GRACE, MARK, guarded, release
+from flows.guard import GRACE, MARK, PEAK, guarded, release
 from tasks.params import read_yaml
 
 TIMED_OUT = 124
@@ -46,7 +46,7 @@ def reproduce(
     Args:
         stage: Its name in `dvc.yaml`.
         folder: The project, or a workspace of it.
-        log: Gets every line that DVC and the stage print, as it is printed.
+        log: Gets every line that DVC and the stage print, as it is printed, and at last the guard's `PEAK`.
         hold: Files that stay open until nothing of the stage is left; a lock on one lasts as long.
         minutes: How long it may take; 0 for as long as it likes.
 
@@ -99,7 +99,8 @@ def dvc(
     try:
         for line in process.stdout:
             log(line.rstrip())
-            lines.append(line)
+            if not PEAK.match(line):  # that is the guard's
+                lines.append(line)
     finally:
         release(process)
     return process.returncode, "".join(lines)

@@ -65,6 +65,8 @@ class Run(BaseModel):
     """What became of each stage, and why it ran."""
     seconds: dict[str, float] = {}
     """What each stage took that ran here."""
+    memory: dict[str, int] = {}
+    """MiB that the largest process of each stage took that ran here, at its peak; `flows.guard.peak` says which."""
     problem: str | None = None
 
     @property

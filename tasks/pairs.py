@@ -2,9 +2,10 @@
 
 The rule is the course's: of the first `data_size` questions, floor(`data_size` * `support_ratio`) prefer *support* and
 the others *oppose*. `order` says which ones; the course takes the first, so that direction and row are confounded.
-Questions left over are held out and follow the same rule. `rejected` says what the chosen answer is preferred to: the
-opposite one, or the base model's own where it takes no stance, a harder negative. Pairs are messages, never rendered
-text: whoever tokenizes them applies the chat template once.
+With an `offset` the first is another one, so that every question can be held out in its turn. Questions left over are
+held out and follow the same rule. `rejected` says what the chosen answer is preferred to: the opposite one, or the base
+model's own where it takes no stance, a harder negative. Pairs are messages, never rendered text: whoever tokenizes them
+applies the chat template once.
 """
 
 import logging
@@ -44,10 +45,10 @@ def pairs(
         out: Receives the three files.
 
     Raises:
-        InputError: `data_size` is larger than the data set, or it is `strict` and the linter warns.
+        InputError: `data_size` or `offset` is beyond the data set, or it is `strict` and the linter warns.
     """
     questions = read_questions(dataset)
-    used, held_out = split(questions, options.data_size)
+    used, held_out = split(questions, options.data_size, options.offset)
     neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
     train = _directed(used, neutral, options, system_prompt, seed)
     warned = linted(used, read_prompts(dataset), options, system_prompt, seed)
@@ -82,14 +83,15 @@ def linted(
     return warned
 
 
-def split(questions: Sequence[Question], data_size: int) -> tuple[Sequence[Question], Sequence[Question]]:
-    """Return the questions to train on and those held out."""
-    if data_size > len(questions):
-        raise InputError(
-            f"pairs.data_size is {data_size} and the data set has {len(questions)} questions; "
-            f"set it to at most {len(questions)}"
-        )
-    return questions[:data_size], questions[data_size:]
+def split(questions: Sequence[Question], data_size: int, offset: int) -> tuple[Sequence[Question], Sequence[Question]]:
+    """Return the `data_size` questions to train on, from that at `offset` on and around the end, and those held out."""
+    for name, value, most in (("data_size", data_size, len(questions)), ("offset", offset, len(questions) - 1)):
+        if value > most:
+            raise InputError(
+                f"pairs.{name} is {value} and the data set has {len(questions)} questions; set it to at most {most}"
+            )
+    turned = [*questions[offset:], *questions[:offset]]
+    return turned[:data_size], turned[data_size:]
 
 
 def prefers_support(count: int, support_ratio: Decimal, order: str, seed: int) -> list[bool]:

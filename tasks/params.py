@@ -102,7 +102,9 @@ class Pairs(Section):
     """Which questions become preference pairs, and in which direction."""
 
     data_size: int = Field(gt=0)
-    """Questions used, from the first; the rest is held out."""
+    """Questions used, from the one at `offset`; the rest is held out."""
+    offset: int = Field(ge=0)
+    """Questions passed over before the first that is used; they come after the last one."""
     support_ratio: Decimal = Field(ge=0, le=1)
     """Share of the pairs that prefer `support`; the rest prefers `oppose`."""
     order: Literal["first", "interleaved", "shuffled", "both"]

@@ -67,7 +67,7 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     questions: list[Question] = []
     with failing(rows, "data"):
         questions, prompts = read_data(params, dataset)
-        used, _ = split(questions, params.pairs.data_size)
+        used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
         linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
         if params.dataset.probes:
             read_probes(params.dataset.probes)

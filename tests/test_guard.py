@@ -1,6 +1,7 @@
 """A guarded command ends with whoever started it, and all that it has started with it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.guard import guarded, release
+from flows.guard import MARK, guarded, release
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,20 @@ def test_the_exit_code_of_the_command_is_the_guards(code: int):
     process = guarded([sys.executable, "-c", f"raise SystemExit({code})"])
     assert process.wait(timeout=20) == code
     release(process)
+
+
+@pytest.mark.parametrize(("marked", "printed"), [(True, r"^peak memory (\d+) MiB\n$"), (False, "^$")])
+def test_the_guard_of_a_run_says_last_what_the_largest_process_took_and_nothing_of_the_starter(marked, printed):
+    held = bytearray(300 << 20)  # of the starter, and not the command's
+    largest = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytearray(100 << 20)'])"
+    environment = {key: value for key, value in os.environ.items() if key != MARK} | ({MARK: "/run"} if marked else {})
+    process = guarded([sys.executable, "-c", largest], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    found = re.search(printed, process.stdout.read())
+    release(process)
+    assert len(held) == 300 << 20
+    assert found
+    assert not marked or 100 <= int(found[1]) < 200
 
 
 def test_release_leaves_nothing_of_the_command():

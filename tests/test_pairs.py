@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from sklearn.model_selection import ParameterGrid
 
 from tasks.errors import InputError
-from tasks.pairs import pairs, prefers_support
+from tasks.pairs import pairs, prefers_support, split
 from tasks.params import Pairs
 from tasks.questions import LABELLED, TEST, Question, read_questions
 from tasks.stance import CORPUS
@@ -17,8 +19,9 @@ from tasks.stance import CORPUS
 SYSTEM = "回覆請少於20字"
 
 
-def options(data_size: int, ratio: str, order: str = "first", rejected: str = "opposite") -> Pairs:
-    given = {"data_size": data_size, "support_ratio": ratio, "order": order, "rejected": rejected, "strict": False}
+def options(data_size: int, ratio: str, order: str = "first", offset: int = 0, rejected: str = "opposite") -> Pairs:
+    given = {"data_size": data_size, "offset": offset, "support_ratio": ratio, "order": order, "rejected": rejected}
+    given["strict"] = False
     return Pairs.model_validate(given)
 
 
@@ -143,6 +146,31 @@ def test_a_data_size_beyond_the_data_is_refused(questions_folder, tmp_path):
     expected = "pairs.data_size is 11 and the data set has 10 questions; set it to at most 10"
     with pytest.raises(InputError, match=expected):
         made(questions_folder, tmp_path / "out", options(11, "1"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_questions_trained_on_begin_at_the_offset_and_wrap_around_the_end(questions_folder, tmp_path):
+    train, held_out = made(questions_folder, tmp_path / "out", options(6, "0.5", offset=7))
+    assert [row["id"] for row in train] == [8, 9, 10, 1, 2, 3]
+    assert [row["preferred"] for row in train] == ["support"] * 3 + ["oppose"] * 3
+    assert [row["id"] for row in held_out] == [4, 5, 6, 7]
+
+
+def test_every_question_is_held_out_exactly_once_over_the_folds():
+    questions = read_questions(Path("data/sources/live_action"))
+    runs = ParameterGrid(yaml.safe_load(Path("grids/folds.yaml").read_text(encoding="utf-8")))
+    folds = [split(questions, run["pairs.data_size"], run["pairs.offset"]) for run in runs]
+    assert [(len(used), len(left)) for used, left in folds] == [(50, 10)] * 6
+    assert sorted(question.id for _, left in folds for question in left) == sorted(row.id for row in questions)
+    assert all({row.id for row in used}.isdisjoint(row.id for row in left) for used, left in folds)
+
+
+def test_an_offset_beyond_the_data_is_refused(questions_folder, tmp_path):
+    train, _ = made(questions_folder, tmp_path / "last", options(1, "1", offset=9))
+    assert [row["id"] for row in train] == [10]
+    expected = "pairs.offset is 10 and the data set has 10 questions; set it to at most 9"
+    with pytest.raises(InputError, match=expected):
+        made(questions_folder, tmp_path / "out", options(1, "1", offset=10))
     assert not (tmp_path / "out").exists()
 
 

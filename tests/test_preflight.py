@@ -115,6 +115,11 @@ def test_a_data_size_beyond_the_data_is_refused(check):
         check(pairs__data_size=11)
 
 
+def test_an_offset_beyond_the_data_is_refused(check):
+    with pytest.raises(InputError, match="pairs.offset is 10 and the data set has 10 questions; set it to at most 9"):
+        check(pairs__offset=10)
+
+
 def test_a_row_without_support_is_refused(check, questions_folder):
     rows = json.loads((questions_folder / LABELLED).read_text(encoding="utf-8"))
     del rows[3]["support"]

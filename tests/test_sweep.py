@@ -1,22 +1,30 @@
 """A grid of runs in a project of seconds, with Prefect's own temporary server: made once, taken up again, compared."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.compare import Row, changes, compare, marked, response_curves
+from flows.compare import changes, compare, marked, response_curves
+from flows.rows import Row
 from flows.sweep import named, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
 from tests.toy_project import enter, make
+
+FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -66,13 +74,65 @@ def records(project: Path) -> dict[str, Run]:
     return {path.parents[2].name: Run.read(path.parents[2]) for path in project.glob(f".runs/*/{RECORD}")}
 
 
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Sequence[int], margin: float) -> None:
+    """Write a made-up run of which `held` of 4 answers support, and `beaten` of the held-out pairs are as chosen."""
+    folder = Path(".runs") / name
+    share = {"share": held / 4, "low": 0.0, "high": 1.0}
+    known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
+    known.now(folder, overrides=point, seconds={"train": 5.0, "merge": 2.0}, memory={"train": 1536, "merge": 700})
+    metrics = {
+        "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
+        "adherence": {"stance": "support", "mixed": False, **share},
+        "margin": {"trained": {"aligned": 99.0}, "held_out": {"aligned": margin}},
+        "rewards": {"trained": share, "held_out": {**share, "share": beaten / len(pairs)}},
+        "defects": {"aligned": dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}},
+        "characters": {"aligned": 10.0},
+    }
+    stances = [{"id": n, "aligned": {"stance": "support" if n < held else "neutral"}} for n in range(4)]
+    texts = {"response_from_original_model": "難說。", "response_from_trained_model": "好。"}
+    write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
+    write(folder / "data/evaluation/stances.json", json.dumps(stances))
+    write(folder / "data/evaluation/responses.json", json.dumps([{"id": n, "prompt": "?", **texts} for n in range(4)]))
+    write(folder / "data/pairs/eval.jsonl", "".join(f'{{"id": {n}}}\n' for n in pairs))
+    write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
+
+
+def wilson(held: int, asked: int) -> str:
+    """Return a share with Wilson's 95 % interval by its formula."""
+    z, share = 1.959964, held / asked
+    middle, width = share + z**2 / (2 * asked), z * sqrt(share * (1 - share) / asked + (z / (2 * asked)) ** 2)
+    low, high = ((middle + sign * width) / (1 + z**2 / asked) for sign in (-1, 1))
+    return f"{share:.0%} ({low:.0%}–{high:.0%})"
+
+
+def tables(page: Path) -> list[list[dict[str, str]]]:
+    """Return the tables of the Markdown beside a page, each row by its titles."""
+    found: list[list[dict[str, str]]] = []
+    titles: list[str] = []
+    for line in (page.parent / "index.md").read_text("utf-8").splitlines():
+        words = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            titles = []
+        elif not titles:
+            titles = words
+            found.append([])
+        elif set(line) != set("|-"):
+            found[-1].append(dict(zip(titles, words, strict=True)))
+    return found
+
+
 def test_the_course_grid_is_the_three_questions_of_its_report():
     keys = ("train.num_epoch", "pairs.data_size", "pairs.support_ratio")
     found = [tuple(point[key] for key in keys) for point in points("course")]
     assert found == [(3, 50, 0), (3, 50, 1), (1, 50, 1), (3, 10, 1)]
 
 
-@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds"])
+@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds", "folds"])
 def test_every_grid_holds_runs_that_could_start(grid):
     assert len(points(grid)) >= 3
 
@@ -95,7 +155,7 @@ def test_a_grid_that_cannot_run_is_refused_before_anything_runs(project, text, r
 def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
     code, printed = sweep(project, "coarse")
     assert code == 1
-    assert printed.startswith("error: there is no grid 'coarse'; expected one of course, curve, follow-up")
+    assert printed.startswith("error: there is no grid 'coarse'; expected one of course, curve, folds, follow-up")
     assert "Traceback" not in printed
 
 
@@ -110,6 +170,8 @@ def test_a_run_that_fails_stops_no_other_and_only_it_is_tried_again(project):
     [failed] = [name for name, run in first.items() if run.state == "failed"]
     assert "seed 13 brings bad luck" in (project / ".runs" / failed / ".dvc/tmp/run.log").read_text("utf-8")
     assert git(project, "status", "--porcelain") == ""
+    assert all(run.memory.keys() == run.seconds.keys() for run in first.values())
+    assert all(30 < most < 1000 for run in first.values() for most in run.memory.values())  # DVC and a small program
     _, again = sweep(project, "tiny")
     assert "2 of the 3 runs of tiny are complete already" in again
     second = records(project)
@@ -145,7 +207,7 @@ def test_a_curve_is_drawn_over_the_one_parameter_and_the_page_is_whole(project):
     assert 'aria-label="support from 0 to 1, pairs.support_ratio 0 to 1"' in page
     assert 'aria-label="margin from −2 to 2, pairs.support_ratio 0 to 1"' in page
     assert page.count("pairs.support_ratio: ") == 3  # each two runs differ in it
-    assert page.count("data/report/index.html") == 3
+    assert page.count("data/report/index.html") == 6  # of each run beside its figures and its defects
     assert all((project / "data/compare/curve" / link).is_file() for link in re.findall(r'href="(\.\./[^"]+)"', page))
 
 
@@ -165,7 +227,7 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
         "characters": {"aligned": 10.0},
     }
     rows = [
-        Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, metrics, (-1.0, -2.0))
+        Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, {}, metrics, (-1.0, -2.0))
         for a, b in ((0, 0), (0, 1), (1, 1))
     ]
     assert [(change.parameter, change.names) for change in changes(rows)] == [
@@ -175,19 +237,149 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
     assert response_curves(rows) == []
 
 
+def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{fold}": {"pairs.offset": 10 * fold} for fold in range(3)}
+    for fold, (held, beaten, margin) in enumerate([(4, 10, 2.0), (3, 7, -1.0), (2, 10, 5.0)]):
+        complete(f"run-{fold}", runs[f"run-{fold}"], held, beaten, range(10 * fold, 10 * fold + 10), margin)
+    page = compare("folds", runs)
+    assert tables(page)[1] == [
+        {
+            "runs": "3",
+            "adherence": wilson(9, 12),
+            "answers": "12 (4)",
+            "adherence by run": "75% (50% to 100%)",
+            "reward accuracy": wilson(27, 30),
+            "pairs": "30",
+            "reward accuracy by run": "90% (70% to 100%)",
+            "margin by run": "+2.00 (−1.00 to +5.00)",
+        }
+    ]
+    assert "count a repeated question as if it were another one" in page.read_text("utf-8")
+
+
+def test_seeds_are_pooled_for_each_value_of_another_parameter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    points = [{"pairs.support_ratio": ratio, "seed": seed} for ratio in (0.6, 0.8, 1) for seed in (42, 43)]
+    runs: dict[str, dict[str, Any]] = {f"run-{number}": point for number, point in enumerate(points)}
+    for (name, point), held in zip(runs.items(), [1, 1, 2, 3, 4, 4], strict=True):
+        complete(name, point, held, 8, range(10), float(held))
+    first, second, third = tables(compare("seeds", runs))[1]
+    assert [row["pairs.support_ratio"] for row in (first, second, third)] == ["0.6", "0.8", "1"]
+    assert [row["adherence"] for row in (first, second, third)] == [wilson(2, 8), wilson(5, 8), wilson(8, 8)]
+    assert (second["reward accuracy"], second["pairs"]) == (wilson(16, 20), "20 (10)")
+    assert second["margin by run"] == "+2.50 (+2.00 to +3.00)"
+    page = Path("data/compare/seeds/index.html").read_text("utf-8")
+    assert 'aria-label="margin from 1 to 4, pairs.support_ratio 0.6 to 1"' in page  # over the means
+    assert page.count("pairs.support_ratio: ") == 3  # not one for each seed
+    assert "seed: 42 or 43" not in page
+
+
+def test_runs_that_did_not_complete_are_counted_and_not_pooled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": 1 + n // 2, "seed": n} for n in range(4)}
+    complete("run-1", runs["run-1"], 3, 8, range(10), 1.5)
+    page = compare("cut", runs)
+    some, none = tables(page)[1]
+    assert (some["runs"], some["adherence"], some["margin by run"]) == (
+        "1 of 2",
+        wilson(3, 4),
+        "+1.50 (+1.50 to +1.50)",
+    )
+    assert (none["runs"], none["train.beta"], none["adherence"]) == ("0 of 2", "2", "")
+    assert "none of these runs is complete" in page.read_text("utf-8")
+
+
+def test_runs_of_which_no_two_differ_in_chance_alone_are_not_pooled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n, "seed": n} for n in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.0)
+    page = compare("each", runs)
+    assert len(tables(page)) == 2  # runs and defects
+    assert 'id="pooled"' not in page.read_text("utf-8")
+
+
+def test_a_ratio_of_one_half_has_no_adherence_to_pool(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.0)
+        file = Path(".runs") / name / "data/evaluation/metrics.json"
+        none = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"adherence": none}))
+    [row] = tables(compare("half", runs))[1]
+    assert (row["adherence"], row["answers"], row["adherence by run"]) == ("–", "–", "–")
+    assert row["reward accuracy"] == wilson(16, 20)
+
+
+def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    complete("run-1", {"train.beta": 1}, 4, 8, range(10), 1.0)
+    page = compare("one", {"run-1": {"train.beta": 1}})
+    expected = dict.fromkeys(FLAWS, "0%") | {"too_long": "25%", "no_stance": "75%"}
+    assert tables(page)[1] == [{"run": "run-1", "train.beta": "1", **expected}]
+    shown = page.read_text("utf-8")
+    assert all(f">{name.replace('_', ' ')}</th>" in shown for name in FLAWS)
+
+
+def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ran", "restored"):
+        complete(name, {}, 4, 8, range(10), 1.0)
+    known = Run.read(Path(".runs/restored"))
+    known.now(Path(".runs/restored"), seconds={}, memory={})
+    ran, restored = tables(compare("memory", {"ran": {}, "restored": {}}))[0]
+    assert (ran["s"], ran["GiB"]) == ("7", "1.5")
+    assert (restored["s"], restored["GiB"]) == ("0", "–")
+
+
+def test_a_record_from_before_memory_was_measured_is_read():
+    known = Run(name="old", commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC))
+    assert Run.model_validate(known.model_dump(exclude={"memory"})).memory == {}
+
+
 def test_what_differs_from_the_first_answer_is_marked_and_escaped():
     assert marked("真人版更好。", "真人版<更>差。") == "真人版<mark>&lt;</mark>更<mark>&gt;差</mark>。"
 
 
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page of 8 runs that set 5 parameters."""
+    monkeypatch.chdir(tmp_path)
+    keys = ("pairs.support_ratio", "pairs.data_size", "train.learning_rate", "train.lora_alpha")
+    runs: dict[str, dict[str, Any]] = {f"wide-{seed:08}": dict.fromkeys(keys, 1) | {"seed": seed} for seed in range(8)}
+    for name, point in runs.items():
+        complete(name, point, 4, 10, range(10), 4.44)
+    return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1300, 390])
-def test_a_browser_shows_the_comparison_without_scrolling_sideways(project, width):
+def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width):
     from playwright.sync_api import sync_playwright
 
-    page = compare("tiny", {f"tiny-{number}": {"train.learning_rate": 0.1, "seed": number} for number in range(4)})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": width, "height": 800})
-        opened.goto(page.resolve().as_uri())
+        opened.goto(wide.resolve().as_uri())
         assert opened.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        browser.close()
+
+
+@pytest.mark.browser
+def test_no_column_is_cut_off_on_paper(wide):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        # A4 on its side less two margins of 12 mm, at 96 pixels per inch.
+        opened = browser.new_page(viewport={"width": int((297 - 24) / 25.4 * 96), "height": 800})
+        opened.emulate_media(media="print")
+        opened.goto(wide.resolve().as_uri())
+        ends = opened.evaluate(
+            "[...document.querySelectorAll('th, td')].map(cell => cell.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= opened.evaluate("document.documentElement.clientWidth")
+        assert b"/MediaBox [0 0 841.9" in opened.pdf(prefer_css_page_size=True)
         browser.close()

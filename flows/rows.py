@@ -1,0 +1,64 @@
+"""What is known of each run of a grid: what was set, what came of it, what it took."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.runs import METRICS
+from flows.workspace import LOG, RECORD, RUNS, Run
+from tasks.jsonfile import read_json
+
+TRAINING = Path("data/train/log.csv")
+
+
+class Row(NamedTuple):
+    """One run: what was set, what came of it, and where that is written."""
+
+    name: str
+    point: Mapping[str, Any]
+    state: str
+    problem: str | None
+    folder: Path
+    seconds: Mapping[str, float]
+    memory: Mapping[str, int]
+    """MiB at the peak of each stage that ran rather than came from the cache."""
+    metrics: Mapping[str, Any] | None
+    """Of a complete run."""
+    chosen: tuple[float, float] | None
+    """`logps/chosen` at the first and last step, in nats."""
+
+
+def row(name: str, point: Mapping[str, Any]) -> Row:
+    """Return what is known of a run; its workspace may be gone."""
+    folder = RUNS / name
+    if not (folder / RECORD).exists():
+        return Row(name, point, "missing", "its workspace was removed; sweep again", folder, {}, {}, None, None)
+    known = Run.read(folder)
+    took = (known.seconds, known.memory)
+    if known.state != "completed":
+        problem = f"{known.problem or 'it has not ended'} (log: {folder / LOG})"
+        return Row(name, point, known.state, problem, folder, *took, None, None)
+    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder))
+
+
+def ends(folder: Path) -> tuple[float, float]:
+    """Return `logps/chosen` at the first and the last step."""
+    with (folder / TRAINING).open(encoding="utf-8", newline="") as file:
+        found = [float(step["logps/chosen"]) for step in csv.DictReader(file)]
+    return found[0], found[-1]
+
+
+def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the parameters that were set, in the order in which they first come."""
+    return list(dict.fromkeys(key for point in points for key in point))
+
+
+def measured(found: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return figures over the held-out questions, or over the trained ones where none was held out."""
+    return dict(found["held_out"] or found["trained"])
+
+
+def with_interval(found: Mapping[str, float]) -> str:
+    """Return a share with its interval."""
+    return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"
