@@ -47,7 +47,7 @@ def lint(
     Args:
         questions: Those that are trained on.
         prompts: The test prompts.
-        directions: For each question whether *support* is the chosen answer.
+        directions: For each question whether *support* is the chosen answer, or once more for each.
         system_prompt: Which may limit the length of an answer.
     """
     return [
@@ -193,10 +193,11 @@ def order_confound(questions: Sequence[Question], directions: Sequence[bool]) ->
         return []
     first = directions.index(directions[-1])
     message = (
-        f"the first {first} pairs prefer one side and the other {len(questions) - first} the other: row order and "
+        f"the first {first} pairs prefer one side and the other {len(directions) - first} the other: row order and "
         "direction are one; set pairs.order to interleaved or shuffled"
     )
-    return [Warned("order", message, [row.id for row in questions[first:]])]
+    asked = [*questions, *questions][first : len(directions)]
+    return [Warned("order", message, list(dict.fromkeys(row.id for row in asked)))]
 
 
 def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:

@@ -76,7 +76,8 @@ def linted(
     Raises:
         InputError: There is something, and it is `strict`.
     """
-    directions = prefers_support(len(used), options.support_ratio, options.order, seed)
+    asked = len(used) * (2 if options.order == "both" else 1)
+    directions = prefers_support(asked, options.support_ratio, options.order, seed)
     warned = lint(used, prompts, directions, system_prompt)
     if options.strict:
         refuse(warned)

@@ -102,6 +102,13 @@ def test_both_lists_every_question_twice_and_at_one_half_each_goes_both_ways(
     assert [row["id"] for row in held_out] == [7, 8, 9, 10] * 2
 
 
+def test_both_at_one_half_is_warned_of_with_the_number_of_pairs_there_are(questions_folder, tmp_path):
+    made(questions_folder, tmp_path / "out", options(6, "0.5", "both"))
+    warned = json.loads((tmp_path / "out/lint.json").read_text("utf-8"))
+    [message] = [row["message"] for row in warned if row["check"] == "order"]
+    assert message.startswith("the first 6 pairs prefer one side and the other 6 the other")
+
+
 def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(tmp_path):
     source = Path("data/sources/live_action")
     questions = read_questions(source)
