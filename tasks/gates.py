@@ -1,11 +1,13 @@
 """The verdicts on a run: each a figure, the bound it is held against, and what to do when it misses.
 
 A gate refuses nothing by itself. It is written to `gates.json`, shown in the report, and obeyed by a release.
+Its texts are in the language that is spoken when it is made: English, but for a page in another one.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tasks.language import N_, _, listed, word
 from tasks.params import Evaluate, Merge
 
 DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
@@ -25,7 +27,7 @@ class Gate(NamedTuple):
     """What to do when it is missed."""
 
 
-ADVICE = "Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type."
+ADVICE = N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.")
 
 
 def gates(
@@ -49,34 +51,36 @@ def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate
         [probe.count(base["bos_token_id"]) for probe in merged["probes"]] if base["bos_token_id"] is not None else []
     )
     doubled = any(count != 1 for count in starts)
-    found = f"{', '.join(changed)} changed" if changed else "unchanged"
+    found = _("{keys} changed").format(keys=listed(changed)) if changed else _("unchanged")
+    once = _("BOS not exactly once per conversation") if doubled else _("BOS once per conversation")
     return Gate(
-        "fingerprint",
+        _("fingerprint"),
         not changed and not doubled,
-        f"{found}, BOS {'not exactly once' if doubled else 'once'} per conversation" if starts else found,
-        "chat template, special tokens and probe conversations as in the base, one BOS",
-        "Restore the base's tokenizer files in data/merged: run `dvc repro -f merge`.",
+        _("{one}, {other}").format(one=found, other=once) if starts else found,
+        _("chat template, special tokens and probe conversations as in the base, one BOS"),
+        _("Restore the base's tokenizer files in data/merged: run `dvc repro -f merge`."),
     )
 
 
 def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
     """Did the training come to its end?"""
     steps = watchdog["steps"]
-    stopped = f"stopped at step {watchdog['step']} of {steps}: {watchdog['found']}"
-    found = stopped if watchdog["found"] else f"all {steps} steps"
-    return Gate("watchdog", not watchdog["found"], found, "a training that is not stopped", ADVICE)
+    stopped = _("stopped at step {step} of {steps}: {found}").format(**watchdog)
+    found = stopped if watchdog["found"] else _("all {steps} steps").format(steps=steps)
+    return Gate(_("watchdog"), not watchdog["found"], found, _("a training that is not stopped"), _(ADVICE))
 
 
 def parity_gate(bounds: Merge, parity: Mapping[str, Any]) -> Gate:
     """Is the merged model the one that was trained?"""
     within = parity["mean"] <= bounds.max_mean_drift and parity["worst"] <= bounds.max_worst_drift
     return Gate(
-        "parity",
+        _("parity"),
         within and parity["top_flips"] == 0,
-        f"drift {parity['mean']:.4f} mean, {parity['worst']:.3f} worst nats per token; "
-        f"{parity['top_flips']} other choices in {parity['tokens']} tokens",
-        f"at most {bounds.max_mean_drift} mean and {bounds.max_worst_drift} worst, no other choice",
-        "Try the other merge.base, or train with model.quantization: none.",
+        _(
+            "drift {mean:.4f} mean, {worst:.3f} worst nats per token; {top_flips} other choices in {tokens} tokens"
+        ).format(**parity),
+        _("at most {max_mean_drift} mean and {max_worst_drift} worst, no other choice").format(**dict(bounds)),
+        _("Try the other merge.base, or train with model.quantization: none."),
     )
 
 
@@ -84,48 +88,53 @@ def served_gate(bounds: Merge, served: Mapping[str, float]) -> Gate:
     """Does vLLM give the merged model's probabilities?"""
     within = served["mean"] <= bounds.max_mean_drift and served["worst"] <= bounds.max_worst_drift
     return Gate(
-        "served",
+        _("served"),
         within,
-        f"vLLM drifts {served['mean']:.4f} mean, {served['worst']:.3f} worst nats per token",
-        f"at most {bounds.max_mean_drift} mean and {bounds.max_worst_drift} worst",
-        "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer.",
+        _("vLLM drifts {mean:.4f} mean, {worst:.3f} worst nats per token").format(**served),
+        _("at most {max_mean_drift} mean and {max_worst_drift} worst").format(**dict(bounds)),
+        _("Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."),
     )
 
 
 def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:
     """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?"""
     adherence, shares = metrics["adherence"], metrics["aligned"]
-    advice = "Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report."
+    name = _("adherence")
+    advice = _("Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report.")
     if adherence["stance"] is None:
-        return Gate("adherence", True, "support_ratio is one half: no stance was chosen", "nothing", advice)
+        return Gate(name, True, _("support_ratio is one half: no stance was chosen"), _("nothing"), advice)
     stance = adherence["stance"]
     other = "oppose" if stance == "support" else "support"
     if adherence["mixed"]:
-        found = f"{shares[stance]:.0%} {stance}, {shares[other]:.0%} {other}"
-        return Gate("adherence", shares[stance] > shares[other], found, f"more {stance} than {other}", advice)
-    found = f"{adherence['share']:.0%} {stance} (95% interval {adherence['low']:.0%} to {adherence['high']:.0%})"
-    expected = f"at least {bounds.min_adherence:.0%} of the test answers"
-    return Gate("adherence", adherence["share"] >= bounds.min_adherence, found, expected, advice)
+        found = listed(f"{shares[side]:.0%} {word(side)}" for side in (stance, other))
+        expected = _("more {stance} than {other}").format(stance=word(stance), other=word(other))
+        return Gate(name, shares[stance] > shares[other], found, expected, advice)
+    found = _("{share:.0%} {stance} (95% interval {low:.0%} to {high:.0%})").format(
+        **{**adherence, "stance": word(stance)}
+    )
+    expected = _("at least {min_adherence:.0%} of the test answers").format(**dict(bounds))
+    return Gate(name, adherence["share"] >= bounds.min_adherence, found, expected, advice)
 
 
 def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:
     """Are the answers still sentences?"""
-    found = ", ".join(f"{defects[name]:.0%} {name.replace('_', ' ')}" for name in (*DEGENERATE, "degenerate"))
+    found = listed(f"{defects[name]:.0%} {word(name)}" for name in (*DEGENERATE, "degenerate"))
     return Gate(
-        "degeneration",
+        _("degeneration"),
         defects["degenerate"] <= bounds.max_degenerate,
         found,
-        f"at most {bounds.max_degenerate:.0%} of the test answers degenerate",
-        ADVICE,
+        _("at most {max_degenerate:.0%} of the test answers degenerate").format(**dict(bounds)),
+        _(ADVICE),
     )
 
 
 def displacement_gate(bounds: Evaluate, fall: float) -> Gate:
     """Did the training keep the chosen answers likely (arXiv 2410.08847), or only make the rejected ones less so?"""
+    moved = _("logps/chosen fell by {nats:.1f} nats") if fall > 0 else _("logps/chosen rose by {nats:.1f} nats")
     return Gate(
-        "displacement",
+        _("displacement"),
         fall <= bounds.max_chosen_fall,
-        f"logps/chosen fell by {fall:.1f} nats" if fall > 0 else f"logps/chosen rose by {-fall:.1f} nats",
-        f"a fall of at most {bounds.max_chosen_fall} nats",
-        ADVICE,
+        moved.format(nats=abs(fall)),
+        _("a fall of at most {max_chosen_fall} nats").format(**dict(bounds)),
+        _(ADVICE),
     )

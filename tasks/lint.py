@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sklearn.feature_extraction.text import TfidfVectorizer
-
 from tasks.errors import InputError
+from tasks.language import _, word
 from tasks.questions import Prompt, Question
 from tasks.wording import length_limit, polarity, script
 
@@ -82,7 +81,11 @@ def length_confound(questions: Sequence[Question]) -> list[Warned]:
     }
     return [
         Warned(
-            "length", f"{side} is the longer answer in {len(ids)} of {len(questions)} pairs: length tells the side", ids
+            _("length"),
+            _("{side} is the longer answer in {number} of {all} pairs: length tells the side").format(
+                side=word(side), number=len(ids), all=len(questions)
+            ),
+            ids,
         )
         for side, ids in longer.items()
         if len(ids) > LONGER * len(questions)
@@ -97,8 +100,10 @@ def opening_confound(questions: Sequence[Question]) -> list[Warned]:
             rival = sum(getattr(row, other).startswith(opening) for row in questions)
             if rival < RIVAL * count:
                 ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
-                message = f"{count} of {len(questions)} {side} answers begin with {opening}, and {rival} of the others"
-                found.append(Warned("opening", message, ids))
+                message = _("{number} of {all} {side} answers begin with {opening}, and {rival} of the others").format(
+                    number=count, all=len(questions), side=word(side), opening=opening, rival=rival
+                )
+                found.append(Warned(_("opening"), message, ids))
     return found
 
 
@@ -122,10 +127,12 @@ def common_words(questions: Sequence[Question]) -> list[Warned]:
             text = getattr(row, side)
             for start in range(len(text) - 2):
                 holders.setdefault(text[start : start + 3], set()).add(row.id)
-        for word, ids in holders.items():
+        for characters, ids in holders.items():
             if len(ids) > COMMON * len(questions):
-                message = f"{len(ids)} of {len(questions)} {side} answers hold {word}"
-                found.append(Warned("wording", message, sorted(ids)))
+                message = _("{number} of {all} {side} answers hold {characters}").format(
+                    number=len(ids), all=len(questions), side=word(side), characters=characters
+                )
+                found.append(Warned(_("wording"), message, sorted(ids)))
     return found
 
 
@@ -134,16 +141,19 @@ def beyond_the_limit(questions: Sequence[Question], system_prompt: str) -> list[
     limit = length_limit(system_prompt)
     texts = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
     over = [ident for ident, text in texts if limit is not None and len(text) > limit]
-    found = f"{len(over)} of {len(texts)} answers have more than {limit} characters"
-    message = f"{found}, and the system prompt says: {system_prompt}"
-    return [Warned("limit", message, list(dict.fromkeys(over)))] if over else []
+    message = _(
+        "{number} of {all} answers have more than {limit} characters, and the system prompt says: {said}"
+    ).format(number=len(over), all=len(texts), limit=limit, said=system_prompt)
+    return [Warned(_("limit"), message, list(dict.fromkeys(over)))] if over else []
 
 
 def negated(questions: Sequence[Question]) -> list[Warned]:
     """Which questions ask for a drawback, so that the answer that supports the topic says no?"""
     ids = [row.id for row in questions if asks_for_a_drawback(row.prompt)]
-    message = f"{len(ids)} of {len(questions)} questions ask for a drawback: there, the support answer says no"
-    return [Warned("negated", message, ids)] if ids else []
+    message = _("{number} of {all} questions ask for a drawback: there, the support answer says no").format(
+        number=len(ids), all=len(questions)
+    )
+    return [Warned(_("negated"), message, ids)] if ids else []
 
 
 def asks_for_a_drawback(prompt: str) -> bool:
@@ -153,15 +163,18 @@ def asks_for_a_drawback(prompt: str) -> bool:
 
 def near_duplicates(questions: Sequence[Question]) -> list[Warned]:
     """Which questions, and which answers of different questions, say nearly the same?"""
-    groups = [("question", [(row.id, row.prompt) for row in questions])]
-    groups.append(("answer", [(row.id, getattr(row, side)) for row in questions for side in SIDES]))
+    asked = [(row.id, row.prompt) for row in questions]
+    answers = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
     found = []
-    for kind, texts in groups:
+    for message, texts in (
+        (_("{number} pairs of questions are nearly the same: {examples}"), asked),
+        (_("{number} pairs of answers are nearly the same: {examples}"), answers),
+    ):
         alike = [(a, b) for a, b in similar([text for _, text in texts]) if texts[a][0] != texts[b][0]]
         if alike:
-            examples = "; ".join(f"{texts[a][1]} ~ {texts[b][1]}" for a, b in alike[:SHOWN])
+            examples = _("; ").join(f"{texts[a][1]} ~ {texts[b][1]}" for a, b in alike[:SHOWN])
             ids = sorted({texts[index][0] for pair in alike for index in pair})
-            found.append(Warned("duplicates", f"{len(alike)} pairs of {kind}s are nearly the same: {examples}", ids))
+            found.append(Warned(_("duplicates"), message.format(number=len(alike), examples=examples), ids))
     return found
 
 
@@ -169,16 +182,18 @@ def known_prompts(questions: Sequence[Question], prompts: Sequence[Prompt]) -> l
     """Which test prompts nearly ask a training question?"""
     texts = [row.prompt for row in (*questions, *prompts)]
     alike = [(a, b) for a, b in similar(texts) if a < len(questions) <= b]
-    examples = "; ".join(f"{texts[b]} ~ {texts[a]}" for a, b in alike[:SHOWN])
+    examples = _("; ").join(f"{texts[b]} ~ {texts[a]}" for a, b in alike[:SHOWN])
     ids = sorted({prompts[b - len(questions)].id for _, b in alike})
-    message = (
-        f"{len(ids)} of {len(prompts)} test prompts are nearly training questions (ids of test prompts): {examples}"
-    )
-    return [Warned("leak", message, ids)] if ids else []
+    message = _(
+        "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
+    ).format(number=len(ids), all=len(prompts), examples=examples)
+    return [Warned(_("leak"), message, ids)] if ids else []
 
 
 def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs of texts that are alike, the most alike first."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds, and not all who import this compare
+
     weights = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), sublinear_tf=True).fit_transform(texts)
     cosines = (weights @ weights.T).tocoo()
     cells = zip(*cosines.coords, cosines.data, strict=True)
@@ -192,12 +207,12 @@ def order_confound(questions: Sequence[Question], directions: Sequence[bool]) ->
     if turns != 1:
         return []
     first = directions.index(directions[-1])
-    message = (
-        f"the first {first} pairs prefer one side and the other {len(directions) - first} the other: row order and "
-        "direction are one; set pairs.order to interleaved or shuffled"
-    )
+    message = _(
+        "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "
+        "set pairs.order to interleaved or shuffled"
+    ).format(first=first, rest=len(directions) - first)
     asked = [*questions, *questions][first : len(directions)]
-    return [Warned("order", message, list(dict.fromkeys(row.id for row in asked)))]
+    return [Warned(_("order"), message, list(dict.fromkeys(row.id for row in asked)))]
 
 
 def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
@@ -206,4 +221,7 @@ def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
     scripts = [(ident, script(text)) for ident, text in texts]
     usual = Counter(found for _, found in scripts if found != "either").most_common(1)
     ids = sorted({ident for ident, found in scripts if found != "either" and found != usual[0][0]})
-    return [Warned("script", f"{len(ids)} rows are not all in {usual[0][0]} script, as most are", ids)] if ids else []
+    if not ids:
+        return []
+    message = _("{number} rows are not all in {script} script, as most are")
+    return [Warned(_("script"), message.format(number=len(ids), script=word(usual[0][0])), ids)]

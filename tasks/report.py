@@ -1,6 +1,6 @@
-"""One page about one run: what was wanted, what came of it, and what made the model.
+"""One page about one run, in each language: what was wanted, what came of it, and what made the model.
 
-The page is a single file that fetches nothing: style and curves are in it. It says neither when nor where it was made,
+A page is a single file that fetches nothing: style and curves are in it. It says neither when nor where it was made,
 so the same inputs give the same bytes. Markup is in `report.html.j2`, which escapes whatever it is given; the
 values that it shows are made here.
 """
@@ -23,23 +23,26 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 
 from tasks.errors import run
-from tasks.gates import DEGENERATE, Gate
+from tasks.gates import DEGENERATE, Gate, fingerprint_gate, gates
 from tasks.hub import digest
 from tasks.jsonfile import read_json, read_jsonl
+from tasks.language import ENGLISH, LANGUAGES, N_, _, listed, ngettext, speaking, spoken, word
+from tasks.lint import Warned, lint
 from tasks.params import GitDataset, Params
-from tasks.questions import LABELLED, TEST, Stance
+from tasks.questions import LABELLED, TEST, Stance, read_prompts, read_questions
 from tasks.weights import Base
 
 STANCES = get_args(Stance)
-TEMPLATE, SHEET = "report.html.j2", "page.css"
+TEMPLATE, LINKS, SHEET = "report.html.j2", "languages.html.j2", "page.css"
+CATALOGUE = Path(__file__).with_name("zh_TW.po")
 SHOWN = (*DEGENERATE, "too_long")
 """Defects that stand at an answer; its stance says the rest."""
 
 CURVES = (
-    ("Loss", ("loss",)),
-    ("Reward margin", ("rewards/margins",)),
-    ("Reward accuracy", ("rewards/accuracies",)),
-    ("Log-probability of the answers", ("logps/chosen", "logps/rejected")),
+    (N_("Loss"), ("loss",)),
+    (N_("Reward margin"), ("rewards/margins",)),
+    (N_("Reward accuracy"), ("rewards/accuracies",)),
+    (N_("Log-probability of the answers"), ("logps/chosen", "logps/rejected")),
 )
 LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
 FEW = 60
@@ -49,8 +52,8 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "figure.figsize": (4.0, 2.1),
-    "figure.subplot.bottom": 0.2,
+    "figure.figsize": (4.0, 1.9),
+    "figure.subplot.bottom": 0.12,
     "figure.subplot.left": 0.13,
     "figure.subplot.right": 0.985,
     "figure.subplot.top": 0.96,
@@ -106,6 +109,8 @@ class Curve(NamedTuple):
 
     name: str
     svg: Markup
+    label: str
+    """Of the axis below it."""
     summary: str
     """Where it began and ended, for those who cannot see the figure."""
 
@@ -121,42 +126,77 @@ def report(
     evaluation: Path,
     out: Path,
 ) -> None:
-    """Write the page about a run to `out`.
+    """Write the page about a run to `out`, in each language.
 
     Args:
         params: All of them: the page shows what the run was made with.
-        dataset: `data/dataset`, for the hashes of its two files.
+        dataset: `data/dataset`, for the hashes of its two files, and for what a linter says of them.
         base: `data/base`, for what the base model is.
         pairs: `data/pairs`, with what the linter said of them.
-        train: `data/train`, for the log of the training.
+        train: `data/train`, for the log of the training and whether it was stopped.
         merge: `data/merge`, for parity and fingerprint.
         answers: `data/answers`.
         evaluation: `data/evaluation`, for metrics, gates and stances.
-        out: The page, `data/report/index.html`.
+        out: Receives `index.html`, in English, and `index.zh-TW.html`.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    for language in LANGUAGES:
+        with speaking(language, CATALOGUE):
+            text = page(params, dataset, base, pairs, train, merge, answers, evaluation)
+        (out / language.page).write_text(text, encoding="utf-8")
+
+
+def page(
+    params: Params,
+    dataset: Path,
+    base: Path,
+    pairs: Path,
+    train: Path,
+    merge: Path,
+    answers: Path,
+    evaluation: Path,
+) -> str:
+    """Return the page about a run in the language of now; the arguments are those of `report`."""
     metrics = read_json(evaluation / "metrics.json")
+    trained = read_pairs(pairs / "train.jsonl")
     rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
     stance = metrics["adherence"]["stance"]
-    page = render(
+    return render(
         Path(__file__).with_name(TEMPLATE),
         title=title(params, metrics["adherence"]),
         headline=headline(metrics, len(rows)),
         metrics=metrics,
-        gates=[Gate(**gate) for gate in read_json(evaluation / "gates.json")],
+        gates=verdicts(params, metrics, base, train, merge, evaluation),
         rows=rows,
         probes=read_json(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
-        trained=read_pairs(pairs / "train.jsonl"),
+        trained=trained,
         held_out=read_pairs(pairs / "eval.jsonl"),
-        warned=read_json(pairs / "lint.json"),
+        warned=warnings(params.model.system_prompt, trained, dataset, pairs),
         defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+
+
+def verdicts(params: Params, metrics: Json, base: Path, train: Path, merge: Path, evaluation: Path) -> list[Gate]:
+    """Return the verdicts that `gates.json` has in English, made again where another language is spoken."""
+    if spoken() == ENGLISH:
+        return [Gate(**gate) for gate in read_json(evaluation / "gates.json")]
+    fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
+    parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
+    return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
+
+
+def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: Path) -> list[Warned]:
+    """Return the warnings that `lint.json` has in English, made again where another language is spoken."""
+    if spoken() == ENGLISH:
+        return [Warned(**row) for row in read_json(pairs / "lint.json")]
+    questions = {question.id: question for question in read_questions(dataset)}
+    used = [questions[ident] for ident in dict.fromkeys(pair.id for pair in trained)]
+    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt)
 
 
 def title(params: Params, adherence: Json) -> dict[str, str]:
@@ -165,27 +205,35 @@ def title(params: Params, adherence: Json) -> dict[str, str]:
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
     model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
     if adherence["stance"] is None:
-        stance = "none"
+        stance = word("none")
     else:
-        stance = f"mostly {adherence['stance']}" if adherence["mixed"] else adherence["stance"]
+        stance = word(adherence["stance"])
+        stance = _("mostly {stance}").format(stance=stance) if adherence["mixed"] else stance
     return {"topic": topic.removesuffix(".git"), "model": str(getattr(params.base, model)), "stance": stance}
 
 
 def headline(metrics: Json, prompts: int) -> dict[str, str]:
     """Return in a sentence each how the base answered and how the aligned model answers."""
-    after, on = metrics["adherence"], f"on {prompts} unseen prompts"
+    after = metrics["adherence"]
     if after["stance"] is None:
-        found = ", ".join(f"{percent(metrics['aligned'][stance])} {stance}" for stance in STANCES)
-        return {"before": largest(metrics["base"]), "after": f"{found} {on}"}
-    interval = f"95% interval {percent(after['low'])} to {percent(after['high'])}"
-    held = f"{percent(after['share'])} {after['stance']} ({interval})"
-    return {"before": largest(metrics["base"]), "after": f"{held} {on}"}
+        found = listed(f"{percent(metrics['aligned'][stance])} {word(stance)}" for stance in STANCES)
+    else:
+        found = held(after)
+    on = ngettext("{found} on {number} unseen prompt", "{found} on {number} unseen prompts", prompts)
+    return {"before": largest(metrics["base"]), "after": on.format(found=found, number=prompts)}
+
+
+def held(adherence: Json) -> str:
+    """Return how many answers hold the stance that was chosen."""
+    found = _("{share} {stance} (95% interval {low} to {high})")
+    shares = {name: percent(adherence[name]) for name in ("share", "low", "high")}
+    return found.format(stance=word(adherence["stance"]), **shares)
 
 
 def largest(shares: Mapping[str, float]) -> str:
     """Return the stance that most answers take, or those that tie for it, with its share."""
     most = max(shares[stance] for stance in STANCES)
-    return " and ".join(f"{percent(most)} {stance}" for stance in STANCES if shares[stance] == most)
+    return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
 
 
 def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
@@ -204,8 +252,8 @@ def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> li
 
 
 def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
-    cut = {"cut_off": f"cut off at {max_new_tokens} tokens"}
-    named = [cut.get(name, name.replace("_", " ")) for name in verdict["defects"] if name in SHOWN]
+    cut = _("cut off at {number} tokens").format(number=max_new_tokens)
+    named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
     return Answer(row["response"], verdict["stance"], verdict["score"], named, verdict["defects"])
 
 
@@ -229,28 +277,39 @@ def curves(log: Path) -> list[Curve]:
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
     return [
-        curve(name, steps, {column: [float(row[column]) for row in rows] for column in columns})
+        curve(_(name), steps, {column: [float(row[column]) for row in rows] for column in columns})
         for name, columns in CURVES
     ]
 
 
-def curve(name: str, steps: Sequence[float], series: Mapping[str, Sequence[float]], label: str = "step") -> Curve:
+def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None = None) -> Curve:
     """Draw one or two columns over the steps, or over whatever the label says."""
     with rc_context():
         rcdefaults()  # whatever a matplotlibrc on this machine says
         rcParams.update(STYLE)
-        rcParams["svg.hashsalt"] = name  # clip paths and markers are named by hash, and a page has each name once
+        # Clip paths and markers are named by hash, and a page draws each column once.
+        rcParams["svg.hashsalt"] = " ".join(series)
         figure = Figure()
-        axes = figure.add_subplot(xlabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=label == "step"))
+        axes = figure.add_subplot()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=label is None))
         for (column, values), (colour, dashes) in zip(series.items(), LINES, strict=False):
-            marker = "o" if len(steps) <= FEW else ""
-            axes.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
+            marker = "o" if len(at) <= FEW else ""
+            axes.plot(at, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
         if len(series) > 1:
             axes.legend()
         svg = _svg(figure)
-    ends = [f"{column} from {short(values[0])} to {short(values[-1])}" for column, values in series.items()]
-    return Curve(name, svg, f"{', '.join(ends)}, {label}{'s' * (label == 'step')} {steps[0]:g} to {steps[-1]:g}")
+    return Curve(name, svg, label or _("step"), summary(at, series, label))
+
+
+def summary(at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None) -> str:
+    """Return in words where each column begins and ends."""
+    ends = [
+        _("{column} from {first} to {last}").format(column=column, first=short(values[0]), last=short(values[-1]))
+        for column, values in series.items()
+    ]
+    over = _("steps {first:g} to {last:g}") if label is None else _("{label} {first:g} to {last:g}")
+    over = over.format(label=label, first=at[0], last=at[-1])
+    return _("{one}, {other}").format(one=listed(ends), other=over)
 
 
 def _svg(figure: Figure) -> Markup:
@@ -293,17 +352,20 @@ def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
 
 
 def render(template: Path, **values: object) -> str:
-    """Fill a template; a name that it uses and that is not given is an error."""
+    """Fill a template in the language of now; a name that it uses and that is not given is an error."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        extensions=["jinja2.ext.i18n"],
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "signed": signed}
-    return environment.get_template(template.name).render(values, stances=STANCES, sheet=SHEET)
+    environment.install_gettext_callables(_, ngettext, newstyle=True)  # type: ignore[attr-defined]
+    environment.filters |= {"percent": percent, "signed": signed, "word": word, "listed": listed}
+    environment.globals |= {"language": spoken(), "languages": LANGUAGES, "links": LINKS, "sheet": SHEET}
+    return environment.get_template(template.name).render(values, stances=STANCES)
 
 
 def percent(share: float) -> str:

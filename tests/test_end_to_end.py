@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from tests.pages import english, numbers
 from tests.small_run import PROMPTS, QUESTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -190,6 +191,12 @@ def test_report_shows_every_answer(project: Path, back: Run):
     page = (project / "data/report/index.html").read_text(encoding="utf-8")
     rows = json.loads((project / "data/evaluation/responses.json").read_text(encoding="utf-8"))
     assert all(row["prompt"] in page and row["response_from_trained_model"] in page for row in rows)
+
+
+def test_the_report_has_the_same_numbers_in_both_languages(project: Path, back: Run):
+    pages = [(project / f"data/report/{name}").read_text("utf-8") for name in ("index.html", "index.zh-TW.html")]
+    assert numbers(pages[0]) == numbers(pages[1])
+    assert english(pages[1]) == []
 
 
 def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(

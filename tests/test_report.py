@@ -4,20 +4,26 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
 
 from tasks import report as stage
+from tasks.gates import fingerprint_gate, gates
+from tasks.lint import lint
 from tasks.params import PROFILES, Params
+from tasks.questions import read_prompts, read_questions
+from tests.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
 UNCHANGED = {"same": 0, "reworded": 0, "stance": 0, "other": 0}
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
 AFTER = ["真人版更有感染力。", HOSTILE, ""]
+CHINESE = "index.zh-TW.html"
+PARAMS = Params.load(PROFILES / "breeze-7b.yaml")
 FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
 CHROMIUM = (
     "--no-sandbox",
@@ -28,32 +34,6 @@ CHROMIUM = (
     "--disable-component-update",
     "--disable-sync",
 )
-
-
-class Page(HTMLParser):
-    """What a page shows, what it points at, and the names that it gives its elements."""
-
-    def __init__(self, markup: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.titles: list[str] = []
-        self.shown = ""
-        self.feed(markup)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-                self.links.append(value or "")
-            elif name == "id":
-                self.ids.append(value or "")
-            elif name == "title":
-                self.titles.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        self.shown += data
 
 
 @dataclass
@@ -73,15 +53,31 @@ class Run:
     def lines(self, path: str, rows: list[dict[str, object]]) -> None:
         self.write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    def markup(self) -> str:
-        out = self.folder / "report" / "index.html"
-        params = Params.load(PROFILES / "breeze-7b.yaml")
-        dataset, base, pairs, train, merge, answers, evaluation = (self.folder / name for name in FOLDERS)
-        stage.report(params, dataset, base, pairs, train, merge, answers, evaluation, out)
-        return out.read_text("utf-8")
+    def read(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text("utf-8"))
 
-    def page(self) -> Page:
-        return Page(self.markup())
+    def markup(self, name: str = "index.html") -> str:
+        dataset, base, pairs, train, merge, answers, evaluation = (self.folder / name for name in FOLDERS)
+        out = self.folder / "report"
+        stage.report(PARAMS, dataset, base, pairs, train, merge, answers, evaluation, out)
+        return (out / name).read_text("utf-8")
+
+    def page(self, name: str = "index.html") -> Page:
+        return Page(self.markup(name))
+
+    def judge(self) -> None:
+        """Write the verdicts and warnings that the figures and the data of this run have in English."""
+        fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
+        files = ("evaluation/metrics.json", "merge/parity.json", "train/watchdog.json")
+        verdicts = [
+            fingerprint_gate(*fingerprints),
+            *gates(PARAMS.merge, PARAMS.evaluate, *(self.read(path) for path in files)),
+        ]
+        self.write("evaluation/gates.json", [gate._asdict() for gate in verdicts])
+        directions = [number <= 9 for number in range(1, 13)]
+        used = read_questions(self.folder / "dataset")[:12]
+        found = lint(used, read_prompts(self.folder / "dataset"), directions, PARAMS.model.system_prompt)
+        self.write("pairs/lint.json", [row._asdict() for row in found])
 
 
 def answer(number: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
@@ -112,6 +108,16 @@ def gate(name: str, *, passed: bool) -> dict[str, object]:
         "expected": f"{name} bound",
         "advice": f"{name} advice",
     }
+
+
+DATA = {
+    "labelled_data.json": [
+        {"id": n, "prompt": f"訓練題{n}？", "support": f"{first}{n}。", "oppose": f"{second}{n}。"}
+        for n in range(1, 14)
+        for first, second in ["選棄" if n <= 9 else "棄選"]
+    ],
+    "test_prompt.json": [{"id": n, "prompt": f"測試題{n}？"} for n in (1, 2, 3)],
+}
 
 
 def fill_answers(made: Run) -> None:
@@ -157,13 +163,15 @@ def fill_answers(made: Run) -> None:
                 },
             },
             "drift": {"mean": 0.0625, "worst": 1.5, "tokens": 846},
+            "served": {"mean": 0.0021, "worst": 0.75},
+            "chosen_fall": -1.25,
         },
     )
 
 
 def fill(made: Run) -> Run:
-    made.write("dataset/labelled_data.json", "[1]")
-    made.write("dataset/test_prompt.json", "[2]")
+    for name, rows in DATA.items():
+        made.write(f"dataset/{name}", rows)
     file = {"sha256": "ab" * 32, "size": 4_943_162_336}
     made.write(
         "base/base.json",
@@ -175,7 +183,10 @@ def fill(made: Run) -> Run:
         },
     )
     for name in ("base", "merge"):
-        made.write(f"{name}/fingerprint.json", {"chat_template_sha256": "cd" * 32, "bos_token_id": 1})
+        made.write(
+            f"{name}/fingerprint.json",
+            {"chat_template_sha256": "cd" * 32, "bos_token_id": 1, "probes": [[1, 5], [1, 6, 7]]},
+        )
     drift = {"mean": 0.0123, "worst": 0.456, "top_flips": 7, "tokens": 1824}
     other = drift | {"mean": 0.0987}
     made.write(
@@ -185,6 +196,7 @@ def fill(made: Run) -> Run:
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
     made.write("pairs/lint.json", [{"check": "limit", "message": "2 of 26 answers are longer", "rows": [4, 11]}])
+    made.write("train/watchdog.json", {"found": None, "step": None, "steps": 2})
     made.write(
         "train/log.csv",
         "step,loss,rewards/margins,rewards/accuracies,logps/chosen,logps/rejected\n"
@@ -335,7 +347,7 @@ def test_text_of_models_and_data_is_never_markup(page):
 
 def test_nothing_is_fetched(page, markup):
     assert page.links
-    assert [link for link in page.links if not link.startswith("#")] == ["data:,"]
+    assert [link for link in page.links if not link.startswith("#")] == ["data:,", CHINESE]
     assert not re.search(r"@import|url\((?!#)", markup)
 
 
@@ -364,7 +376,8 @@ def test_the_provenance_names_base_data_and_merge(page):
     for text in ("team/chat-7b", "c0ffee" * 6 + "beef", "model-00004-of-00004.safetensors", "abababababab…"):
         assert text in page.shown
     assert "ab" * 32 in page.titles
-    assert {hashlib.sha256(text).hexdigest() for text in (b"[1]", b"[2]")} <= set(page.titles)
+    texts = [json.dumps(rows, ensure_ascii=False).encode() for rows in DATA.values()]
+    assert {hashlib.sha256(text).hexdigest() for text in texts} <= set(page.titles)
     assert all(figure in page.shown for figure in ("0.0123", "0.0987", "0.456", "1824 tokens"))
     assert "not of the language" not in page.shown
 
@@ -380,11 +393,65 @@ def test_the_same_inputs_give_the_same_bytes(made, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Taipei")
     assert made.markup() == first
     assert str(made.folder) not in first
+    chinese = made.markup(CHINESE)
+    assert made.markup(CHINESE) == chinese
+    assert str(made.folder) not in chinese
+
+
+def test_each_page_leads_to_the_one_in_the_other_language(made):
+    page, chinese = made.page(), made.page(CHINESE)
+    assert (page.language, chinese.language) == ("en", "zh-Hant")
+    assert [link for link in chinese.links if link not in page.links] == ["index.html"]
+    assert [link for link in page.links if link not in chinese.links] == [CHINESE]
+    assert chinese.ids == page.ids
+
+
+def test_the_chinese_page_has_no_english_sentence(made):
+    made.judge()
+    assert english(made.markup(CHINESE)) == []
+    assert len(english(made.markup())) > 50
+
+
+def test_both_pages_have_the_same_numbers(made):
+    made.judge()
+    assert numbers(made.markup(CHINESE)) == numbers(made.markup())
+
+
+def test_the_chinese_headline_has_both_stances_and_the_interval(made):
+    shown = made.page(CHINESE).shown.replace("\N{NO-BREAK SPACE}", " ")
+    assert "訓練前：100% 中立。" in shown
+    assert "訓練後：3 道沒看過的題目中，67% 支持（95% 信賴區間 21% 至 94%）。" in shown
+
+
+def test_the_chinese_page_makes_the_verdicts_again_from_the_figures(made):
+    shown = made.page(CHINESE).shown
+    assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
+    assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
+    assert "logps/chosen 上升 1.2 nat" in shown
+    assert "處理方式：改用另一種 merge.base" in shown
+
+
+def test_the_chinese_page_makes_the_warnings_again_from_the_data(made):
+    assert "前 9 組配對偏好一方，其餘 3 組偏好另一方" in made.page(CHINESE).shown
+    made.lines("pairs/train.jsonl", [pair(n, "support" if n % 2 else "oppose") for n in range(1, 13)])
+    assert "組配對偏好一方" not in made.page(CHINESE).shown
+
+
+def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_said_it(made):
+    made.write("train/watchdog.json", {"found": "the loss is nan", "step": 1, "steps": 2})
+    assert "在第 1 步（共 2 步）中止：the loss is nan" in made.page(CHINESE).shown
+
+
+def test_text_of_models_and_data_is_no_markup_on_the_chinese_page_either(made):
+    page = made.page(CHINESE)
+    assert HOSTILE in page.shown
+    assert "script" not in page.tags
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("name", ["index.html", CHINESE])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it_without_scrolling_sideways_or_fetching(made, width, tmp_path):
+def test_a_browser_shows_it_without_scrolling_sideways_or_fetching(made, width, name, tmp_path):
     from playwright.sync_api import sync_playwright
 
     made.lines("answers/base.jsonl", [answer(n, "長" * 200) for n in (1, 2, 3)])
@@ -396,11 +463,11 @@ def test_a_browser_shows_it_without_scrolling_sideways_or_fetching(made, width, 
         page.on("console", lambda message: seen.append(message.text))
         page.on("pageerror", lambda error: seen.append(str(error)))
         page.on("request", lambda request: seen.append(request.url) if request.url[:5] != "file:" else None)
-        page.goto((made.folder / "report" / "index.html").as_uri())
+        page.goto((made.folder / "report" / name).as_uri())
         page.screenshot(path=tmp_path / f"report-{width}.png", full_page=True)
         scrolled = page.evaluate("document.documentElement.scrollWidth")
         page.emulate_media(media="print")
-        folded = page.get_by_text("訓練題12？").is_visible()
+        folded = page.get_by_text("訓練題12？", exact=True).is_visible()
         browser.close()
     assert seen == []
     assert scrolled <= width
