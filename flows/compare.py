@@ -1,4 +1,4 @@
-"""Runs of a grid side by side: a page that fetches nothing, and the same figures in Markdown.
+"""Runs of a grid side by side: a page in each language that fetches nothing, and the same figures in Markdown.
 
 Every figure is read from a run's workspace, whose path stands beside it.
 """
@@ -18,11 +18,13 @@ from flows.rows import Row, measured, parameters, row, with_interval
 from tasks.defects import STYLE
 from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
-from tasks.report import STANCES, Curve, curve, render, signed
+from tasks.language import LANGUAGES, N_, NAMES, _, speaking, spoken, word
+from tasks.report import CATALOGUE, STANCES, Curve, curve, render, signed
 
 COMPARED = Path("data/compare")
 RESPONSES = Path("data/evaluation/responses.json")
 DEFECTS = (*DEGENERATE, *STYLE)
+CATALOGUES = (CATALOGUE, Path(__file__).with_name("zh_TW.po"))
 
 
 class Change(NamedTuple):
@@ -52,54 +54,78 @@ class Table(NamedTuple):
 
 
 def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write `index.html` and `index.md` to `data/compare/GRID` and return the page.
+    """Write `index.html`, `index.zh-TW.html` and `index.md` to `data/compare/GRID` and return the first.
 
     Args:
         grid: Its name.
         runs: The parameters of each run, by its name.
     """
-    rows = [row(name, point) for name, point in runs.items()]
     out = COMPARED / grid
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.md").write_text(markdown(grid, rows), encoding="utf-8")
+    (out / "index.md").write_text(markdown(grid, rows_of(runs)), encoding="utf-8")
+    for language in LANGUAGES:
+        with speaking(language, *CATALOGUES):
+            text = page(grid, rows_of(runs))
+        (out / language.page).write_text(text, encoding="utf-8")
+    return out / "index.html"
+
+
+def rows_of(runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Return what is known of each run, in the language of now."""
+    return [row(name, point) for name, point in runs.items()]
+
+
+def page(grid: str, rows: Sequence[Row]) -> str:
+    """Return the page over the runs in the language of now."""
     done = [known for known in rows if known.metrics]
-    page = render(
+    return render(
         Path(__file__).with_name("compare.html.j2"),
         grid=grid,
         rows=rows,
         runs=of_runs(rows, FIGURES, cells),
         pooled=of_pools(rows),
-        note=pooled.NOTE,
+        note=_(pooled.NOTE),
+        reports={known.name: report_of(known) for known in rows},
+        titled=titled,
         defects=of_runs(rows, DEFECTS, flaws),
         done=done,
         curves=response_curves(done),
         changes=changes(done),
         answers=answers(done),
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
-    return out / "index.html"
+
+
+def report_of(known: Row) -> Path:
+    """Return the report of a run, in the language of now if it was made in that."""
+    reports = known.folder / "data/report"
+    return reports / (spoken().page if (reports / spoken().page).exists() else "index.html")
 
 
 FIGURES = (
     "support",
     "neutral",
     "oppose",
-    "adherence",
+    N_("adherence"),
     "degenerate",
     "hedged",
-    "reward accuracy",
-    "margin",
-    "chosen",
-    "s",
-    "GiB",
+    N_("reward accuracy"),
+    N_("margin"),
+    N_("chosen"),
+    N_("s"),
+    N_("GiB"),
 )
+
+
+def titled(name: str) -> str:
+    """Return the title of a column in the language of now."""
+    return word(name) if name in NAMES else _(name)
 
 
 def of_runs(rows: Sequence[Row], titles: Sequence[str], figures: Callable[[Row], dict[str, str]]) -> Table:
     """Return a table of all runs with some of their figures."""
     keys = parameters([known.point for known in rows])
     return Table(
-        ["run", *keys],
+        [_("run"), *keys],
         titles,
         [Line([known.name, *values(known.point, keys)], figures(known), known) for known in rows],
     )
@@ -110,7 +136,7 @@ def of_pools(rows: Sequence[Row]) -> Table:
     found = pools(rows)
     keys = parameters([point for point, _ in found])
     lines = [Line([counted(runs), *values(point, keys)], pooled.cells(runs)) for point, runs in found]
-    return Table(["runs", *keys], pooled.FIGURES, lines)
+    return Table([_("runs"), *keys], pooled.FIGURES, lines)
 
 
 def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
@@ -185,8 +211,8 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     support = [fmean(metrics["aligned"]["support"] for metrics in runs) for runs in done]
     margin = [fmean(measured(metrics["margin"])["aligned"] for metrics in runs) for runs in done]
     return [
-        curve("Support share of the answers", at, {"support": support}, label=varied[0]),
-        curve("Mean margin, nats", at, {"margin": margin}, label=varied[0]),
+        curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
+        curve(_("Mean margin, nats"), at, {_("margin"): margin}, label=varied[0]),
     ]
 
 
@@ -196,7 +222,7 @@ def changes(rows: Sequence[Row]) -> list[Change]:
     Of runs that differ in chance alone it is the first two of the same chance.
     """
     found = []
-    for (_, ones), (_, others) in combinations(groups(rows), 2):
+    for (_one, ones), (_other, others) in combinations(groups(rows), 2):
         alike = (pair for pair in product(ones, others) if chance(pair[0].point) == chance(pair[1].point))
         one, other = next(alike, (ones[0], others[0]))
         differing = [key for key in parameters([one.point, other.point]) if one.point.get(key) != other.point.get(key)]
@@ -204,12 +230,15 @@ def changes(rows: Sequence[Row]) -> list[Change]:
             [key] = differing
             set_to = (one.point.get(key), other.point.get(key))
             found.append(
-                Change(key, set_to, (one.name, other.name), list(zip(LABELS, facts(one), facts(other), strict=True)))
+                Change(key, set_to, (one.name, other.name), list(zip(labels(), facts(one), facts(other), strict=True)))
             )
     return found
 
 
-LABELS = ("characters per answer", "hedged answers", *(f"{stance} answers" for stance in STANCES), "margin, nats")
+def labels() -> list[str]:
+    """Return what `facts` are."""
+    by_stance = [_("{stance} answers").format(stance=word(stance)) for stance in STANCES]
+    return [_("characters per answer"), _("hedged answers"), *by_stance, _("margin, nats")]
 
 
 def facts(known: Row) -> list[str]:
@@ -247,7 +276,7 @@ def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def marked(first: str, text: str) -> Markup:
     """Return a text with what the first has not, or has otherwise, marked."""
     parts = []
-    for kind, _, _, start, end in difflib.SequenceMatcher(None, first, text, autojunk=False).get_opcodes():
+    for kind, _from, _to, start, end in difflib.SequenceMatcher(None, first, text, autojunk=False).get_opcodes():
         piece = escape(text[start:end])
         parts.append(piece if kind == "equal" or not piece else Markup("<mark>{}</mark>").format(piece))
     return Markup("").join(parts)

@@ -8,20 +8,21 @@ from typing import Any, NamedTuple
 from flows.rows import Row, measured, with_interval
 from tasks.intervals import share
 from tasks.jsonfile import read_json, read_jsonl
+from tasks.language import N_, _
 from tasks.report import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
 STANCES_FILE, PAIRS = Path("data/evaluation/stances.json"), Path("data/pairs")
 FIGURES = (
-    "adherence",
-    "answers",
-    "adherence by run",
-    "reward accuracy",
-    "pairs",
-    "reward accuracy by run",
-    "margin by run",
+    N_("adherence"),
+    N_("answers"),
+    N_("adherence by run"),
+    N_("reward accuracy"),
+    N_("pairs"),
+    N_("reward accuracy by run"),
+    N_("margin by run"),
 )
-NOTE = (
+NOTE = N_(
     "Runs that differ only in the seed or in which questions are held out, taken together. Adherence and reward "
     "accuracy are over all answers and all pairs of these runs, with Wilson's 95% interval; by run, the mean of the "
     "runs and, in parentheses, the least and the most. Every run answers the same test prompts, and runs that hold out "
@@ -65,7 +66,7 @@ def pools(rows: Sequence[Row]) -> list[tuple[dict[str, Any], list[Row]]]:
 def counted(runs: Sequence[Row]) -> str:
     """Return how many runs are complete, and of how many if some are not."""
     done = sum(known.metrics is not None for known in runs)
-    return str(done) if done == len(runs) else f"{done} of {len(runs)}"
+    return str(done) if done == len(runs) else _("{number} of {all}").format(number=done, all=len(runs))
 
 
 def cells(runs: Sequence[Row]) -> dict[str, str]:
@@ -117,4 +118,5 @@ def interval(title: str, number: str, tallies: Sequence[Tally]) -> dict[str, str
 
 def spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
     """Return the mean of figures, with the least and the most."""
-    return f"{shown(fmean(values))} ({shown(min(values))} to {shown(max(values))})"
+    found = {"mean": fmean(values), "least": min(values), "most": max(values)}
+    return _("{mean} ({least} to {most})").format(**{name: shown(value) for name, value in found.items()})

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from flows.runs import METRICS
 from flows.workspace import LOG, RECORD, RUNS, Run
 from tasks.jsonfile import read_json
+from tasks.language import _
 
 TRAINING = Path("data/train/log.csv")
 
@@ -33,11 +34,11 @@ def row(name: str, point: Mapping[str, Any]) -> Row:
     """Return what is known of a run; its workspace may be gone."""
     folder = RUNS / name
     if not (folder / RECORD).exists():
-        return Row(name, point, "missing", "its workspace was removed; sweep again", folder, {}, {}, None, None)
+        return Row(name, point, "missing", _("its workspace was removed; sweep again"), folder, {}, {}, None, None)
     known = Run.read(folder)
     took = (known.seconds, known.memory)
     if known.state != "completed":
-        problem = f"{known.problem or 'it has not ended'} (log: {folder / LOG})"
+        problem = _("{problem} (log: {path})").format(problem=known.problem or _("it has not ended"), path=folder / LOG)
         return Row(name, point, known.state, problem, folder, *took, None, None)
     return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder))
 

@@ -20,6 +20,7 @@ from flows.rows import Row
 from flows.sweep import named, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
+from tests.pages import Page, english, numbers
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
 from tests.toy_project import enter, make
@@ -237,6 +238,42 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
     assert response_curves(rows) == []
 
 
+@pytest.fixture
+def two_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The English page of runs that are pooled, make a curve, differ in one parameter, and of one that is gone."""
+    monkeypatch.chdir(tmp_path)
+    points = [{"pairs.support_ratio": ratio, "seed": seed} for ratio in (0.6, 0.8, 1) for seed in (42, 43)]
+    runs: dict[str, dict[str, Any]] = {f"run-{number}": point for number, point in enumerate(points)}
+    for (name, point), held in zip(runs.items(), [1, 1, 2, 3, 4, 4], strict=True):
+        complete(name, point, held, 8, range(10), float(held))
+    write(Path(".runs/run-2/data/report/index.zh-TW.html"), "<h1>報告</h1>")
+    return compare("both", runs | {"run-gone": {"pairs.support_ratio": 1, "seed": 44}})
+
+
+def test_the_comparison_in_chinese_has_no_english_sentence_and_the_same_numbers(two_languages):
+    text, chinese = (two_languages.with_name(name).read_text("utf-8") for name in ("index.html", "index.zh-TW.html"))
+    assert english(chinese) == []
+    assert len(english(text)) > 10
+    assert numbers(chinese) == numbers(text)
+    assert all(words in Page(chinese).shown for words in ("合併統計", "不存在：工作區已被移除", "支持的回答比例"))
+
+
+def test_the_comparisons_lead_to_each_other_and_to_a_report_in_their_language_where_there_is_one(two_languages):
+    page, chinese = (
+        Page(two_languages.with_name(name).read_text("utf-8")) for name in ("index.html", "index.zh-TW.html")
+    )
+    assert (page.language, chinese.language) == ("en", "zh-Hant")
+    assert "index.zh-TW.html" in page.links
+    assert "index.html" in chinese.links
+    reports = [link for link in chinese.links if link.endswith("index.zh-TW.html")]
+    assert set(reports) == {"../../../.runs/run-2/data/report/index.zh-TW.html"}
+    assert [link for link in page.links if "zh-TW" in link] == ["index.zh-TW.html"]
+
+
+def test_the_markdown_stays_english(two_languages):
+    assert not re.search(r"[\u4e00-\u9fff]", two_languages.with_name("index.md").read_text("utf-8"))
+
+
 def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs: dict[str, dict[str, Any]] = {f"run-{fold}": {"pairs.offset": 10 * fold} for fold in range(3)}
@@ -355,20 +392,22 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
 @pytest.mark.parametrize("width", [1300, 390])
-def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width):
+def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, name):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": width, "height": 800})
-        opened.goto(wide.resolve().as_uri())
+        opened.goto(wide.with_name(name).resolve().as_uri())
         assert opened.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         browser.close()
 
 
 @pytest.mark.browser
-def test_no_column_is_cut_off_on_paper(wide):
+@pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
+def test_no_column_is_cut_off_on_paper(wide, name):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -376,7 +415,7 @@ def test_no_column_is_cut_off_on_paper(wide):
         # A4 on its side less two margins of 12 mm, at 96 pixels per inch.
         opened = browser.new_page(viewport={"width": int((297 - 24) / 25.4 * 96), "height": 800})
         opened.emulate_media(media="print")
-        opened.goto(wide.resolve().as_uri())
+        opened.goto(wide.with_name(name).resolve().as_uri())
         ends = opened.evaluate(
             "[...document.querySelectorAll('th, td')].map(cell => cell.getBoundingClientRect().right)"
         )
