@@ -36,6 +36,7 @@ def gates(
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
         served_gate(merge, metrics["served"]),
+        *judge_gates(metrics["judge"]),
         adherence_gate(bounds, metrics),
         degeneration_gate(bounds, metrics["defects"]["aligned"]),
         displacement_gate(bounds, metrics["chosen_fall"]),
@@ -90,6 +91,23 @@ def served_gate(bounds: Merge, served: Mapping[str, float]) -> Gate:
         f"at most {bounds.max_mean_drift} mean and {bounds.max_worst_drift} worst",
         "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer.",
     )
+
+
+def judge_gates(second: Mapping[str, Any] | None) -> list[Gate]:
+    """Has the second judge, where one was asked for, read the answers?"""
+    if second is None:
+        return []
+    problem = second["problem"]
+    found = problem or f"{second['judge']} agrees on {second['share']:.0%} of the answers"
+    return [
+        Gate(
+            "judge",
+            not problem,
+            found,
+            "an opinion of the second judge",
+            "Start the endpoint or correct evaluate.judge, then run `dvc repro -f judge` and `dvc repro`.",
+        )
+    ]
 
 
 def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:

@@ -156,6 +156,7 @@ def fill_answers(made: Run) -> None:
                     "changes": UNCHANGED | {"stance": 1},
                 },
             },
+            "judge": None,
             "drift": {"mean": 0.0625, "worst": 1.5, "tokens": 846},
         },
     )
