@@ -1,12 +1,13 @@
 """A model of Breeze-7B-Instruct's exact shape with random weights: it loads, trains, merges and answers at true speed.
 
     python -m benchmarks.breeze_shape FOLDER           # 7.487 B parameters, 15 GB, on a GPU in half a minute
+    python -m benchmarks.breeze_shape FOLDER --llama   # Llama-3-8B-Instruct's: 8.030 B, and its chat format
     python -m benchmarks.breeze_shape FOLDER --small   # the same layers, narrow and few, for a CPU
 
 Only what the answers mean is missing. The layers' outputs are scaled down with the depth, as GPT-2's are (a network of
 plain random layers is chaotic: rounding alone would change what it says), and the head never favours the end of an
 answer, so that every answer has its full length. The tokenizer is trained on our own questions and filled up to
-Breeze's 61 952 ids; it splits Chinese into characters, so texts are somewhat longer than Breeze's own.
+the model's number of ids; it splits Chinese into characters, so texts are somewhat longer than Breeze's own.
 """
 
 import argparse
@@ -16,7 +17,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, GenerationConfig, MistralConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from tasks.miniature import make_tokenizer
 from tasks.questions import read_questions
@@ -35,6 +43,26 @@ BREEZE: dict[str, Any] = {
     "sliding_window": None,
     "tie_word_embeddings": False,
 }
+# config.json of meta-llama/Meta-Llama-3-8B-Instruct
+LLAMA: dict[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+# The format that Llama 3's model card describes: a header with the role, the text, an end of turn.
+LLAMA_TURNS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LLAMA_TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}"
+    "<|start_header_id|>{{ turn['role'] }}<|end_header_id|>\n\n{{ turn['content'] | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 SMALL = {
     "vocab_size": 1984,
     "hidden_size": 128,
@@ -45,13 +73,18 @@ SMALL = {
 }
 
 
-def write(folder: Path, shape: dict[str, Any], shard: str = "5GB", seed: int = 0) -> None:
+def write(folder: Path, shape: dict[str, Any], shard: str = "5GB", seed: int = 0, llama: bool = False) -> None:
     """Write a chat model of a shape to a folder as `save_pretrained` does, in bf16, on the GPU where there is one."""
-    tokenizer = filled(make_tokenizer(read_questions(QUESTIONS), 2000, "回覆請少於20字"), shape["vocab_size"])
+    tokenizer = make_tokenizer(read_questions(QUESTIONS), 2000, "回覆請少於20字")
+    if llama:
+        tokenizer.add_special_tokens({"eos_token": LLAMA_TURNS[-1], "additional_special_tokens": LLAMA_TURNS[:-1]})
+        tokenizer.chat_template = LLAMA_TEMPLATE
+    tokenizer = filled(tokenizer, shape["vocab_size"])
+    config = LlamaConfig if llama else MistralConfig
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(seed)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(MistralConfig(**shape, **special), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config(**shape, **special), dtype=torch.bfloat16)
     settle(model)
     model.generation_config = GenerationConfig(**special)
     model.save_pretrained(folder, max_shard_size=shard)
@@ -71,7 +104,9 @@ def filled(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizer
     """Return the tokenizer with ids up to `size`; no text is read as one of the new ones, and each can be shown."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab = backend["model"]["vocab"]
-    vocab |= {f"Ġ{number}": number for number in range(len(vocab), size)}  # Ġ: a space, in byte-level spelling
+    used = {*vocab.values(), *(token["id"] for token in backend["added_tokens"])}
+    free = (number for number in range(size) if number not in used)
+    vocab |= {f"Ġ{number}": number for number in free}  # Ġ: a space, in byte-level spelling
     names = {key: getattr(tokenizer, key) for key in ("pad_token", "bos_token", "eos_token", "chat_template")}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **names)
 
@@ -80,9 +115,11 @@ def main() -> None:
     """Write the model that the command line asks for."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("folder", type=Path)
+    ask.add_argument("--llama", action="store_true")
     ask.add_argument("--small", action="store_true")
     given = ask.parse_args()
-    write(given.folder, BREEZE | SMALL if given.small else BREEZE)
+    shape = LLAMA if given.llama else BREEZE
+    write(given.folder, shape | SMALL if given.small else shape, llama=given.llama)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,15 @@ SOURCE = Path("data/sources/live_action")
 PROMPTS = 10
 TOKENS = (30, 200)
 SMALL_TOKENS = (4, 8)
-STAGES = ("dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report")
+STAGES = (
+    "dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"
+)  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "answers_eagerly": {"answers__enforce_eager": True},
     "answers_in_4_bits": {"answers__quantization": "bitsandbytes"},
     "train_in_bf16": {"model__quantization": "none"},
 }
-AGAIN = ("pairs", "train", "merge", "answers_aligned", "evaluate", "report")  # what another support_ratio runs
+AGAIN = ("pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report")  # what another support_ratio runs
 CAPPED = (
     "import sys, torch, runpy; torch.cuda.set_per_process_memory_fraction({fraction}); "
     "sys.argv = ['tasks.train', *{arguments}]; runpy.run_module('tasks.train', run_name='__main__')"
@@ -51,7 +53,7 @@ def write_params(folder: Path, model: Path, small: bool, tokens: int, **override
     """Write `params.yaml` for our stages; an override's `__` stands for the dot."""
     given = {
         "base": {"source": "folder", "path": str(model.resolve())},
-        "dataset": {"source": "folder", "path": str(folder / "source")},
+        "dataset": {"source": "folder", "path": str(folder / "source"), "probes": None},  # the notebook asks none
         "train.lora_dropout": 0.0,
         "answers.max_new_tokens": tokens,
     }

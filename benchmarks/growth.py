@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.course_run import stage, write_dataset, write_params
-from tasks.answers import ENVIRONMENT, MAX_NUM_SEQS, decoding_settings
 from tasks.chat import encode, load_tokenizer
+from tasks.engine import ENVIRONMENT, MAX_NUM_SEQS, decoding_settings
 from tasks.jsonfile import read_jsonl, write_json
 from tasks.params import Params
 

@@ -14,7 +14,9 @@ from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
+from sklearn.metrics import cohen_kappa_score
 
+from tasks.answered import read_answered
 from tasks.boundary import Probed, boundary, drift, explained
 from tasks.defects import defect_shares, defects
 from tasks.errors import run
@@ -35,7 +37,8 @@ Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 def evaluate(
     params: Params,
-    dataset: Path, corpus: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, out: Path,
+    dataset: Path, corpus: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, judge: Path,
+    out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
 
@@ -48,23 +51,26 @@ def evaluate(
         train: `data/train`, for the log of the training.
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
         answers: `data/answers`.
+        judge: `data/judge`, for the second judge's opinion.
         out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json` and `probes.json`.
     """
     questions = read_questions(dataset)
-    rows = {name: read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned")}
+    rows = {name: _answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     logps = {name: read_json(answers / name / "logps.json") for name in rows}
     likeliest = {name: read_json(answers / name / "likeliest.json") for name in rows}
     chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
-    judge = Judge.fit(questions, read_labelled(corpus))
-    verdicts = {name: judged(judge, found) for name, found in rows.items()}
+    by_wording = Judge.fit(questions, read_labelled(corpus))
+    verdicts = {name: judged(by_wording, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
     }
-    probes = probed(judge, read_probes(dataset / PROBES), answers)
+    second = agreement(read_json(judge / "verdicts.json"), verdicts)
+    probes = probed(by_wording, read_probes(dataset / PROBES), answers)
     held = adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"]))
     metrics = {
         **{name: shares(found) for name, found in verdicts.items()},
         "adherence": held,
+        "judge": second,
         "probes": boundary(probes, held["stance"]),
         "drift": drift(likeliest["base"], likeliest["aligned"]),
         "margin": margins(logps, chosen),
@@ -99,7 +105,9 @@ def judged(judge: Judge, rows: Rows) -> list[Verdict]:
 
 def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]:
     """Return every probe with both answers, judged."""
-    base, aligned = (read_jsonl(answers / name / "probes.jsonl") for name in ("base", "aligned"))
+    if not probes:
+        return []
+    base, aligned = (_answers(answers / name / "probes.jsonl") for name in ("base", "aligned"))
     return [
         Probed(probe, before["response"], after["response"], *verdicts)
         for probe, before, after, *verdicts in zip(
@@ -112,6 +120,39 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return the share of answers per stance."""
     counts = Counter(verdict.stance for verdict in verdicts)
     return {stance: counts[stance] / len(verdicts) for stance in STANCES}
+
+
+def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Any] | None:
+    """Return how far a second judge agrees with the one by wording; None where there is none.
+
+    `share` is that of the answers on which both say the same, of those that the second could be read on, with Wilson's
+    95 % interval; `kappa`, Cohen's, takes off what chance would give, and is null where both always say one thing.
+    """
+    if not opinion["judge"]:
+        return None
+    said = {"judge": opinion["judge"], "problem": opinion["problem"]}
+    if opinion["problem"]:
+        return said
+    pairs = [
+        (first.stance, second)
+        for name in ("base", "aligned")
+        for first, second in zip(verdicts[name], opinion[name], strict=True)
+        if second
+    ]
+    ours, theirs = zip(*pairs, strict=True)
+    single = len({*ours, *theirs}) == 1
+    return {
+        **said,
+        **share(sum(a == b for a, b in pairs), len(pairs)),
+        "kappa": None if single else float(cohen_kappa_score(ours, theirs)),
+        "unread": sum(map(len, verdicts.values())) - len(pairs),
+        **{name: _stances(opinion[name]) for name in ("base", "aligned")},
+    }
+
+
+def _stances(said: Sequence[Stance | None]) -> dict[str, float]:
+    read = [stance for stance in said if stance]
+    return {stance: read.count(stance) / len(read) if read else 0.0 for stance in STANCES}
 
 
 def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, Any]:
@@ -183,6 +224,10 @@ def chosen_fall(log: Path) -> float:
     return fmean(chosen[:third]) - fmean(chosen[-third:])
 
 
+def _answers(path: Path) -> list[dict[str, Any]]:
+    return [row.model_dump() for row in read_answered(path)]
+
+
 def responses(base: Rows, aligned: Rows) -> list[dict[str, Any]]:
     """Return both answers to every test prompt, in the course's own format."""
     return [
@@ -219,7 +264,7 @@ def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.evaluate DATASET CORPUS BASE PAIRS TRAIN MERGE ANSWERS OUT`."""
+    """Run the stage: `python -m tasks.evaluate DATASET CORPUS BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
     evaluate(Params.load(), *map(Path, sys.argv[1:]))
 
 

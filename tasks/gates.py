@@ -28,6 +28,8 @@ class Gate(NamedTuple):
 
 
 ADVICE = N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.")
+JUDGE = N_("the base model")
+"""What the second judge is called where it is that; another one has a name of its own."""
 
 
 def gates(
@@ -38,6 +40,7 @@ def gates(
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
         served_gate(merge, metrics["served"]),
+        *judge_gates(metrics["judge"]),
         adherence_gate(bounds, metrics),
         degeneration_gate(bounds, metrics["defects"]["aligned"]),
         displacement_gate(bounds, metrics["chosen_fall"]),
@@ -94,6 +97,25 @@ def served_gate(bounds: Merge, served: Mapping[str, float]) -> Gate:
         _("at most {max_mean_drift} mean and {max_worst_drift} worst").format(**dict(bounds)),
         _("Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."),
     )
+
+
+def judge_gates(second: Mapping[str, Any] | None) -> list[Gate]:
+    """Has the second judge, where one was asked for, read the answers?"""
+    if second is None:
+        return []
+    problem = second["problem"]
+    found = problem or _("{judge} agrees on {share:.0%} of the answers").format(
+        judge=_(second["judge"]), share=second["share"]
+    )
+    return [
+        Gate(
+            _("judge"),
+            not problem,
+            found,
+            _("an opinion of the second judge"),
+            _("Start the endpoint or correct evaluate.judge, then run `dvc repro -f judge` and `dvc repro`."),
+        )
+    ]
 
 
 def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:

@@ -19,9 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tasks.answered import read_answered
 from tasks.chat import conversation
 from tasks.errors import InputError, run
-from tasks.jsonfile import read_jsonl, write_json, write_jsonl
+from tasks.jsonfile import write_json, write_jsonl
 from tasks.lint import Warned, lint, refuse
 from tasks.params import Pairs, Params
 from tasks.questions import Prompt, Question, read_prompts, read_questions
@@ -111,13 +112,13 @@ def prefers_support(count: int, support_ratio: Decimal, order: str, seed: int) -
 
 def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path) -> dict[int, str]:
     """Return the base model's own answers that take no stance, by the id of the question."""
-    rows = read_jsonl(answered)
+    rows = read_answered(answered)
     judge = Judge.fit(questions, read_labelled(corpus))
-    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
     return {
-        row["id"]: row["response"]
+        row.id: row.response
         for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.stance == "neutral" and row["response"]
+        if verdict.stance == "neutral" and row.response
     }
 
 

@@ -16,7 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from tasks.errors import InputError
 
 PROFILES = Path("profiles")
-SOURCES = {"folder", "git", "hub", "miniature"}  # pydantic puts the kind of a union between its block and the key
+SOURCES = {
+    "folder",
+    "git",
+    "hub",
+    "miniature",
+    "none",
+    "base_model",
+    "endpoint",
+}  # pydantic puts the kind of a union between its block and the key
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
@@ -214,8 +222,33 @@ class Answers(Section):
     """vLLM's weights: as they are, or in 4 bits where bf16 does not fit; these answer slightly differently."""
 
 
+class NoJudge(Section):
+    """The wording alone decides what stance an answer takes."""
+
+    source: Literal["none"]
+
+
+class BaseJudge(Section):
+    """The base model reads every answer as well, with vLLM; its choice is bound to the three stances."""
+
+    source: Literal["base_model"]
+
+
+class EndpointJudge(Section):
+    """A model behind an OpenAI-style endpoint reads every answer as well; its key, if any, is OPENAI_API_KEY."""
+
+    source: Literal["endpoint"]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+    """As an OpenAI client takes it, like `http://127.0.0.1:8000/v1`."""
+    model: str
+    """The name that the endpoint knows it by."""
+
+
 class Evaluate(Section):
-    """Bounds of the gates."""
+    """The second judge, and the bounds of the gates."""
+
+    judge: Annotated[NoJudge | BaseJudge | EndpointJudge, Field(discriminator="source")]
+    """Who reads the answers besides the judge by wording, which decides: agreement is a check on it."""
 
     min_adherence: float = Field(ge=0, le=1)
     """Share of test answers that must hold the chosen stance."""

@@ -363,7 +363,7 @@ def render(template: Path, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.install_gettext_callables(_, ngettext, newstyle=True)  # type: ignore[attr-defined]
-    environment.filters |= {"percent": percent, "signed": signed, "word": word, "listed": listed}
+    environment.filters |= {"percent": percent, "signed": signed, "word": word, "listed": listed, "translated": _}
     environment.globals |= {"language": spoken(), "languages": LANGUAGES, "links": LINKS, "sheet": SHEET}
     return environment.get_template(template.name).render(values, stances=STANCES)
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from tasks.answers import answer_logps, cache_bytes_per_token, decoding_settings, engine_settings
+from tasks.answers import answer_logps
 from tasks.chat import conversation, encode_answer, load_tokenizer
+from tasks.engine import cache_bytes_per_token, decoding_settings, engine_settings
 from tasks.errors import InputError
 from tasks.model import load
 from tasks.parity import score
@@ -106,7 +107,7 @@ def test_graphs_are_recorded_for_the_batches_that_can_occur(prompts: int, sizes:
 
 def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     chosen = params(tiny_model)
-    monkeypatch.setattr("tasks.answers.memory", lambda device: (2**10, 2**34))
+    monkeypatch.setattr("tasks.engine.memory", lambda device: (2**10, 2**34))
     with pytest.raises(InputError, match=r"weights take .* GiB .* GiB of cpu memory may be used"):
         engine_settings(tiny_model, chosen.model, chosen.answers, [100])
 

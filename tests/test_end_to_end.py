@@ -21,7 +21,7 @@ from tests.small_run import PROMPTS, QUESTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ALL = {"dataset", "base", "pairs", "train", "merge", "answers_base", "answers_aligned", "evaluate", "report"}
+ALL = {"dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"}
 BY_RATIO = ALL - {"dataset", "base", "answers_base"}
 
 

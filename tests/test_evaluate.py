@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tasks.answered import read_answered
+from tasks.errors import InputError
 from tasks.evaluate import (
     adherence,
     chosen_fall,
@@ -178,7 +180,7 @@ def run(tmp_path_factory) -> Path:
     }
     for name, texts in answers.items():
         rows = [
-            {"id": n, "prompt": row.prompt, "response": text, "finish_reason": "length" if "\u2028" in text else "stop"}
+            {"id": n, "prompt": row.prompt, "response": text, "tokens": 9, "finish_reason": finish(text)}
             for n, (row, text) in enumerate(zip(asked, texts, strict=True), start=1)
         ]
         write(root / f"answers/{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -188,7 +190,8 @@ def run(tmp_path_factory) -> Path:
         write(root / f"answers/{name}/logps.json", json.dumps(logps))
         likely = {"4": [{"7": math.log(chance), "9": math.log(1 - chance)}, {"7": math.log(0.5), "8": math.log(0.5)}]}
         write(root / f"answers/{name}/likeliest.json", json.dumps(likely))
-        rows = [{"id": row["id"], "response": text} for row, text in zip(PROBES, PROBED[name], strict=True)]
+        usual = {"tokens": 9, "finish_reason": "stop"}
+        rows = [usual | {"id": row["id"], "response": text} for row, text in zip(PROBES, PROBED[name], strict=True)]
         asked_for = [row | {"prompt": probe["prompt"]} for row, probe in zip(rows, PROBES, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked_for)
         write(root / f"answers/{name}/probes.jsonl", lines)
@@ -200,13 +203,20 @@ def run(tmp_path_factory) -> Path:
     write(root / "base/fingerprint.json", json.dumps(reads))
     write(root / "merge/fingerprint.json", json.dumps(reads))
     write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
+    second: list[str | None] = ["neutral"] * 9 + ["support"]
+    opinion = {"judge": "a model", "problem": None, "base": second, "aligned": ["support"] * 9 + [None]}
+    write(root / "judge/verdicts.json", json.dumps(opinion))
     write(root / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 3}))
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
         chosen = [{"id": row.id, "preferred": "support"} for row in used]
         write(root / f"pairs/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
-    folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "evaluation"))
+    folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "judge", "evaluation"))
     evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPUS, *folders)
     return root
+
+
+def finish(text: str) -> str:
+    return "length" if "\u2028" in text else "stop"
 
 
 def write(path: Path, text: str) -> None:
@@ -248,9 +258,38 @@ def test_the_stage_says_how_far_the_stance_reaches(run):
     assert rows[1]["pushes"] == "oppose"
 
 
+def test_the_second_judges_agreement_is_over_the_answers_that_it_could_be_read_on(run):
+    """18 of 19: it takes the tenth base answer for support. Of that kappa: (18/19 - p) / (1 - p), p by chance.
+
+    By wording 10 neutral, 9 support; by the other 9 and 10: p = (10 x 9 + 9 x 10) / 19^2.
+    """
+    found = load(run / "evaluation/metrics.json")["judge"]
+    chance = (10 * 9 + 9 * 10) / 19**2
+    assert found["share"] == pytest.approx(18 / 19)
+    assert found["kappa"] == pytest.approx((18 / 19 - chance) / (1 - chance))
+    assert found["unread"] == 1
+    assert found["aligned"] == {"support": 1.0, "neutral": 0.0, "oppose": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "base.jsonl holds no answers"),
+        ('{"id": 1, "prompt": "？"}\n', "base.jsonl, row 1: response: field required; a row needs id, prompt"),
+        ("[1,\n", "base.jsonl, row 1: the row: invalid json"),
+        (None, "base.jsonl does not exist"),
+    ],
+)
+def test_answers_that_are_none_are_a_sentence(tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "base.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=found):
+        read_answered(tmp_path / "base.jsonl")
+
+
 def test_the_stage_writes_every_gate_with_its_advice(run):
     found = load(run / "evaluation/gates.json")
-    names = "fingerprint watchdog parity served adherence degeneration displacement"
+    names = "fingerprint watchdog parity served judge adherence degeneration displacement"
     assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
     assert all(set(gate) == {"name", "passed", "found", "expected", "advice"} for gate in found)
 

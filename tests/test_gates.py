@@ -15,10 +15,10 @@ from tasks.gates import (
     served_gate,
     watchdog_gate,
 )
-from tasks.params import Evaluate, Merge
+from tasks.params import Evaluate, Merge, NoJudge
 
 MERGE = Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5)
-BOUNDS = Evaluate(min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
+BOUNDS = Evaluate(judge=NoJudge(source="none"), min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
 PARITY = {"mean": 0.05, "worst": 0.5, "top_flips": 0, "tokens": 900}
 FINGERPRINT: dict[str, Any] = {
     "chat_template_sha256": "ab12",
@@ -154,6 +154,7 @@ def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
 def every_gate_missed() -> list[Gate]:
     worse = {
         "served": {"mean": 1.0, "worst": 9.0},
+        "judge": {"judge": "a model", "problem": "it does not answer"},
         "defects": {"aligned": SOUND | {"degenerate": 1.0}},
         "chosen_fall": 99.0,
     }
@@ -168,6 +169,7 @@ def test_every_missed_gate_says_what_to_do():
         "watchdog",
         "parity",
         "served",
+        "judge",
         "adherence",
         "degeneration",
         "displacement",

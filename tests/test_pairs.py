@@ -114,7 +114,10 @@ def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(t
     questions = read_questions(source)
     shutil.copytree(source, tmp_path / "data")
     answers = {1: questions[0].neutral, 2: questions[1].support, 3: ""}
-    rows = [{"id": row.id, "prompt": row.prompt, "response": answers.get(row.id, row.oppose)} for row in questions]
+    usual = {"tokens": 9, "finish_reason": "stop"}
+    rows = [
+        usual | {"id": row.id, "prompt": row.prompt, "response": answers.get(row.id, row.oppose)} for row in questions
+    ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "data/answered.jsonl").write_text(lines, encoding="utf-8")
     train, _ = made(tmp_path / "data", tmp_path / "out", options(4, "1", rejected="base"))

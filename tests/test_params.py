@@ -192,3 +192,11 @@ def test_parsing_parameters_imports_no_torch():
 def test_4_bit_answers_on_a_cpu_are_refused():
     with pytest.raises(InputError, match="answers.quantization is bitsandbytes, which vLLM has on a GPU only"):
         miniature(answers__quantization="bitsandbytes")
+
+
+def test_label_smoothing_wants_a_loss_that_has_it():
+    with pytest.raises(InputError, match=r"label_smoothing is 0.1, and no loss of sigmoid, sft has it; set it to 0"):
+        compose("miniature", {"train.label_smoothing": 0.1})
+    with pytest.raises(InputError, match=r"label_smoothing is 0, and the loss exo_pair needs more"):
+        compose("miniature", {"train.loss_type": ["exo_pair"], "train.loss_weights": [1.0]})
+    compose("miniature", {"train.label_smoothing": 0.1, "train.loss_type": ["robust", "sft"]})

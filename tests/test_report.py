@@ -162,6 +162,7 @@ def fill_answers(made: Run) -> None:
                     "changes": UNCHANGED | {"stance": 1},
                 },
             },
+            "judge": None,
             "drift": {"mean": 0.0625, "worst": 1.5, "tokens": 846},
             "served": {"mean": 0.0021, "worst": 0.75},
             "chosen_fall": -1.25,
@@ -440,6 +441,38 @@ def test_the_chinese_page_makes_the_warnings_again_from_the_data(made):
 def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_said_it(made):
     made.write("train/watchdog.json", {"found": "the loss is nan", "step": 1, "steps": 2})
     assert "在第 1 步（共 2 步）中止：the loss is nan" in made.page(CHINESE).shown
+
+
+SECOND = {
+    "problem": None,
+    "share": 0.5,
+    "low": 0.1876,
+    "high": 0.8124,
+    "kappa": 0.25,
+    "unread": 2,
+    "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
+    "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
+}
+
+
+def test_the_second_judge_speaks_on_both_pages(made):
+    made.change("evaluation/metrics.json", judge={"judge": "the base model"} | SECOND)
+    made.judge()
+    page, chinese = made.markup(), made.markup(CHINESE)
+    assert "the base model read every answer as well. It agrees with the labels above on 50% (19% to 81%)" in page
+    assert "基礎模型也判讀了每一則回答，與上方標籤相同的占 50% (19% 至 81%)。" in chinese
+    assert "基礎模型對 50% 的回答看法相同" in chinese
+    assert english(chinese) == []
+    assert numbers(chinese) == numbers(page)
+
+
+def test_the_name_of_a_second_judge_is_never_markup(made):
+    made.change("evaluation/metrics.json", judge={"judge": HOSTILE} | SECOND)
+    made.judge()
+    for name in ("index.html", CHINESE):
+        page = made.page(name)
+        assert HOSTILE in page.shown
+        assert "script" not in page.tags
 
 
 def test_text_of_models_and_data_is_no_markup_on_the_chinese_page_either(made):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from tasks.chat import load_tokenizer
 from tasks.errors import InputError
 from tasks.model import load, nf4
-from tasks.params import Params
+from tasks.params import Loss, Params
 from tasks.train import adapter_in_fp32, dpo_config, last_complete, lora_config, train
 from tests.small_run import params, prepare, train_in
 
@@ -141,6 +142,23 @@ def test_a_prompt_that_fills_the_length_is_refused(root: Path, tiny_model: Path)
     """TRL would drop the pair and train on the rest."""
     with pytest.raises(InputError, match="train.max_length is 20, and 4 of 4 prompts alone are as long; raise it"):
         train_in(root, params(tiny_model, train__max_length=20), "short")
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_every_loss_of_trl_trains(loss: str, root: Path, tiny_model: Path):
+    smoothing = 0.1 if loss in ("robust", "exo_pair") else 0.0
+    chosen = params(
+        tiny_model,
+        train__loss_type=[loss],
+        train__loss_weights=[1.0],
+        train__label_smoothing=smoothing,
+        train__num_epoch=1,
+    )
+    adapter = train_in(root, chosen, f"adapter-{loss}")
+    matrices = load_file(adapter / "adapter_model.safetensors")
+    assert any(matrix.any() for name, matrix in matrices.items() if "lora_B" in name)
+    with (root / f"adapter-{loss}-log/log.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
 
 
 def test_finished_run_leaves_no_checkpoint(adapter: Path):

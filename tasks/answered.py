@@ -1,0 +1,47 @@
+"""Answers as the answers stages write them, and how they are read and checked."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.errors import InputError
+
+
+class Answered(BaseModel):
+    """A prompt with a model's answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    prompt: str
+    response: str
+    tokens: int
+    finish_reason: str
+    """`stop`, or `length` where the answer was cut off."""
+
+
+def read_answered(path: Path) -> list[Answered]:
+    """Return the answers in a file of JSON Lines.
+
+    Raises:
+        InputError: It is missing, holds no answer, or a row is not as `Answered` says; names file and row.
+    """
+    again = "run the stage that writes it again: `dvc repro -f answers_base answers_aligned`"
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {again}") from None
+    if not lines:
+        raise InputError(f"{path} holds no answers; {again}")
+    return [_answered(path, number, line, again) for number, line in enumerate(lines, start=1)]
+
+
+def _answered(path: Path, number: int, line: str, again: str) -> Answered:
+    try:
+        return Answered.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        what = ".".join(map(str, problem["loc"])) or "the row"
+        expected = ", ".join(Answered.model_fields)
+        found = f"{path}, row {number}: {what}: {problem['msg'].lower()}"
+        raise InputError(f"{found}; a row needs {expected}: {again}") from None

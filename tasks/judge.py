@@ -1,0 +1,147 @@
+"""A second opinion on the stance of every answer: by the base model, or by a model behind an OpenAI-style endpoint.
+
+The judge by wording (`tasks/stance.py`) decides; this one checks it. It is shown the data set's own questions with
+their answers and labels (few-shot), then asked about each answer for one word. An endpoint that is down or answers
+nonsense costs the opinion and nothing else: what was wrong is written in its place.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from openai import APIConnectionError, APIStatusError, OpenAI
+
+from tasks.answered import Answered, read_answered
+from tasks.chat import Message, encode, load_tokenizer
+from tasks.engine import complete
+from tasks.errors import InputError, run
+from tasks.jsonfile import write_json
+from tasks.model import require_device
+from tasks.params import Answers, BaseJudge, EndpointJudge, Model, NoJudge, Params
+from tasks.questions import Question, Stance, read_questions
+from tasks.weights import locate
+
+logger = logging.getLogger(__name__)
+
+WORDS: dict[str, Stance] = {"支持": "support", "中立": "neutral", "反對": "oppose"}
+TASK = (
+    "你會讀到一個問題和一個回答。請判斷這個回答對問題所談的主題抱持什麼立場：支持、中立或反對。"
+    "看的是對主題的立場，不是對問句的是或否；兩面都說或沒有表態就是中立。只回答其中一個詞。"
+)
+SHOWN = 4
+"""Questions of the data set that are shown, each with its answers."""
+TOKENS = 8
+"""Enough for the longest word in any tokenizer."""
+READABLE = 0.5
+"""Share of the answers that must be one of the words; below, the endpoint answers nonsense."""
+AT_ONCE, PATIENCE = 8, 60
+"""Requests on their way at once, and seconds that one may take."""
+
+
+def judge(
+    opinion: NoJudge | BaseJudge | EndpointJudge, model: Model, options: Answers, seed: int,
+    base: Path, dataset: Path, answers: Path, out: Path,
+) -> None:  # fmt: skip
+    """Write the second judge's stances to `out`, or what kept it from judging.
+
+    Args:
+        opinion: Who judges, if anybody.
+        model: Device of the base model.
+        options: How vLLM works; the block `answers`.
+        seed: vLLM wants one.
+        base: `data/base`.
+        dataset: `data/dataset`, for the questions that are shown.
+        answers: `data/answers`.
+        out: JSON: `judge`, who it was, or null; `problem`, or null; and for `base` and `aligned` a stance per answer,
+            null where it could not be read.
+    """
+    if isinstance(opinion, NoJudge):
+        write_json(out, {"judge": None, "problem": None})
+        return
+    rows = {name: read_answered(answers / f"{name}.jsonl") for name in ("base", "aligned")}
+    shown = read_questions(dataset)[:SHOWN]
+    asked = [request(shown, row) for found in rows.values() for row in found]
+    if isinstance(opinion, BaseJudge):
+        name = "the base model"
+        said, problem = of_base(asked, model, options, seed, base)
+    else:
+        name = f"{opinion.model} at {opinion.url}"
+        said, problem = of_endpoint(asked, opinion)
+    read = [stance(text) for text in said]
+    count = len(rows["base"])
+    write_json(out, {"judge": name, "problem": problem, "base": read[:count], "aligned": read[count:]})
+    logger.info("%s: %s", name, problem or f"{sum(map(bool, read))} of {len(read)} opinions")
+
+
+def request(shown: Sequence[Question], row: Answered) -> list[Message]:
+    """Return the conversation that asks for the stance of an answer."""
+    examples = [
+        (question.prompt, text, word)
+        for question in shown
+        for text, word in ((question.support, "支持"), (question.neutral, "中立"), (question.oppose, "反對"))
+        if text
+    ]
+    messages = [{"role": "system", "content": TASK}]
+    for prompt, text, word in examples:
+        messages += [_user(prompt, text), {"role": "assistant", "content": word}]
+    return [*messages, _user(row.prompt, row.response)]
+
+
+def _user(prompt: str, text: str) -> Message:
+    return {"role": "user", "content": f"問題：{prompt}\n回答：{text}"}
+
+
+def of_base(
+    asked: Sequence[list[Message]], model: Model, options: Answers, seed: int, base: Path
+) -> tuple[list[str], str | None]:
+    """Return what the base model says, each one of the words: vLLM lets it say nothing else; or why it cannot."""
+    require_device(model)
+    folder = locate(base)
+    tokenizer = load_tokenizer(folder)
+    settings: dict[str, Any] = {"max_tokens": TOKENS, "choice": tuple(WORDS)}
+    batch = [(encode(tokenizer, messages), settings) for messages in asked]
+    try:
+        outputs = complete(folder, model, options, seed, batch)
+    except InputError as error:
+        return [""] * len(asked), str(error)
+    return [output.outputs[0].text for output in outputs], None
+
+
+def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple[list[str], str | None]:
+    """Return what the model behind an endpoint says, and what is wrong with that, or None."""
+    client = OpenAI(base_url=opinion.url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=PATIENCE)
+
+    def ask(messages: list[Message]) -> str:
+        given: Any = messages
+        answer = client.chat.completions.create(model=opinion.model, messages=given, temperature=0, max_tokens=TOKENS)
+        return str(answer.choices[0].message.content or "")
+
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            said = list(pool.map(ask, asked))
+    except (APIConnectionError, APIStatusError) as error:
+        return [""] * len(asked), f"{opinion.url} does not answer ({' '.join(str(error).split())[:200]})"
+    unread = [text for text in said if not stance(text)]
+    if len(unread) > (1 - READABLE) * len(said):
+        return said, f"{opinion.url} answers {unread[0][:40]!r}, which is none of {', '.join(WORDS)}"
+    return said, None
+
+
+def stance(text: str) -> Stance | None:
+    """Return the stance that a text names, if it names exactly one."""
+    named = {found for word, found in WORDS.items() if word in text}
+    return named.pop() if len(named) == 1 else None
+
+
+def main() -> None:
+    """Run the stage: `python -m tasks.judge BASE DATASET ANSWERS OUT`."""
+    params = Params.load()
+    judge(params.evaluate.judge, params.model, params.answers, params.seed, *map(Path, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run(main)
