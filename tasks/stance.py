@@ -2,9 +2,10 @@
 
 Stance is not yes or no: a negated question ("does it suffer from X?") answered "X can be solved" is support. The data
 set's own questions teach the topic, and some thousand labelled answers about other topics, `data/sources/stance`, teach
-how support, opposition and neutrality sound; no word here is of any topic. Character n-grams and ten figures of the
-wording (`tasks/wording.py`) feed a logistic regression with three classes, fitted in seconds and always to the same
-result. Text that is broken or repeats itself is neutral with score 0.
+how support, opposition and neutrality sound; no word here is of any topic. Character n-grams and ten figures of
+the wording (`tasks/wording.py`) feed a logistic regression, and the n-grams complement naive Bayes; both are fitted in
+seconds, always to the same result, and their log-probabilities are added up. Text that is broken or repeats itself is
+neutral with score 0.
 
     python -m tasks.stance FILE [--dataset DIR]     # rows of {"prompt", "response"}, each with stance and score
     python -m tasks.stance --validate               # labelled answers that taught nothing, right or wrong
@@ -25,14 +26,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_matrix, hstack
+from scipy.special import softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import ComplementNB
 from threadpoolctl import threadpool_limits
 
 from tasks.errors import InputError, run
 from tasks.jsonfile import read_jsonl
 from tasks.questions import Question, Stance, read_questions
-from tasks.wording import features
+from tasks.wording import features, placed
 
 TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。
 {0}因人而異。|{0}各有利弊。|{0}，有人贊成，也有人反對。"""
@@ -42,8 +45,9 @@ CORPUS, VALIDATION = SOURCES / "stance/corpus.jsonl", SOURCES / "stance/validati
 WORST = 12
 """Cases that are shown."""
 STANCES: tuple[Stance, ...] = ("oppose", "neutral", "support")
-C = 8.0
-"""Inverse of the regularisation; this and the n-grams were chosen on topics left out of the corpus."""
+C, ALPHA, BAYES = 8.0, 0.03, 0.6
+"""Inverse regularisation of the regression, smoothing of naive Bayes, and its part in the sum of the log-probabilities;
+these and the n-grams were chosen on topics left out of the corpus."""
 
 Features = npt.NDArray[np.float64]
 
@@ -71,9 +75,9 @@ class Labelled(BaseModel):
 class Judge:
     """Labels answers; made by `fit`."""
 
-    def __init__(self, ngrams: TfidfVectorizer, classifier: LogisticRegression) -> None:
+    def __init__(self, words: "Words", linear: LogisticRegression, bayes: ComplementNB) -> None:
         """Keep the fitted parts."""
-        self._ngrams, self._classifier = ngrams, classifier
+        self._words, self._linear, self._bayes = words, linear, bayes
 
     @classmethod
     def fit(cls, questions: Sequence[Question], corpus: Sequence[Labelled]) -> Self:
@@ -81,24 +85,54 @@ class Judge:
         rows = [row for number, question in enumerate(questions) for row in _examples(number, question)]
         rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
         prompts, responses, stances = zip(*rows, strict=True)
-        ngrams = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True).fit(responses)
-        classifier = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
+        words = Words.fit(prompts, responses)
+        linear = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
         with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
-            classifier.fit(_matrix(ngrams, prompts, responses), stances)
-        return cls(ngrams, classifier)
+            linear.fit(words.with_figures(prompts, responses), stances)
+        return cls(words, linear, ComplementNB(alpha=ALPHA).fit(words.ngrams(prompts, responses), stances))
 
     def verdicts(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Return one verdict per answer."""
         if not responses:
             return []
-        chances = self._classifier.predict_proba(_matrix(self._ngrams, prompts, responses))
-        order = [list(self._classifier.classes_).index(stance) for stance in STANCES]
-        return [self._verdict(response, row) for response, row in zip(responses, chances[:, order], strict=True)]
+        both = self._linear.predict_log_proba(self._words.with_figures(prompts, responses))
+        both += BAYES * self._bayes.predict_log_proba(self._words.ngrams(prompts, responses))
+        order = [list(self._linear.classes_).index(stance) for stance in STANCES]
+        chances = softmax(both, axis=1)[:, order]
+        return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
 
     def _verdict(self, response: str, chances: Features) -> Verdict:
         if _is_broken(response):
             return Verdict("neutral", 0.0)
         return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
+
+
+class Words(NamedTuple):
+    """Weighs the n-grams of answers: anywhere, and in the first and last clause."""
+
+    anywhere: TfidfVectorizer
+    placed: TfidfVectorizer
+
+    @classmethod
+    def fit(cls, prompts: Sequence[str], responses: Sequence[str]) -> Self:
+        """Learn how common each n-gram is."""
+        anywhere = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
+        placed_ones = TfidfVectorizer(analyzer=_placed, min_df=2, sublinear_tf=True)
+        return cls(anywhere.fit(responses), placed_ones.fit(list(zip(prompts, responses, strict=True))))
+
+    def ngrams(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
+        """Return the weights of the n-grams, none of them negative."""
+        rows = list(zip(prompts, responses, strict=True))
+        return hstack([self.anywhere.transform(responses), self.placed.transform(rows)], format="csr")
+
+    def with_figures(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
+        """Return the same with the figures of the wording."""
+        rows = [features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+        return hstack([self.ngrams(prompts, responses), csr_matrix(np.array(rows))], format="csr")
+
+
+def _placed(row: tuple[str, str]) -> list[str]:
+    return placed(*row)
 
 
 def _listed(sentences: str) -> list[str]:
@@ -136,11 +170,6 @@ def _plain_answers() -> list[tuple[str, str, Stance]]:
         rows += [(prompt, text, cast(Stance, yes)) for text in ("是的。", "會。", "當然。", "確實，沒錯。")]
         rows += [(prompt, text, cast(Stance, no)) for text in ("不是。", "不會。", "沒有。", "不，並非如此。")]
     return rows
-
-
-def _matrix(ngrams: TfidfVectorizer, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
-    dense = np.array([features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)])
-    return cast(csr_matrix, hstack([ngrams.transform(responses), csr_matrix(dense)], format="csr"))
 
 
 def read_labelled(path: Path) -> list[Labelled]:

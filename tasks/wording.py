@@ -101,6 +101,8 @@ CONCESSION = re.compile("雖|儘管|縱使|即使|就算|固然|有人說|有人
 CONCLUSION = re.compile("總之|總而言之|總的來說|總體|整體|綜上|綜合|因此|所以|我認為|我不認為|最終|結論")
 NO = re.compile("不會|不能|不是|不行|不可能|不見得|不值得|不|否|沒有|並不|並非|未必")
 YES = re.compile("是的|是|會|能夠|能|可以|有的|有|當然|確實|的確|沒錯|對|肯定|絕對|值得|很容易")
+WORRIED = re.compile("不|沒|擔心|失去|傷|害|壞|憂|問題|浪費|影響|可惜|犧牲|風險|負擔|怕")
+"""In a question that looks for a drawback, or is negated."""
 CLAUSE = re.compile(r"[^，,。．；;！!？?：:、\s]+[。；;！!？?]?")
 
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split()}
@@ -162,6 +164,20 @@ def features(prompt: str, response: str) -> list[float]:
         math.tanh(sum(letters)),
         led,
     ]
+
+
+def placed(prompt: str, response: str) -> list[str]:
+    """Return the character n-grams of an answer's first clause, as an answer to its kind of question, and of its last.
+
+    So that a yes to a worried question, and what an answer comes to in the end, differ from the same words elsewhere.
+    """
+    clauses = CLAUSE.findall(response) or [""]
+    asked = "?-" if WORRIED.search(prompt) else "?+"
+    return [*_ngrams(asked, clauses[0]), *_ngrams("$", clauses[-1])]
+
+
+def _ngrams(mark: str, text: str) -> list[str]:
+    return [mark + text[start : start + size] for size in (1, 2, 3) for start in range(len(text) - size + 1)]
 
 
 def hedges(clause: str, value: float) -> int:

@@ -145,7 +145,8 @@ def run_stage(model: Path, root: Path) -> dict[str, Any]:
     written(root)
     (root / "params.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json"), allow_unicode=True))
     command = [sys.executable, "-m", "tasks.judge", "made/base", "dataset", "answers", "judge/verdicts.json"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    here = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": here}
     subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
     found: dict[str, Any] = json.loads((root / "judge/verdicts.json").read_text(encoding="utf-8"))
     return found

@@ -101,7 +101,7 @@ if sys.argv[1] == "evaluate":
 def make(folder: Path, remote: Path | None = None) -> Path:
     """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
     folder.mkdir(parents=True)
-    for name in ("deploy", "flows", "grids", "tasks", "profiles", "data/sources/live_action"):
+    for name in ("deploy", "flows", "grids", "tasks", "profiles", "data/sources/live_action", "data/sources/probes"):
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
     (folder / "dvc.yaml").write_text(PIPELINE)
