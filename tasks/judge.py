@@ -13,14 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, OpenAI
-
 from tasks.answered import Answered, read_answered
 from tasks.chat import Message, encode, load_tokenizer
-from tasks.engine import complete
 from tasks.errors import InputError, run
 from tasks.jsonfile import write_json
-from tasks.model import require_device
 from tasks.params import Answers, BaseJudge, EndpointJudge, Model, NoJudge, Params
 from tasks.questions import Question, Stance, read_questions
 from tasks.weights import locate
@@ -99,6 +95,9 @@ def of_base(
     asked: Sequence[list[Message]], model: Model, options: Answers, seed: int, base: Path
 ) -> tuple[list[str], str | None]:
     """Return what the base model says, each one of the words: vLLM lets it say nothing else; or why it cannot."""
+    from tasks.engine import complete  # brings torch, seconds that a run without a second judge need not wait
+    from tasks.model import require_device
+
     require_device(model)
     folder = locate(base)
     tokenizer = load_tokenizer(folder)
@@ -113,6 +112,8 @@ def of_base(
 
 def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple[list[str], str | None]:
     """Return what the model behind an endpoint says, and what is wrong with that, or None."""
+    from openai import APIConnectionError, APIStatusError, OpenAI
+
     client = OpenAI(base_url=opinion.url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=PATIENCE)
 
     def ask(messages: list[Message]) -> str:
