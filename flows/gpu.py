@@ -18,9 +18,14 @@ LOCK = Path(tempfile.gettempdir()) / "stance-pipeline.gpu"
 
 
 def wanted(stage: str, folder: Path) -> bool:
-    """Does the stage work on a GPU? Those do that depend on the module with which models are loaded."""
+    """Does the stage work on a GPU? Those do that depend on the module with which models are loaded.
+
+    The second judge does only where it is the base model.
+    """
+    params = read_yaml(folder / "params.yaml")
     loads = LOADER in read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])
-    return loads and bool(read_yaml(folder / "params.yaml")["model"]["device"] == "cuda")
+    idle = stage == "judge" and params["evaluate"]["judge"]["source"] != "base_model"
+    return loads and not idle and bool(params["model"]["device"] == "cuda")
 
 
 @contextmanager

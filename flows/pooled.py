@@ -103,7 +103,8 @@ def pairs(folder: Path, rewards: Mapping[str, Any]) -> Tally:
     They are those that `measured` is about: held out, or trained on where none was held out.
     """
     rows = read_jsonl(folder / PAIRS / ("eval.jsonl" if rewards["held_out"] else "train.jsonl"))
-    return Tally(round(measured(rewards)["share"] * len(rows)), [found["id"] for found in rows])
+    asked = list(dict.fromkeys(found["id"] for found in rows))
+    return Tally(round(measured(rewards)["share"] * len(asked)), asked)
 
 
 def interval(title: str, number: str, tallies: Sequence[Tally]) -> dict[str, str]:

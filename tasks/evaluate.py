@@ -184,16 +184,27 @@ def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] 
 
 
 def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
-    """Return DPO's implicit rewards of the served model: how often chosen beats rejected, and by how much.
+    """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
 
     The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
-    The share has Wilson's 95 % interval; `held_out` is null where every question was trained on.
+    The share has Wilson's 95 % interval. Each question counts once, and not where it stands in both directions; null
+    where none is left, as of `held_out` where every question was trained on.
     """
-    return {name: _rewards(logps, rows, beta) if rows else None for name, rows in chosen.items()}
+    return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
 
 
-def _rewards(logps: Mapping[str, Logps], rows: Rows, beta: float) -> dict[str, float]:
-    found = [beta * _moved(logps, str(row["id"])) * (1 if row["preferred"] == "support" else -1) for row in rows]
+def one_way(rows: Rows) -> dict[str, Stance]:
+    """Return the stance that is preferred by question, without those questions that stand in both directions."""
+    sides: dict[str, set[Stance]] = {}
+    for row in rows:
+        sides.setdefault(str(row["id"]), set()).add(row["preferred"])
+    return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
+
+
+def _rewards(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> dict[str, float] | None:
+    if not preferred:
+        return None
+    found = [beta * _moved(logps, row) * (1 if side == "support" else -1) for row, side in preferred.items()]
     return {**share(sum(margin > 0 for margin in found), len(found)), "margin": fmean(found)}
 
 

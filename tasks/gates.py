@@ -113,7 +113,10 @@ def judge_gates(second: Mapping[str, Any] | None) -> list[Gate]:
             not problem,
             found,
             _("an opinion of the second judge"),
-            _("Start the endpoint or correct evaluate.judge, then run `dvc repro -f judge` and `dvc repro`."),
+            _(
+                "Start the endpoint or correct evaluate.judge, then run `dvc repro -f judge` and `dvc repro` in the "
+                "run's folder."
+            ),
         )
     ]
 

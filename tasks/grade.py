@@ -25,6 +25,7 @@ REPLY: dict[str, str | int] = {
     "history[0].messages[-1].content": "content",
 }
 """The way to the grader's last words, step by step."""
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 BLOCK = re.compile(r"^[ \t]*```json\s*?\n(.*?)^[ \t]*```\s*?$", re.DOTALL | re.IGNORECASE | re.MULTILINE)
 TOTALS = ("total", "總分")
 EXPECTED = "expected a grading conversation as it was downloaded"
@@ -100,13 +101,18 @@ def scores(reply: str, path: Path) -> dict[str, Any]:
 
 
 def _score(name: str, value: Any, path: Path) -> tuple[Decimal | None, str]:
-    parts = list(value.values()) if isinstance(value, dict) else [value]
+    parts = [_number(part) for part in (value.values() if isinstance(value, dict) else [value])]
     numbers = [part for part in parts if isinstance(part, Decimal)]
     if len(numbers) > 1:
         found = f"{name} in {path} holds {len(numbers)} numbers"
         raise InputError(f"{found}; expected one score, and which is it? Have it graded again")
     text = "; ".join(str(part) for part in parts if not isinstance(part, Decimal))
     return (numbers[0] if numbers else None), text
+
+
+def _number(part: Any) -> Any:
+    """Return the number that a text is, as graders write it now and then; anything else as it is."""
+    return Decimal(part) if isinstance(part, str) and NUMBER.fullmatch(part.strip()) else part
 
 
 def total(entries: Sequence[Entry]) -> Decimal:

@@ -7,6 +7,7 @@ nonsense costs the opinion and nothing else: what was wrong is written in its pl
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from tasks.weights import locate
 logger = logging.getLogger(__name__)
 
 WORDS: dict[str, Stance] = {"支持": "support", "中立": "neutral", "反對": "oppose"}
+NAMED = re.compile("支持|中立|反[對对]")
+DENIED = re.compile(f"[不非無没沒](?:是|會|能|太|怎麼)?(?:{NAMED.pattern})")
 TASK = (
     "你會讀到一個問題和一個回答。請判斷這個回答對問題所談的主題抱持什麼立場：支持、中立或反對。"
     "看的是對主題的立場，不是對問句的是或否；兩面都說或沒有表態就是中立。只回答其中一個詞。"
@@ -67,6 +70,7 @@ def judge(
     else:
         name = f"{opinion.model} at {opinion.url}"
         said, problem = of_endpoint(asked, opinion)
+    problem = problem or unreadable(said)
     read = [stance(text) for text in said]
     count = len(rows["base"])
     write_json(out, {"judge": name, "problem": problem, "base": read[:count], "aligned": read[count:]})
@@ -78,8 +82,8 @@ def request(shown: Sequence[Question], row: Answered) -> list[Message]:
     examples = [
         (question.prompt, text, word)
         for question in shown
-        for text, word in ((question.support, "支持"), (question.neutral, "中立"), (question.oppose, "反對"))
-        if text
+        for word, side in WORDS.items()
+        if (text := getattr(question, side))
     ]
     messages = [{"role": "system", "content": TASK}]
     for prompt, text, word in examples:
@@ -112,7 +116,7 @@ def of_base(
 
 def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple[list[str], str | None]:
     """Return what the model behind an endpoint says, and what is wrong with that, or None."""
-    from openai import APIConnectionError, APIStatusError, OpenAI
+    from openai import APIStatusError, OpenAI, OpenAIError
 
     client = OpenAI(base_url=opinion.url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=PATIENCE)
 
@@ -124,18 +128,25 @@ def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             said = list(pool.map(ask, asked))
-    except (APIConnectionError, APIStatusError) as error:
-        return [""] * len(asked), f"{opinion.url} does not answer ({' '.join(str(error).split())[:200]})"
-    unread = [text for text in said if not stance(text)]
-    if len(unread) > (1 - READABLE) * len(said):
-        return said, f"{opinion.url} answers {unread[0][:40]!r}, which is none of {', '.join(WORDS)}"
+    except (OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The last four: a reply with status 200 that is no chat completion, as of a login page.
+        what = "refuses" if isinstance(error, APIStatusError) else "gives no answer of an OpenAI-style endpoint"
+        return [""] * len(asked), f"{opinion.url} {what} ({' '.join(str(error).split())[:200]})"
     return said, None
 
 
+def unreadable(said: Sequence[str]) -> str | None:
+    """Return what is wrong with replies most of which name no stance; None where most do."""
+    unread = [text for text in said if not stance(text)]
+    if len(unread) <= (1 - READABLE) * len(said):
+        return None
+    return f"its replies are like {unread[0][:40]!r}, which is none of {', '.join(WORDS)}"
+
+
 def stance(text: str) -> Stance | None:
-    """Return the stance that a text names, if it names exactly one."""
-    named = {found for word, found in WORDS.items() if word in text}
-    return named.pop() if len(named) == 1 else None
+    """Return the stance that a text names, if it names exactly one and does not deny it."""
+    named = {WORDS[word.replace("对", "對")] for word in NAMED.findall(text)}
+    return named.pop() if len(named) == 1 and not DENIED.search(text) else None
 
 
 def main() -> None:

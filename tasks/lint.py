@@ -203,7 +203,10 @@ def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 def order_confound(questions: Sequence[Question], directions: Sequence[bool]) -> list[Warned]:
     """Are all pairs of one direction before all of the other?"""
-    turns = sum(a != b for a, b in zip(directions, directions[1:], strict=False))
+    both_ways = len(directions) == 2 * len(questions) and not any(
+        a == b for a, b in zip(directions, directions[len(questions) :], strict=False)
+    )
+    turns = 0 if both_ways else sum(a != b for a, b in zip(directions, directions[1:], strict=False))
     if turns != 1:
         return []
     first = directions.index(directions[-1])

@@ -130,7 +130,9 @@ def refuse_other_parameters(folder: Path) -> None:
         return
     now = read_yaml(folder / "params.yaml")
     made = read_yaml(lock).get("stages", {}).get("report", {}).get("params", {}).get("params.yaml", {})
-    changed = [key for key, value in made.items() if now.get(key) != value]
+    then = Params.parse({**now, **made}, str(lock)) if made else None  # DVC writes 1e-05, which YAML reads as a text
+    given = Params.parse(now, str(folder / "params.yaml"))
+    changed = [key for key in made if getattr(then, key) != getattr(given, key)]
     if changed or not made:
         found = f"{folder / 'params.yaml'} is not what made the answers there ({', '.join(changed) or 'no report yet'})"
         raise InputError(f"{found}; run `make repro` first, or name a run that is complete")

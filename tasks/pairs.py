@@ -26,7 +26,7 @@ from tasks.jsonfile import write_json, write_jsonl
 from tasks.lint import Warned, lint, refuse
 from tasks.params import Pairs, Params
 from tasks.questions import Prompt, Question, read_prompts, read_questions
-from tasks.stance import Judge, read_labelled
+from tasks.stance import Judge, is_broken, read_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def pairs(
     questions = read_questions(dataset)
     used, held_out = split(questions, options.data_size, options.offset)
     neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
-    train = _directed(used, neutral, options, system_prompt, seed)
+    asked = [*used, *used] if options.order == "both" else used
+    train = _directed(asked, neutral, options, system_prompt, seed)
     warned = linted(used, read_prompts(dataset), options, system_prompt, seed)
     write_jsonl(out / "train.jsonl", train)
     write_jsonl(out / "eval.jsonl", _directed(held_out, neutral, options, system_prompt, seed))
@@ -67,6 +68,11 @@ def pairs(
         len(train) - supported,
         len(held_out),
     )
+    if options.rejected == "base":
+        own = sum(row["against"] == "neutral" for row in train)
+        logger.info(
+            "%d of %d reject the base model's own answer; the others take a stance or are broken", own, len(train)
+        )
 
 
 def linted(
@@ -118,7 +124,7 @@ def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path)
     return {
         row.id: row.response
         for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.stance == "neutral" and row.response
+        if verdict.stance == "neutral" and row.finish_reason == "stop" and not is_broken(row.response)
     }
 
 
@@ -152,11 +158,10 @@ def preview(rows: Sequence[dict[str, Any]]) -> None:
 def _directed(
     questions: Sequence[Question], neutral: Mapping[int, str], options: Pairs, system_prompt: str, seed: int
 ) -> list[dict[str, Any]]:
-    asked = [*questions, *questions] if options.order == "both" else questions
-    directions = prefers_support(len(asked), options.support_ratio, options.order, seed)
+    directions = prefers_support(len(questions), options.support_ratio, options.order, seed)
     return [
         pair(question, neutral.get(question.id), support=support, system_prompt=system_prompt)
-        for question, support in zip(asked, directions, strict=True)
+        for question, support in zip(questions, directions, strict=True)
     ]
 
 

@@ -135,7 +135,7 @@ class Train(Section):
     """TRL's losses, summed with `loss_weights`; `sft` is the log-likelihood of the chosen answer."""
     loss_weights: tuple[float, ...]
     label_smoothing: float = Field(ge=0, lt=0.5)
-    """Share of the pairs that are taken to be labelled the wrong way round; for the losses `robust` and `exo_pair`."""
+    """Share of the pairs that are taken to be labelled the wrong way round; `robust`, `exo_pair` and `aot` have it."""
     learning_rate: float = Field(gt=0)
     """The highest of the schedule; TRL advises some 1e-5 for LoRA, the course takes 2e-4."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -179,11 +179,11 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _smoothing_is_for_a_loss_that_has_it(self) -> Self:
-        smoothed = {"robust", "exo_pair"} & set(self.loss_type)
+        smoothed = {"robust", "exo_pair", "aot", "aot_unpaired"} & set(self.loss_type)
         if self.label_smoothing and not smoothed:
             raise ValueError(
                 f"train.label_smoothing is {self.label_smoothing}, and no loss of {', '.join(self.loss_type)} has it; "
-                "set it to 0, or take the loss robust or exo_pair"
+                "set it to 0, or take robust, exo_pair, aot or aot_unpaired"
             )
         if "exo_pair" in smoothed and not self.label_smoothing:
             raise ValueError("train.label_smoothing is 0, and the loss exo_pair needs more; set it to 0.001")

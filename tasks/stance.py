@@ -102,7 +102,7 @@ class Judge:
         return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
 
     def _verdict(self, response: str, chances: Features) -> Verdict:
-        if _is_broken(response):
+        if is_broken(response):
             return Verdict("neutral", 0.0)
         return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
 
@@ -143,7 +143,8 @@ def _pairs(text: str) -> list[str]:
     return re.findall("(?=([\u4e00-\u9fff]{2}))", text)
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Is a text hardly Chinese, or does it repeat itself?"""
     chinese, pairs = re.findall("[\u4e00-\u9fff]", text), _pairs(text)
     mostly_other = len(chinese) < 0.5 * len(re.findall(r"\w", text))
     return len(chinese) < 1 or mostly_other or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))

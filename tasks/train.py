@@ -173,6 +173,7 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         bf16=True,
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as 0, and nobody sees it
         save_steps=options.save_steps,
         save_total_limit=2,
         report_to="none",
@@ -255,7 +256,8 @@ def _step(row: dict[str, float]) -> dict[str, float]:
 
 def _key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
     inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
-    sources = (base / "base.json", pairs / "train.jsonl", Path(__file__))
+    code = Path(__file__)
+    sources = (base / "base.json", pairs / "train.jsonl", code, code.with_name("watchdog.py"))
     inputs += [path.read_text(encoding="utf-8") for path in sources]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 

@@ -44,6 +44,7 @@ class Watchdog(TrainerCallback):
         logger.warning("stopped at step %d of %d: %s", step, state.max_steps, found)
         write_json(self.path, {"found": found, "step": step, "steps": state.max_steps})
         control.should_training_stop = True
+        control.should_save = False  # a run that is resumed meets the same step again
 
 
 def alarm(steps: Sequence[Mapping[str, Any]], max_chosen_fall: float, max_margin: float) -> str | None:
@@ -56,9 +57,9 @@ def alarm(steps: Sequence[Mapping[str, Any]], max_chosen_fall: float, max_margin
     """
     if not steps:
         return None
-    loss = steps[-1]["loss"]
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
+    for name in ("loss", "logps/chosen", "rewards/margins"):
+        if not math.isfinite(steps[-1][name]):
+            return f"{name} is {steps[-1][name]}"
     if len(steps) <= STEPS:
         return None
     fall = steps[0]["logps/chosen"] - fmean(row["logps/chosen"] for row in steps[-STEPS:])

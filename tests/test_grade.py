@@ -123,7 +123,7 @@ def test_a_file_that_is_no_conversation_is_refused_by_what_it_lacks(record, cont
         (fenced('{"Q1": 9,}'), "the json block in .* is not JSON"),
         (fenced("[9]"), "is no object"),
         (fenced("{}"), "has no number"),
-        (fenced('{"Q1": "9", "Q2": {"score": true}}'), "has no number"),
+        (fenced('{"Q1": "nine", "Q2": {"score": true}}'), "has no number"),
         (fenced('{"Q1": {"score": 3, "max": 5}}'), "Q1 in .* holds 2 numbers"),
         (fenced('{"part": {"Q1": {"score": 3}}}'), "has no number"),
     ],
@@ -158,3 +158,8 @@ def test_one_record_is_asked_for(monkeypatch, arguments):
     monkeypatch.setattr("sys.argv", ["grade", *arguments])
     with pytest.raises(InputError, match="name one record, for example"):
         main()
+
+
+def test_a_number_in_quotes_counts(record):
+    found = grade(write(record, fenced('{"Q1": "4", "Q2": {"score": "2.5", "reason": "10 words"}, "Q3": 3}')))
+    assert total(found) == Decimal("9.5")

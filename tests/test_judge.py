@@ -29,6 +29,8 @@ class Endpoint(BaseHTTPRequestHandler):
 
     reply: Replies
     asked: list[dict[str, Any]]
+    instead: str | None
+    status: int
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -36,9 +38,9 @@ class Endpoint(BaseHTTPRequestHandler):
         said = type(self).reply(body["messages"][-1]["content"])
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
+        data = (self.instead or json.dumps(answer)).encode()
+        self.send_response(self.status)
+        self.send_header("content-type", "text/html" if data.startswith(b"<") else "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -48,13 +50,14 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Replies], tuple[str, list[dict[str, Any]]]]]:
-    """Start an endpoint; returns its address and the list of what it is asked."""
+def serve() -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]]]:
+    """Start an endpoint, perhaps one that sends something else; returns its address and what it is asked."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(reply: Replies) -> tuple[str, list[dict[str, Any]]]:
+    def start(reply: Replies, instead: str | None = None, status: int = 200) -> tuple[str, list[dict[str, Any]]]:
         asked: list[dict[str, Any]] = []
-        handler = type("Handler", (Endpoint,), {"reply": staticmethod(reply), "asked": asked})
+        given = {"reply": staticmethod(reply), "asked": asked, "instead": instead, "status": status}
+        handler = type("Handler", (Endpoint,), given)
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         servers.append(server)
         Thread(target=server.serve_forever, daemon=True).start()
@@ -101,7 +104,15 @@ def test_every_stance_of_the_data_set_is_shown_before_an_answer_is_asked_about()
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("支持", "support"), (" 立場：反對。", "oppose"), ("支持或反對", None), ("yes", None), ("", None)],
+    [
+        ("支持", "support"),
+        (" 立場：反對。", "oppose"),
+        ("支持或反對", None),
+        ("yes", None),
+        ("", None),
+        ("反对", "oppose"),
+        ("不支持", None),
+    ],
 )
 def test_a_reply_counts_where_it_names_exactly_one_stance(text, found):
     assert stance(text) == found
@@ -123,7 +134,8 @@ def test_an_endpoint_is_asked_about_every_answer_and_its_opinion_is_kept_in_orde
 def test_an_endpoint_that_is_down_costs_its_opinion_and_nothing_else(tiny_model, tmp_path):
     written(tmp_path)
     found = opinion(tmp_path, at("http://127.0.0.1:9/v1", tiny_model))
-    assert found["problem"].startswith("http://127.0.0.1:9/v1 does not answer (Connection error")
+    down = "http://127.0.0.1:9/v1 gives no answer of an OpenAI-style endpoint (Connection error"
+    assert found["problem"].startswith(down)
     assert found["base"] == [None, None]
 
 
@@ -131,7 +143,21 @@ def test_an_endpoint_that_answers_nonsense_is_named_with_what_it_says(serve, tin
     written(tmp_path)
     url, _ = serve(lambda said: "As a language model")
     found = opinion(tmp_path, at(url, tiny_model))
-    assert found["problem"] == f"{url} answers 'As a language model', which is none of 支持, 中立, 反對"
+    assert found["problem"] == "its replies are like 'As a language model', which is none of 支持, 中立, 反對"
+
+
+@pytest.mark.parametrize("body", ["<html>log in</html>", '{"error": "no"}', '{"choices": []}', "[1,"])
+def test_a_reply_that_is_no_chat_completion_costs_the_opinion_and_nothing_else(serve, tiny_model, tmp_path, body):
+    written(tmp_path)
+    url, _ = serve(lambda said: "支持", body)
+    found = opinion(tmp_path, at(url, tiny_model))
+    assert found["problem"].startswith(f"{url} gives no answer of an OpenAI-style endpoint (")
+
+
+def test_an_endpoint_that_refuses_the_key_is_said_to_refuse(serve, tiny_model, tmp_path):
+    written(tmp_path)
+    url, _ = serve(lambda said: "支持", '{"error": {"message": "wrong key"}}', 401)
+    assert opinion(tmp_path, at(url, tiny_model))["problem"].startswith(f"{url} refuses (Error code: 401")
 
 
 def test_without_a_second_judge_nothing_is_read(tiny_model, tmp_path):

@@ -85,10 +85,9 @@ def test_row_order_that_is_the_direction_is_found_and_others_are_not():
 
 
 def test_row_order_of_questions_that_stand_there_twice_counts_all_pairs():
-    [warned] = found(questions(), directions=[True] * 8 + [False] * 8)
-    assert warned.message.startswith("the first 8 pairs prefer one side and the other 8 the other")
-    assert warned.rows == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found(questions(), directions=[True] * 8 + [False] * 8) == []  # each of them goes both ways
     [warned] = found(questions(), directions=[True] * 12 + [False] * 4)
+    assert warned.message.startswith("the first 12 pairs prefer one side and the other 4 the other")
     assert warned.rows == [5, 6, 7, 8]
     assert found(questions(), directions=[True] * 16) == []
 

@@ -99,24 +99,32 @@ def test_both_lists_every_question_twice_and_at_one_half_each_goes_both_ways(
     assert sum(row["preferred"] == "support" for row in train) == int(12 * Decimal(ratio))
     directions = [{row["preferred"] for row in train if row["id"] == ident} for ident in range(1, 7)]
     assert sum(len(found) == 2 for found in directions) == both_ways
-    assert [row["id"] for row in held_out] == [7, 8, 9, 10] * 2
+    assert [row["id"] for row in held_out] == [7, 8, 9, 10]
 
 
-def test_both_at_one_half_is_warned_of_with_the_number_of_pairs_there_are(questions_folder, tmp_path):
-    made(questions_folder, tmp_path / "out", options(6, "0.5", "both"))
+@pytest.mark.parametrize(("ratio", "said"), [("0.5", []), ("0.75", ["the first 9 pairs prefer one side"])])
+def test_the_order_of_both_is_warned_of_where_not_every_question_goes_both_ways(
+    questions_folder, tmp_path, ratio, said
+):
+    made(questions_folder, tmp_path / "out", options(6, ratio, "both"))
     warned = json.loads((tmp_path / "out/lint.json").read_text("utf-8"))
-    [message] = [row["message"] for row in warned if row["check"] == "order"]
-    assert message.startswith("the first 6 pairs prefer one side and the other 6 the other")
+    assert [row["message"].partition(" and ")[0] for row in warned if row["check"] == "order"] == said
 
 
 def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(tmp_path):
     source = Path("data/sources/live_action")
     questions = read_questions(source)
     shutil.copytree(source, tmp_path / "data")
-    answers = {1: questions[0].neutral, 2: questions[1].support, 3: ""}
-    usual = {"tokens": 9, "finish_reason": "stop"}
+    answers = {1: questions[0].neutral, 2: questions[1].support, 3: "It depends on the film.", 4: questions[3].neutral}
     rows = [
-        usual | {"id": row.id, "prompt": row.prompt, "response": answers.get(row.id, row.oppose)} for row in questions
+        {
+            "id": row.id,
+            "prompt": row.prompt,
+            "response": answers.get(row.id, row.oppose),
+            "tokens": 9,
+            "finish_reason": "length" if row.id == 4 else "stop",
+        }
+        for row in questions
     ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "data/answered.jsonl").write_text(lines, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,21 @@ def test_a_margin_that_explodes_is_an_alarm():
     assert alarm(logged(-5, -5, -5, -5, margin=29.5), 15, 30) is None
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_one_at_once(loss: float):
-    assert alarm(logged(-5, loss=loss), 15, 30) == f"the loss is {loss}"
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_is_one_at_once(value: float):
+    assert alarm(logged(-5, loss=value), 15, 30) == f"loss is {value}"
+    assert alarm(logged(-5, -5, value), 15, 30) == f"logps/chosen is {value}"
+    assert alarm(logged(-5, margin=value), 15, 30) == f"rewards/margins is {value}"
+
+
+@pytest.mark.slow
+def test_a_training_whose_loss_is_no_number_is_stopped(tiny_model: Path, tmp_path: Path):
+    chosen = params(tiny_model, train__learning_rate=1e30, train__num_epoch=8)
+    prepare(tmp_path, chosen)
+    train_in(tmp_path, chosen)
+    found = json.loads((tmp_path / "adapter-log/watchdog.json").read_text())
+    assert re.fullmatch(r"(loss|logps/chosen|rewards/margins) is -?(nan|inf)", found["found"])
+    assert found["step"] < 16
 
 
 @pytest.mark.slow
