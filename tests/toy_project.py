@@ -51,7 +51,7 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 if sys.argv[1] == "pairs":
-    write("data/pairs/train.jsonl", [ratio] * 100_000)
+    write("data/pairs/train.jsonl", [ratio] * 300_000)
     write("data/pairs/eval.jsonl", {"id": 1})
 if sys.argv[1] == "train":
     if params["seed"] == 13:
