@@ -156,7 +156,9 @@ def test_a_grid_that_cannot_run_is_refused_before_anything_runs(project, text, r
 def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
     code, printed = sweep(project, "coarse")
     assert code == 1
-    assert printed.startswith("error: there is no grid 'coarse'; expected one of ai-art, course, curve, folds, follow-up")
+    assert printed.startswith(
+        "error: there is no grid 'coarse'; expected one of ai-art, course, curve, folds, follow-up"
+    )
     assert "Traceback" not in printed
 
 

@@ -104,12 +104,14 @@ def test_a_killed_worker_leaves_nothing_and_the_next_one_lets_the_run_go_on(ui: 
 
 def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
-    run, running = ui.launch(on="pool"), {"type": "RUNNING"}
+    deployment = ui.call("GET", "/deployments/name/align/align")["id"]
+    run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"state": later})  # nobody takes it
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}):
-        for state, then in ((later, "SCHEDULED"), (running, "CRASHED")):
-            ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
-            show_crashed(UUID(run["id"]))
-            assert ui.state(run) == then
+        show_crashed(UUID(run["id"]))
+        assert ui.state(run) == "SCHEDULED"
+        ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+        show_crashed(UUID(run["id"]))
+        assert ui.state(run) == "CRASHED"
 
 
 def test_a_cancelled_run_on_a_worker_leaves_nothing(ui: Ui, machine: Machine):
