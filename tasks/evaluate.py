@@ -20,7 +20,7 @@ from tasks.answered import read_answered
 from tasks.boundary import Probed, boundary, drift, explained
 from tasks.defects import defect_shares, defects
 from tasks.errors import run
-from tasks.gates import Gate, fingerprint_gate, gates
+from tasks.gates import Gate, gates_of
 from tasks.intervals import share
 from tasks.jsonfile import read_json, read_jsonl, write_json
 from tasks.params import Params
@@ -80,22 +80,13 @@ def evaluate(
         "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
         "chosen_fall": chosen_fall(train / "log.csv"),
     }
-    verdict = [
-        fingerprint_gate(read_json(base / "fingerprint.json"), read_json(merge / "fingerprint.json")),
-        *gates(
-            params.merge,
-            params.evaluate,
-            metrics,
-            read_json(merge / "parity.json"),
-            read_json(train / "watchdog.json"),
-        ),
-    ]
+    gates = gates_of(params, metrics, base, train, merge)
     write_json(out / "metrics.json", metrics)
-    write_json(out / "gates.json", [gate._asdict() for gate in verdict])
+    write_json(out / "gates.json", [gate._asdict() for gate in gates])
     write_json(out / "responses.json", responses(rows["base"], rows["aligned"]))
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
     write_json(out / "probes.json", explained(probes))
-    summary(metrics, verdict)
+    summary(metrics, gates)
 
 
 def judged(judge: Judge, rows: Rows) -> list[Verdict]:

@@ -5,10 +5,12 @@ Its texts are in the language that is spoken when it is made: English, but for a
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.jsonfile import read_json
 from tasks.language import N_, _, listed, word
-from tasks.params import Evaluate, Merge
+from tasks.params import Evaluate, Merge, Params
 
 DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
 """Defects that make an answer no sentence any more."""
@@ -30,6 +32,13 @@ class Gate(NamedTuple):
 ADVICE = N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.")
 JUDGE = N_("the base model")
 """What the second judge is called where it is that; another one has a name of its own."""
+
+
+def gates_of(params: Params, metrics: Mapping[str, Any], base: Path, train: Path, merge: Path) -> list[Gate]:
+    """Return every verdict on a run, from its figures and from what `base`, `train` and `merge` have written."""
+    fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
+    parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
+    return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
 
 
 def gates(

@@ -51,8 +51,7 @@ def pairs(
     questions = read_questions(dataset)
     used, held_out = split(questions, options.data_size, options.offset)
     neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
-    asked = [*used, *used] if options.order == "both" else used
-    train = _directed(asked, neutral, options, system_prompt, seed)
+    train = _directed(asked(used, options), neutral, options, system_prompt, seed)
     warned = linted(used, read_prompts(dataset), options, system_prompt, seed)
     write_jsonl(out / "train.jsonl", train)
     write_jsonl(out / "eval.jsonl", _directed(held_out, neutral, options, system_prompt, seed))
@@ -83,12 +82,16 @@ def linted(
     Raises:
         InputError: There is something, and it is `strict`.
     """
-    asked = len(used) * (2 if options.order == "both" else 1)
-    directions = prefers_support(asked, options.support_ratio, options.order, seed)
+    directions = prefers_support(len(asked(used, options)), options.support_ratio, options.order, seed)
     warned = lint(used, prompts, directions, system_prompt)
     if options.strict:
         refuse(warned)
     return warned
+
+
+def asked(used: Sequence[Question], options: Pairs) -> Sequence[Question]:
+    """Return the question of every pair that is trained on."""
+    return [*used, *used] if options.order == "both" else used
 
 
 def split(questions: Sequence[Question], data_size: int, offset: int) -> tuple[Sequence[Question], Sequence[Question]]:

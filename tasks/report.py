@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 
 from tasks.errors import run
-from tasks.gates import DEGENERATE, Gate, fingerprint_gate, gates
+from tasks.gates import DEGENERATE, Gate, gates_of
 from tasks.hub import digest
 from tasks.jsonfile import read_json, read_jsonl
 from tasks.language import ENGLISH, LANGUAGES, N_, _, listed, ngettext, speaking, spoken, word
@@ -140,23 +140,16 @@ def report(
         out: Receives `index.html`, in English, and `index.zh-TW.html`.
     """
     out.mkdir(parents=True, exist_ok=True)
+    folders = (dataset, base, pairs, train, merge, answers, evaluation)
     for language in LANGUAGES:
         with speaking(language, CATALOGUE):
-            text = page(params, dataset, base, pairs, train, merge, answers, evaluation)
+            text = page(params, *folders)
         (out / language.page).write_text(text, encoding="utf-8")
 
 
-def page(
-    params: Params,
-    dataset: Path,
-    base: Path,
-    pairs: Path,
-    train: Path,
-    merge: Path,
-    answers: Path,
-    evaluation: Path,
-) -> str:
-    """Return the page about a run in the language of now; the arguments are those of `report`."""
+def page(params: Params, *folders: Path) -> str:
+    """Return the page about a run in the language of now; the folders are those of `report`, in its order."""
+    dataset, base, pairs, train, merge, answers, evaluation = folders
     metrics = read_json(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
     rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
@@ -185,9 +178,7 @@ def verdicts(params: Params, metrics: Json, base: Path, train: Path, merge: Path
     """Return the verdicts that `gates.json` has in English, made again where another language is spoken."""
     if spoken() == ENGLISH:
         return [Gate(**gate) for gate in read_json(evaluation / "gates.json")]
-    fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
-    parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
-    return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
+    return gates_of(params, metrics, base, train, merge)
 
 
 def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: Path) -> list[Warned]:
