@@ -91,22 +91,22 @@ def check(folder: Path) -> None:
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, **PATIENCE)
-def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[int]:
+def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, int]]:
     """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why.
 
-    Its result is the MiB that the largest process took.
+    Its result is the MiB that the largest process took in RAM, and those in use on the GPU.
     """
     why = ", ".join(stages.reasons(stage, folder))
     say = get_run_logger().info
-    peak = 0
+    peaks = (0, 0)
     with (folder / LOG).open("a", encoding="utf-8") as kept, ExitStack() as turns:
 
         def log(line: str) -> None:
-            nonlocal peak
+            nonlocal peaks
             say(line)
             print(line, file=kept, flush=True)
             if found := PEAK.match(line):
-                peak = int(found[1])
+                peaks = int(found[1]), int(found[2])
 
         mine = f"{flow_run.name} ({stage})"
         hold = [turns.enter_context(gpu.turn(mine, log))] if why and gpu.wanted(stage, folder) else []
@@ -115,7 +115,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[int]:
         except (OSError, RuntimeError) as error:
             raise type(error)(f"{error} (it ran because of {why or 'what is missing'})") from None
     said = outcome if outcome == "unchanged" else f"{outcome}: {why}"
-    return Completed(name=outcome.capitalize(), message=said, data=peak)
+    return Completed(name=outcome.capitalize(), message=said, data=peaks)
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
@@ -167,7 +167,7 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     run = Run.read(folder).now(folder, state="running", problem=None, **workspace.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
-    cost = Cost(dict(run.seconds), dict(run.memory))
+    cost = Cost(dict(run.seconds), dict(run.memory), dict(run.gpu_memory))
     try:
         work(folder, outcomes, minutes, cost)
         run = run.now(folder, state="completed", stages=outcomes, **cost._asdict())
@@ -189,15 +189,16 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
 def align_here() -> dict[str, str]:
     """Run the whole pipeline in the working tree and return what became of each stage."""
     outcomes: dict[str, str] = {}
-    work(Path.cwd(), outcomes, 0, Cost({}, {}))
+    work(Path.cwd(), outcomes, 0, Cost({}, {}, {}))
     return outcomes
 
 
 class Cost(NamedTuple):
-    """What each stage took that ran: seconds, and MiB at the peak."""
+    """What each stage took that ran: seconds, and MiB at the peak, in RAM and on the GPU."""
 
     seconds: dict[str, float]
     memory: dict[str, int]
+    gpu_memory: dict[str, int]
 
 
 def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> None:
@@ -209,7 +210,8 @@ def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> 
             state = reproduce(stage, folder, minutes)
             outcomes[stage] = str(state.message)
             if outcomes[stage].startswith("ran"):
-                cost.seconds[stage], cost.memory[stage] = round(time.monotonic() - began, 1), state.result()
+                cost.seconds[stage] = round(time.monotonic() - began, 1)
+                cost.memory[stage], cost.gpu_memory[stage] = state.result()
         except Exception as error:
             outcomes[stage] = f"{FAILED}: {error}"
             raise

@@ -113,6 +113,7 @@ FIGURES = (
     N_("chosen"),
     N_("s"),
     N_("GiB"),
+    N_("GPU GiB"),
 )
 
 
@@ -159,8 +160,15 @@ def cells(known: Row) -> dict[str, str]:
         "margin": signed(measured(known.metrics["margin"])["aligned"]),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
-        "GiB": f"{max(known.memory.values()) / 1024:.1f}" if known.memory else "–",
+        "GiB": gibibytes(known.memory),
+        "GPU GiB": gibibytes(known.gpu_memory),
     }
+
+
+def gibibytes(peaks: Mapping[str, int]) -> str:
+    """Return the highest of the stages' peaks, which are in MiB; a dash where nothing was taken."""
+    most = max(peaks.values(), default=0)
+    return f"{most / 1024:.1f}" if most else "–"
 
 
 def flaws(known: Row) -> dict[str, str]:

@@ -3,13 +3,14 @@
 When the pipe closes - the starter has ended, by `kill -9` too - or a signal comes, the command and everything that it
 has started is ended, first by SIGTERM and after `GRACE` seconds by SIGKILL. Linux gives orphans of the command to the
 guard (PR_SET_CHILD_SUBREAPER), so that a child with a session of its own does not escape. Of a run's stage it prints
-last how much memory that took.
+last how much memory that took, in RAM and on the GPU.
 """
 
 import ctypes
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,9 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 GRACE = 5  # seconds
 MARK = "STANCE_RUN"
 """In the environment of all that belongs to a run, children of children too: its workspace."""
-PEAK = re.compile(r"^peak memory (\d+) MiB$")
+PEAK = re.compile(r"^peak memory (\d+) MiB, GPU (\d+) MiB$")
+GPU_MEMORY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=500")
+"""Prints the MiB in use on each GPU, a line each, twice a second; by whomever, and GPU stages take turns."""
 
 
 def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
@@ -53,13 +56,16 @@ def run(command: Sequence[str]) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: end_descendants())
+    samples: list[int] = []
+    if MARK in os.environ:
+        threading.Thread(target=watch_gpu, args=(samples,), daemon=True).start()
     process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=end_with_pipe, args=(ended,), daemon=True).start()
     code = process.wait()
     ended.set()
     end_descendants()
     if MARK in os.environ:
-        print(f"peak memory {peak()} MiB", flush=True)
+        print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
     return code if code >= 0 else 128 - code
 
 
@@ -70,6 +76,15 @@ def peak() -> int:
     DVC takes itself is the least that a stage can have. Memory of a GPU is not in it.
     """
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+
+
+def watch_gpu(samples: list[int]) -> None:
+    """Note the MiB in use on the GPUs until the driver's tool ends; nothing where there is no such tool."""
+    if not shutil.which(GPU_MEMORY[0]):
+        return
+    process = subprocess.Popen(GPU_MEMORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    samples.extend(int(line) for line in process.stdout if line.strip().isdigit())
 
 
 def end_with_pipe(ended: threading.Event) -> None:

@@ -23,7 +23,9 @@ class Row(NamedTuple):
     folder: Path
     seconds: Mapping[str, float]
     memory: Mapping[str, int]
-    """MiB at the peak of each stage that ran rather than came from the cache."""
+    """MiB of RAM at the peak of each stage that ran rather than came from the cache."""
+    gpu_memory: Mapping[str, int]
+    """MiB in use on the GPU at the same."""
     metrics: Mapping[str, Any] | None
     """Of a complete run."""
     chosen: tuple[float, float] | None
@@ -34,9 +36,9 @@ def row(name: str, point: Mapping[str, Any]) -> Row:
     """Return what is known of a run; its workspace may be gone."""
     folder = RUNS / name
     if not (folder / RECORD).exists():
-        return Row(name, point, "missing", _("its workspace was removed; sweep again"), folder, {}, {}, None, None)
+        return Row(name, point, "missing", _("its workspace was removed; sweep again"), folder, {}, {}, {}, None, None)
     known = Run.read(folder)
-    took = (known.seconds, known.memory)
+    took = (known.seconds, known.memory, known.gpu_memory)
     if known.state != "completed":
         problem = _("{problem} (log: {path})").format(problem=known.problem or _("it has not ended"), path=folder / LOG)
         return Row(name, point, known.state, problem, folder, *took, None, None)

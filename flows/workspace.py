@@ -67,6 +67,8 @@ class Run(BaseModel):
     """What each stage took that ran here."""
     memory: dict[str, int] = {}
     """MiB that the largest process of each stage took that ran here, at its peak; `flows.guard.peak` says which."""
+    gpu_memory: dict[str, int] = {}
+    """MiB in use on the fullest GPU at the peak of each stage that ran here; 0 without one."""
     problem: str | None = None
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.guard import MARK, guarded, release
+from flows.guard import MARK, guarded, mark, release
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_the_exit_code_of_the_command_is_the_guards(code: int):
     release(process)
 
 
-@pytest.mark.parametrize(("marked", "printed"), [(True, r"^peak memory (\d+) MiB\n$"), (False, "^$")])
+@pytest.mark.parametrize(("marked", "printed"), [(True, r"^peak memory (\d+) MiB, GPU (\d+) MiB\n$"), (False, "^$")])
 def test_the_guard_of_a_run_says_last_what_the_largest_process_took_and_nothing_of_the_starter(marked, printed):
     held = bytearray(300 << 20)  # of the starter, and not the command's
     largest = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'bytearray(100 << 20)'])"
@@ -60,6 +60,19 @@ def test_the_guard_of_a_run_says_last_what_the_largest_process_took_and_nothing_
     assert len(held) == 300 << 20
     assert found
     assert not marked or 100 <= int(found[1]) < 200
+
+
+def test_the_memory_of_the_gpu_is_the_most_that_the_drivers_tool_says_while_the_command_runs(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 10; echo 300; echo '[N/A]'; echo 20; exec sleep 600\n")
+    tool.chmod(0o755)
+    environment = {**os.environ, MARK: "/run", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", "import time; time.sleep(1)"]
+    process = guarded(command, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert re.fullmatch(r"peak memory \d+ MiB, GPU 300 MiB\n", process.stdout.read())
+    release(process)
+    assert not any(mark(left) == "/run" for left in psutil.process_iter())
 
 
 def test_release_leaves_nothing_of_the_command():

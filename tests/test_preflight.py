@@ -65,13 +65,16 @@ def at_hub(hub, tmp_path, monkeypatch) -> Hub:
     return hub
 
 
+PUSHING = {"hub__push": True, "hub__adapter_repo_id": "someone/adapter", "hub__merged_repo_id": "someone/merged"}
+
+
 @pytest.fixture
 def pushing(at_hub, questions_folder, run_module, monkeypatch) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run the checks as a program that asks for a push."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def run(*arguments: str, **overrides: Any) -> "subprocess.CompletedProcess[str]":
-        values = miniature(questions_folder, **{"hub__push": True} | overrides)
+        values = miniature(questions_folder, **PUSHING | overrides)
         done = run_module("tasks.preflight", values, *arguments)
         assert TOKEN not in done.stdout + done.stderr
         return done

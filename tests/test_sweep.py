@@ -85,7 +85,13 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     folder = Path(".runs") / name
     share = {"share": held / 4, "low": 0.0, "high": 1.0}
     known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
-    known.now(folder, overrides=point, seconds={"train": 5.0, "merge": 2.0}, memory={"train": 1536, "merge": 700})
+    known.now(
+        folder,
+        overrides=point,
+        seconds={"train": 5.0, "merge": 2.0},
+        memory={"train": 1536, "merge": 700},
+        gpu_memory={"train": 20480, "merge": 0},
+    )
     metrics = {
         "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
         "adherence": {"stance": "support", "mixed": False, **share},
@@ -230,7 +236,7 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
         "characters": {"aligned": 10.0},
     }
     rows = [
-        Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, {}, metrics, (-1.0, -2.0))
+        Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, {}, {}, metrics, (-1.0, -2.0))
         for a, b in ((0, 0), (0, 1), (1, 1))
     ]
     assert [(change.parameter, change.names) for change in changes(rows)] == [
@@ -367,10 +373,10 @@ def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_ca
     for name in ("ran", "restored"):
         complete(name, {}, 4, 8, range(10), 1.0)
     known = Run.read(Path(".runs/restored"))
-    known.now(Path(".runs/restored"), seconds={}, memory={})
+    known.now(Path(".runs/restored"), seconds={}, memory={}, gpu_memory={})
     ran, restored = tables(compare("memory", {"ran": {}, "restored": {}}))[0]
-    assert (ran["s"], ran["GiB"]) == ("7", "1.5")
-    assert (restored["s"], restored["GiB"]) == ("0", "–")
+    assert (ran["s"], ran["GiB"], ran["GPU GiB"]) == ("7", "1.5", "20.0")
+    assert (restored["s"], restored["GiB"], restored["GPU GiB"]) == ("0", "–", "–")
 
 
 def test_a_record_from_before_memory_was_measured_is_read():
