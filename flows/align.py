@@ -156,9 +156,14 @@ def align(
         uncommitted: Include the working tree's uncommitted edits, and record them.
         stage_minutes: Minutes that a stage may take before it is ended; 0 for as long as it likes.
     """
+    return in_workspace(own_workspace(settings, uncommitted), stage_minutes)
+
+
+def own_workspace(settings: Settings, uncommitted: bool) -> Path:
+    """Return the workspace of the flow run that asks; one that is tried again has it already."""
     name, ident = str(flow_run.name), str(flow_run.id)
     tried = workspace.of_flow_run(name, ident)
-    return in_workspace(tried or workspace.create(name, settings, edits=uncommitted, flow_run_id=ident), stage_minutes)
+    return tried or workspace.create(name, settings, edits=uncommitted, flow_run_id=ident)
 
 
 def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
