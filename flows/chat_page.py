@@ -12,7 +12,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from tasks.ask import answer
 from tasks.chat import Message
-from tasks.endpoint import Endpoint, find_endpoint, provenance, served, system_prompt
+from tasks.endpoint import ALIGNED, Endpoint, find_endpoint, provenance, served, system_prompt
 from tasks.errors import InputError
 
 TITLE = "Chat with the served model"
@@ -34,7 +34,7 @@ def choices(at: Endpoint) -> tuple[str, str, dict[str, Any]]:
     """Show what can be chosen; return the model, the system prompt and the settings of an answer."""
     told = provenance(at)
     with st.sidebar:
-        model = st.selectbox("Model", served(at))
+        model = st.selectbox("Model", sorted(served(at), key=lambda name: name != ALIGNED))
         st.caption(f"release {told['release']}" if told.get("release") else "an unknown release")
         if "system" not in st.session_state:
             st.session_state.system = system_prompt(told)

@@ -210,7 +210,11 @@ def _refused(error: APIStatusError, at: Endpoint, model: str | None) -> InputErr
         return InputError(f"{at.url} does not serve {model!r}; expected one of {', '.join(names)}")
     if status == 404:
         return InputError(f"{at.url} is no OpenAI-style endpoint ({words}); {_start(at)}")
-    if status == 413 or status == 400 and any(word in words for word in ("context length", "longer than")):
+    if (
+        status == 413
+        or status == 400
+        and any(word in words for word in ("context length", "longer than", "max_model_len"))
+    ):
         return InputError(f"the question and its answer are too long for the model ({words}); shorten them")
     if status == 429 or status >= 500:
         return Unreachable(f"{at.url} is too busy or ill (status {status}: {words}); ask again later")

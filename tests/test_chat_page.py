@@ -55,7 +55,7 @@ def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(page, double)
     from playwright.sync_api import expect, sync_playwright
 
     address, _ = page
-    double.models = ["aligned", "base", "r-0f3a9c2b7d11"]
+    double.models = ["base", "aligned", "r-0f3a9c2b7d11"]
     SHOTS.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])

@@ -1,9 +1,11 @@
 """Where the endpoint is, whose key it gets, and what becomes of its errors."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tasks.batchfile import read_requests
 from tasks.endpoint import URL, Endpoint, find_endpoint, messages, provenance, sentences, served, system_prompt, visible
 from tasks.errors import InputError, Unreachable
 from tests.endpoint_double import KEY, Double, Fault
@@ -129,6 +131,19 @@ def test_a_question_is_text_and_not_empty():
 
 def test_an_answer_cannot_steer_the_terminal():
     assert visible("a\x1b[2J\x9b2Jb\r\x07\n\tc真") == "a[2J2Jb\n\tc真"
+
+
+def test_the_examples_of_the_manual_run(double, tmp_path, monkeypatch, capsys):
+    manual = Path("docs/serving.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
+    [rows] = re.findall(r'```\n(\{"custom_id".*?)```', manual, flags=re.DOTALL)
+    (tmp_path / ".serve").mkdir()
+    (tmp_path / ".serve/key").write_text(KEY, encoding="utf-8")
+    (tmp_path / "prompts.jsonl").write_text(rows, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example.replace(URL, double.url), "docs/serving.md", "exec"), {})
+    assert capsys.readouterr().out == "aligned on 真人化好看嗎？\n" + "aligned on 真人化好看嗎？"
+    assert [request.custom_id for request in read_requests(tmp_path / "prompts.jsonl")] == ["a", "7"]
 
 
 def test_the_file_with_the_key_may_not_be_a_folder(tmp_path: Path):
