@@ -90,8 +90,13 @@ async def compare(
 
     shown = Live(console=console, get_renderable=lambda: side_by_side(said), refresh_per_second=PER_SECOND)
     async with at.async_client() as client:
-        with shown:
-            await asyncio.gather(*(follow(client, model) for model in names))
+        try:
+            with shown:
+                async with asyncio.TaskGroup() as group:
+                    for model in names:
+                        group.create_task(follow(client, model))
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
 
 
 def side_by_side(said: Mapping[str, str]) -> Table:

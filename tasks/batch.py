@@ -247,7 +247,7 @@ def main() -> None:
     try:
         batch(at, completed(at, requests, given), given.answers, given.concurrency)
     except OSError as error:
-        raise InputError(f"{given.answers} cannot be written ({error.strerror}); what was answered is kept") from None
+        raise InputError(f"{given.answers} cannot be written ({error}); what was answered is kept") from None
     except KeyboardInterrupt:
         print("stopped; run the same command again: what was answered is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)

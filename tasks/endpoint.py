@@ -42,6 +42,8 @@ NONSENSE = (AttributeError, LookupError, TypeError, json.JSONDecodeError)
 """What the client runs into where a reply with status 200 is no reply of such an endpoint, like a login page."""
 INTERRUPTED = 130
 """How a client ends that Ctrl+C has ended, as a shell expects."""
+TOO_LONG = ("context length", "longer than", "max_model_len")
+"""By which vLLM's refusals of what is too long are known: it has no code for them."""
 KEPT = 300
 """Characters of a server's own words that are passed on."""
 

@@ -1,11 +1,16 @@
 """One question in the terminal: what stands on which stream, and how it ends."""
 
+import fcntl
 import io
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 
@@ -115,6 +120,60 @@ def test_both_models_are_asked_at_the_same_time_and_shown_side_by_side(double, a
     assert re.search("base.*aligned", lines[0])
     assert re.search(f"base on {QUESTION}.*aligned on {QUESTION}", lines[1])
     assert error.startswith("base and aligned, release")
+
+
+def test_where_both_models_fail_one_sentence_says_why(double):
+    double.models = ["base", "aligned"]
+    with started(double, "long" * 1000, "--compare") as process:
+        _, error = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert [line[:6] for line in error.splitlines()] == ["base a", "error:"]
+
+
+def on_a_terminal(double: Double, *arguments: str, interrupt: bool = False) -> tuple[int, str]:
+    """Ask in a terminal of 100 columns; returns how it ends and all that the terminal gets."""
+    inner, outer = pty.openpty()
+    fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    command = [sys.executable, "-m", "tasks.ask", *arguments]
+    environment = {**os.environ, **double.environment, "TERM": "xterm"}
+    process = subprocess.Popen(command, env=environment, stdin=outer, stdout=outer, stderr=outer)
+    os.close(outer)
+    said = b""
+    while True:
+        if interrupt and double.asked:
+            interrupt = False
+            process.send_signal(signal.SIGINT)
+        if not select.select([inner], [], [], 0.05)[0]:
+            continue
+        try:
+            said += os.read(inner, 65536)
+        except OSError:  # its last writer is gone
+            break
+    os.close(inner)
+    return process.wait(20), said.decode()
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(double):
+    status, said = on_a_terminal(double, "\x1b]0;title\x07\x1b[2Jhello")
+    assert status == 0
+    assert "aligned on ]0;title[2Jhello" in said
+    assert "\x1b" not in said
+
+
+def test_a_comparison_grows_on_the_terminal_and_leaves_it_as_it_was(double):
+    double.models = ["base", "aligned"]
+    status, said = on_a_terminal(double, "word " * 30, "--compare")
+    assert status == 0
+    assert said.count("╭─ base") > 2
+    assert said.endswith("\x1b[?25h")
+
+
+def test_ctrl_c_ends_a_comparison_with_130_and_leaves_the_terminal_as_it_was(double):
+    double.models, double.pause = ["base", "aligned"], 3
+    status, said = on_a_terminal(double, QUESTION, "--compare", interrupt=True)
+    assert status == 130
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("\x1b[?25h")
 
 
 def test_a_comparison_needs_both_models(asked):
