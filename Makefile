@@ -7,6 +7,7 @@ export PYTHON
 export PORT ?= 4200
 export POOL ?= stance
 JOBS ?= 1
+CHAT_PORT ?= 8501
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -14,7 +15,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui sweep pdf worker test test-fast soak check environment tools
+.PHONY: help repro profile preflight ui sweep pdf worker chat test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +47,10 @@ pdf: environment ## settings and answers for the course: make pdf STUDENT=b09901
 worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
 	@.venv/bin/python -m flows.worker
 
+chat: environment ## a page in the browser to talk to what `make serve` serves: make chat, make chat CHAT_PORT=8600
+	@requirements/install.sh requirements/chat.txt
+	@.venv/bin/python -m flows.chat "$(CHAT_PORT)"
+
 test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest
 
@@ -65,3 +70,4 @@ environment:
 
 tools: environment
 	@requirements/install.sh requirements/dev.txt
+	@requirements/install.sh requirements/chat.txt

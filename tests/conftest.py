@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from tests import repository
+from tests.endpoint_double import Double
+from tests.endpoint_double import serving as serving_endpoint
 from tests.hub_double import Hub, serving
 
 
@@ -67,6 +69,22 @@ def hub(hub_server: Hub) -> Hub:
     """The Hub, emptied."""
     hub_server.clear()
     return hub_server
+
+
+@pytest.fixture(scope="session")
+def endpoint_server() -> Iterator[Double]:
+    """An OpenAI-style endpoint on the loopback address."""
+    with serving_endpoint() as double:
+        yield double
+
+
+@pytest.fixture
+def double(endpoint_server: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """The endpoint, as if nobody had asked it, and the clients' settings for it."""
+    endpoint_server.clear()
+    for name, value in endpoint_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return endpoint_server
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""The clients against vLLM's own server: what the stand-in of the other tests says of it holds."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.endpoint import find_endpoint, served
+from tasks.engine import ENVIRONMENT
+from tasks.errors import Unreachable
+from tests.endpoint_double import KEY
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Start the server, under both names that a comparison asks; gives the clients' settings for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
+    command += ["--served-model-name", "base", "aligned", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--generation-config", "vllm", "--gpu-memory-utilization", "0.3", "--enforce-eager"]
+    environment = {**os.environ, **ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": KEY}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")  # the server is one that answers many at once
+    found = {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": KEY}
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with log.open("w") as written, subprocess.Popen(command, env=environment, stdout=written, stderr=written) as server:
+        try:
+            wait(server, found, log)
+            yield found
+        finally:
+            server.terminate()
+
+
+def wait(server: "subprocess.Popen[bytes]", settings: dict[str, str], log: Path) -> None:
+    until = time.monotonic() + 300
+    while True:
+        try:
+            assert served(find_endpoint(settings)) == ["base", "aligned"]
+            return
+        except Unreachable:
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < until, log.read_text()[-3000:]
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def client(settings: dict[str, str]) -> Run:
+    def run(module: str, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **settings, **changed}
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.mark.slow
+def test_vllm_answers_one_question_as_it_comes(client, settings):
+    environment = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "tasks.ask", "真人化好看嗎？", "--max-tokens", "300"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        assert process.poll() is None
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    ended = client("tasks.ask", "真人化好看嗎？", "--compare", "--max-tokens", "20")
+    assert (ended.returncode, ended.stderr.startswith("base and aligned, at ")) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "changed", "sentence"),
+    [
+        (["why"], {"OPENAI_API_KEY": "sk-wrong"}, "does not take the key in OPENAI_API_KEY"),
+        (["why", "--model", "gpt-4o"], {}, "does not serve 'gpt-4o'; expected one of base, aligned"),
+        (["why" * 2000], {}, "too long for the model"),
+        (["why", "--max-tokens", "100000"], {}, "too long for the model"),
+        (["why", "--max-tokens", "0"], {}, "refuses the request (status 400"),
+        (["why", "--temperature", "-1"], {}, "refuses the request (status 400"),
+    ],
+    ids=["key", "model", "long", "tokens", "no-tokens", "temperature"],
+)
+def test_vllm_s_refusals_are_one_sentence(client, arguments, changed, sentence):
+    ended = client("tasks.ask", *arguments, **changed)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    *_, said = ended.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert sentence in said
+
+
+@pytest.mark.slow
+def test_vllm_answers_a_batch_of_fifty_rows(client, tmp_path):
+    rows = [json.dumps({"id": n, "prompt": f"question {n}"}) + "\n" for n in range(50)]
+    (tmp_path / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+    files = (str(tmp_path / "prompts.jsonl"), str(tmp_path / "answers.jsonl"))
+    ended = client("tasks.batch", *files, "--max-tokens", "20")
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_bytes().splitlines()]
+    assert [row["custom_id"] for row in found] == [str(n) for n in range(50)]
+    assert all(row["error"] is None and row["response"]["status_code"] == 200 for row in found)
