@@ -172,6 +172,8 @@ class Hub:
         self.faults: dict[str, list[Fault]] = {}
         self.log: list[Asked] = []
         self.stored = Storage()
+        self.spoiled: set[str] = set()
+        """Files that a commit takes in damaged."""
         self.page = 1000
         """Rows of a tree that come at once."""
         self.port = 0
@@ -181,7 +183,7 @@ class Hub:
         return f"http://127.0.0.1:{self.port}"
 
     def clear(self) -> None:
-        for state in (self.repos, self.readers, self.accounts, self.faults, self.log, self.stored):
+        for state in (self.repos, self.readers, self.accounts, self.faults, self.log, self.stored, self.spoiled):
             state.clear()
         self.page = 1000
 
@@ -392,7 +394,8 @@ class Hub:
                     tree[value["path"]] = Content(base64.b64decode(value["content"]), large=False)
                 case "lfsFile":
                     data, xet = self.stored.objects[value["oid"]], self.stored.xet.get(value["oid"])
-                    tree[value["path"]] = Content(data, large=True, xet=xet)
+                    damaged = data[:-1] if value["path"] in self.spoiled else data
+                    tree[value["path"]] = Content(damaged, large=True, xet=xet)
                 case "deletedFile":
                     del tree[value["path"]]
         return tree

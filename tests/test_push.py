@@ -6,8 +6,13 @@ Whatever goes wrong, the user reads one sentence, and running it again leaves ex
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -15,6 +20,7 @@ from tasks.provenance import release_id
 from tests.finished_run import write_run
 from tests.hub_double import Fault, Hub
 from tests.hub_jobs import Ended, Job, environment, jobs
+from tests.hub_storage import XET_TOKEN
 
 TOKEN = "hf_of_the_test"
 PUSH = "sys.argv[1:] = {arguments}; run(tasks.push.main)"
@@ -386,3 +392,188 @@ def test_an_lfs_object_that_arrived_unverified_is_not_sent_again(by_lfs, run, hu
 )
 def test_an_lfs_storage_that_stays_so_is_one_sentence(path, fault, code, by_lfs, run, hub):
     stays(path, fault, by_lfs, run, hub, code=code)
+
+
+@pytest.fixture
+def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start pushes that go on beside the test, and end those that are left."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(run: Path, xet: str = "xet") -> "subprocess.Popen[str]":
+        more = {
+            "HF_TOKEN": TOKEN,
+            "HF_XET_CACHE": str(run.parent / "xet"),
+            "HF_HUB_DISABLE_XET": str(int(xet == "lfs")),
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tasks.push"],
+                cwd=run,
+                env=environment(hub, home) | more,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(what: Callable[[], object]) -> None:
+    ends = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+KILLED = {
+    "preupload": ("/preupload/", False),
+    "storage": ("", False),
+    "storage, after": ("", True),
+    "commit": (f"{MERGED}/commit/", False),
+    "commit, after": (f"{MERGED}/commit/", True),
+    "tag": (f"{MERGED}/tag/", False),
+    "tag, after": (f"{MERGED}/tag/", True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", KILLED)
+@pytest.mark.parametrize("way", ["xet", "lfs"])
+def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run, hub, request):
+    path, acts = KILLED[moment]
+    path = path or {"xet": "/v1/xorbs/", "lfs": "/storage/"}[way]
+    hub.plant(path, Fault("hang", acts=acts))
+    killed = start(run, way)
+    until(lambda: [asked for asked in hub.log if path in asked.path and asked.status == 0])
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = sent(hub)
+    done(push(request.getfixturevalue(f"by_{way}"), run))
+    released(hub, run)
+    if moment.startswith(("commit", "tag")):
+        assert sent(hub) == before, "large files that have arrived are not sent again"
+    assert len(hub.asked("POST", f"{MERGED}/commit/")) == 1 + (moment == "commit")
+
+
+def sent(hub: Hub) -> list[str]:
+    return [asked.path for asked in hub.log if asked.path.startswith(("/storage/", "/v1/xorbs/"))]
+
+
+@pytest.mark.slow
+def test_of_two_releases_at_once_one_wins_and_the_other_is_told(by_xet, start, run, hub, tmp_path):
+    other = write_run(tmp_path / "other", "def")
+    hub.plant(f"{ADAPTER}/commit/", Fault("slow", seconds=3))
+    slower = start(other)
+    until(lambda: hub.asked("POST", f"{ADAPTER}/preupload/"))
+    time.sleep(0.5)
+    done(push(by_xet, run))
+    released(hub, run)
+    _, err = slower.communicate(timeout=30)
+    refused(Ended(slower.returncode, "", err, 0, other), f"another push to {ADAPTER} came first", "run it again")
+    released(hub, run)
+    done(push(by_xet, other))
+    assert hub.repos[MERGED].tags == {release_id(run): ANY, release_id(other): hub.repos[MERGED].refs["main"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["xet", "lfs"])
+def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub, tmp_path):
+    runs = [Path(shutil.copytree(run, tmp_path / str(number) / "run")) for number in range(4)]
+    for process in [start(folder, way) for folder in runs]:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+    for folder in runs:
+        released(hub, folder)
+
+
+@pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
+def test_a_hub_that_is_silent_is_not_waited_for(acts, job, run, hub):
+    hub.plant(f"{MERGED}/commit/", Fault("hang", acts=acts))
+    done(
+        job(
+            "tasks.push.SILENCE = 0.5; " + PUSH.format(arguments=[]), run, HF_TOKEN=TOKEN, HF_XET_CACHE=str(run / "xet")
+        )
+    )
+    released(hub, run)
+
+
+@pytest.mark.parametrize("name", ["model-1-of-2.safetensors", "model-2-of-2.safetensors"])
+def test_a_file_that_the_hub_lists_otherwise_is_found_and_sent_anew(name, job, run, hub):
+    hub.spoiled.add(name)
+    size = (run / "data/merged" / name).stat().st_size
+    refused(push(job, run), f"is not what was sent: {name} (found {size - 1} bytes", f"expected {size} bytes")
+    assert hub.repos[MERGED].tags == {}
+    assert not (run / "data/release/push.json").exists()
+    hub.spoiled.clear()
+    done(push(job, run))
+    repo = hub.repos[MERGED]
+    assert repo.tags == {release_id(run): repo.refs["main"]}
+    assert repo.head[name].data == (run / "data/merged" / name).read_bytes()
+
+
+def test_a_push_without_a_token_is_refused_and_the_hub_not_asked(by_xet, run, hub):
+    refused(push(by_xet, run, token=""), "there is no token for the Hub", "`hf auth login`", "HF_TOKEN")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("token", ["hf_unknown", "hf_unknown的"])
+def test_an_unknown_token_is_refused_and_not_shown(token, by_xet, run, hub):
+    ended = push(by_xet, run, token=token)
+    refused(ended, "does not accept your token", "HF_TOKEN")
+    assert "hf_unknown" not in ended.out + ended.err
+    assert hub.repos == {}
+
+
+def test_a_token_that_only_reads_is_refused(by_xet, run, hub):
+    hub.account(TOKEN, {"type": "access_token", "accessToken": {"displayName": "test", "role": "read"}})
+    refused(push(by_xet, run), f"may not write {ADAPTER}", f"{hub.endpoint}/settings/tokens")
+    assert hub.repos == {}
+
+
+def test_the_token_is_in_no_output_file_or_log_and_does_not_follow_to_the_storage(job, run, hub, home):
+    hub.plant("/preupload/", Fault("status", 503), Fault("drop"))
+    hub.plant("/storage/", Fault("status", 503))
+    hub.plant("/v1/xorbs/", Fault("status", 503))
+    hub.plant(f"{MERGED}/commit/", Fault("status", 503), Fault("drop"))
+    ended = done(push(job, run))
+    assert not any(word in ended.out for word in (TOKEN, XET_TOKEN, "signature"))
+    for path in (path for folder in (run.parent, home) for path in folder.rglob("*") if path.is_file()):
+        assert TOKEN.encode() not in path.read_bytes(), path
+    heard = {asked.authorization for asked in hub.log if asked.host.startswith("localhost")}
+    assert heard <= {None, f"Bearer {XET_TOKEN}"}
+    assert {asked.authorization for asked in hub.log if "/commit/" in asked.path} == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.parametrize("missing", ["data/merged", "data/adapter", "data/evaluation/gates.json", "dvc.lock"])
+def test_a_run_that_is_not_finished_is_refused_and_the_hub_not_asked(missing, by_xet, run, hub):
+    path = run / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refused(push(by_xet, run), missing, "expected a finished run: `make repro` first")
+    assert hub.log == []
+
+
+def test_a_push_without_names_is_refused(by_xet, run, hub):
+    edit(run, "push: true", "push: false")
+    edit(run, f"merged_repo_id: {MERGED}", "merged_repo_id: null")
+    refused(push(by_xet, run), "hub.merged_repo_id is null; name the repository")
+
+
+def test_the_run_of_another_folder_is_pushed_and_recorded_here(by_xet, run, hub, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    shutil.copy(run / "params.yaml", here)
+    done(by_xet(PUSH.format(arguments=["--run", str(run)]), here, HF_TOKEN=TOKEN, HF_XET_CACHE=str(tmp_path / "xet")))
+    (here / "data").rename(run / "recorded")
+    shutil.copytree(run / "recorded/release", run / "data/release", dirs_exist_ok=True)
+    released(hub, run)
+
+
+def test_the_adapter_names_the_base_as_others_find_it(by_xet, run, hub):
+    done(push(by_xet, run))
+    config = json.loads(hub.repos[ADAPTER].head["adapter_config.json"].data)
+    assert config == {"base_model_name_or_path": "team/base", "r": 8, "revision": "1" * 40}
