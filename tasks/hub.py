@@ -18,7 +18,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_session, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, constants, get_session, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -89,6 +89,11 @@ def look_up(repo_id: str, revision: str) -> Listing:
         info = _patiently(
             lambda: HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=SECONDS_TO_ANSWER)
         )
+    return listed(repo_id, info)
+
+
+def listed(repo_id: str, info: ModelInfo) -> Listing:
+    """Return the files that the Hub has told of."""
     assert info.sha is not None
     entries = {
         file.rfilename: Entry(file.size or 0, file.blob_id or "", file.lfs.sha256 if file.lfs else None)
@@ -145,7 +150,7 @@ def whoami(token: str) -> dict[str, Any] | None:
     if answer.status_code == 401:
         return None
     if answer.status_code != 200:
-        kind = Unreachable if _is_busy(answer.status_code) else InputError
+        kind = Unreachable if is_busy(answer.status_code) else InputError
         raise kind(f"{address} answered {answer.status_code}; try again later, {way_out}")
     try:
         who: dict[str, Any] = answer.json()
@@ -171,7 +176,7 @@ def digest(path: Path) -> File:
 
 def _verified(listing: Listing, path: Path) -> File:
     entry, found = listing.files[path.name], digest(path)
-    intact = found.sha256 == entry.sha256 if entry.sha256 else _blob_id(path) == entry.blob_id
+    intact = found.sha256 == entry.sha256 if entry.sha256 else blob_id(path.read_bytes()) == entry.blob_id
     if not intact or found.size != entry.size:
         discard(path)
         raise InputError(
@@ -182,8 +187,8 @@ def _verified(listing: Listing, path: Path) -> File:
     return found
 
 
-def _blob_id(path: Path) -> str:
-    content = path.read_bytes()
+def blob_id(content: bytes) -> str:
+    """Return git's name of a content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -206,7 +211,7 @@ def _patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except HfHubHTTPError as error:
-            if not _is_busy(error.response.status_code):
+            if not is_busy(error.response.status_code):
                 raise
             logger.info("the Hub answered %d; trying again in %d s", error.response.status_code, pause)
             time.sleep(pause)
@@ -218,20 +223,21 @@ def _explained(repo_id: str, revision: str) -> Iterator[None]:
     try:
         yield
     except (TransportError, HFValidationError, OSError) as error:
-        kind = Unreachable if _may_pass(error) else InputError
+        kind = Unreachable if may_pass(error) else InputError
         raise kind(_sentence(error, repo_id, revision)) from None
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Is it worth another try later? A server that is busy or away is; a refusal stays one."""
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error  # nothing here, nobody there
     if isinstance(cause, HfHubHTTPError):
-        return _is_busy(cause.response.status_code)
+        return is_busy(cause.response.status_code)
     away = isinstance(cause, TransportError | ConnectionError | TimeoutError)
     return away and not isinstance(cause, OfflineModeIsEnabled)
 
 
-def _is_busy(status: int) -> bool:
+def is_busy(status: int) -> bool:
+    """Does a status say that the same may work later?"""
     return status >= 500 or status == 429
 
 

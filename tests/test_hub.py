@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from tests.hub_double import Asked, Fault, Hub
+from tests.hub_jobs import Ended, Job, environment, jobs
 
 pytestmark = pytest.mark.slow
 
@@ -24,68 +24,12 @@ TOKEN = "hf_of_the_test"
 STAGE = "import sys; sys.argv[1:] = ['data/dataset', 'data/base']; from tasks.base import main; run(main)"
 LOCATE = "from tasks.weights import locate; run(lambda: print(locate(Path('data/base'))))"
 
-# Imports once what the stage imports, then forks for each job: importing torch and ending it take seconds.
-JOBS = """
-import json, os, sys, traceback
-from pathlib import Path
+# What the stage imports.
+PREPARE = """
 import tasks.base
 from tasks.chat import fingerprint, load_tokenizer
-from tasks.errors import run
-
 fingerprint(load_tokenizer(Path(sys.argv[1])))
-for line in sys.stdin:
-    job = json.loads(line)
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    os.chdir(job["folder"])
-    os.environ.update(job["environment"])
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    code = 1
-    try:
-        exec(job["code"])
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    os._exit(code)
-os._exit(0)
 """
-
-
-@dataclass
-class Ended:
-    """How a job ended."""
-
-    code: int
-    out: str
-    err: str
-    seconds: float
-    folder: Path
-
-    @property
-    def record(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads((self.folder / "data/base/base.json").read_text(encoding="utf-8"))
-        return answer
-
-
-Job = Callable[..., Ended]
-
-
-def environment(hub: Hub, home: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_"))}
-    return inherited | {
-        "PYTHONPATH": str(ROOT),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 @pytest.fixture(scope="session")
@@ -96,31 +40,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def job(hub_server: Hub, cache: Path, tiny_model: Path) -> Iterator[Job]:
-    with subprocess.Popen(
-        [sys.executable, "-c", JOBS, str(tiny_model)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(hub_server, cache),
-        cwd=ROOT,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        to, answers = process.stdin, process.stdout
-
-        def run(code: str, folder: Path, **variables: str) -> Ended:
-            started = time.monotonic()
-            print(
-                json.dumps({"code": code, "folder": str(folder), "environment": variables}),
-                file=to,
-                flush=True,
-            )
-            code_ = int(answers.readline())
-            took = time.monotonic() - started
-            return Ended(code_, (folder / "out").read_text(), (folder / "err").read_text(), took, folder)
-
+    with jobs(environment(hub_server, cache) | {"HF_HUB_DISABLE_XET": "1"}, PREPARE, str(tiny_model)) as run:
         yield run
-        to.close()
+
+
+def record(ended: Ended) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads((ended.folder / "data/base/base.json").read_text(encoding="utf-8"))
+    return answer
 
 
 def workspace(folder: Path, repo_id: str, revision: str = "main") -> Path:
@@ -179,13 +105,13 @@ def taken(hub_server: Hub, job: Job, files: dict[str, bytes], tmp_path_factory: 
 
 
 def test_revision_main_is_recorded_as_a_commit(taken):
-    assert taken.ended.record["source"] == "hub"
-    assert taken.ended.record["repo_id"] == "team/sharded"
-    assert taken.ended.record["revision"] == taken.commit
+    assert record(taken.ended)["source"] == "hub"
+    assert record(taken.ended)["repo_id"] == "team/sharded"
+    assert record(taken.ended)["revision"] == taken.commit
 
 
 def test_every_file_is_recorded_with_the_hash_of_what_was_served(taken):
-    assert taken.ended.record["files"] == {
+    assert record(taken.ended)["files"] == {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in taken.wanted.items()
     }
 
@@ -214,8 +140,8 @@ def test_a_tag_or_commit_is_taken_although_main_has_moved_on(kind, hub, job, fil
     old = repo.refs["v1"] = repo.refs["main"]
     repo.commit(files | {"model.safetensors": b"newer"})
     ended = job(STAGE, workspace(tmp_path, repo.repo_id, "v1" if kind == "tag" else old))
-    assert ended.record["revision"] == old
-    assert ended.record["files"]["model.safetensors"]["size"] == len(files["model.safetensors"])
+    assert record(ended)["revision"] == old
+    assert record(ended)["files"]["model.safetensors"]["size"] == len(files["model.safetensors"])
 
 
 def test_a_cut_transfer_resumes_where_it_was_cut(hub, job, files, tmp_path):
@@ -225,7 +151,7 @@ def test_a_cut_transfer_resumes_where_it_was_cut(hub, job, files, tmp_path):
     ended = job(STAGE, workspace(tmp_path, "team/cut"))
     # huggingface_hub writes pieces of 10 MiB; the eleventh MiB was lost with the connection.
     assert [asked.range for asked in from_storage(hub.log)] == [None, f"bytes={10 * 2**20}-"]
-    assert ended.record["files"]["model.safetensors"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert record(ended)["files"]["model.safetensors"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
 
 @pytest.mark.parametrize("where", ["revision/main", "storage"])
@@ -249,7 +175,7 @@ def test_a_damaged_file_is_refused_by_name_and_fetched_anew_next_time(name, hub,
     assert not (tmp_path / "data/base/base.json").exists()
 
     content.served = None
-    assert job(STAGE, tmp_path).record["files"][name]["sha256"] == hashlib.sha256(files[name]).hexdigest()
+    assert record(job(STAGE, tmp_path))["files"][name]["sha256"] == hashlib.sha256(files[name]).hexdigest()
 
 
 def test_the_token_reaches_the_hub_and_not_its_storage(hub, job, files, tmp_path):
@@ -371,7 +297,7 @@ def test_a_hub_that_stays_busy_is_refused_with_what_it_answered(hub, job, files,
 
 def test_an_unreachable_hub_is_refused_within_seconds(hub, tmp_path, cache):
     folder = workspace(tmp_path, "team/far")
-    variables = environment(hub, cache) | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    variables = environment(hub, cache) | {"HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
 
     def timed(*arguments: str) -> Ended:
         started = time.monotonic()

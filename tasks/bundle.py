@@ -1,0 +1,84 @@
+"""What a release holds: the files of both repositories, as they are sent.
+
+The adapter or the merged model, and beside it the model card, parameters, `dvc.lock`, answers and gates.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from tasks import params
+from tasks.card import Part, card
+from tasks.errors import InputError
+from tasks.hub import Entry, File, blob_id, digest
+from tasks.weights import Base
+
+PARTS: tuple[Part, ...] = get_args(Part)
+BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/responses.json", "data/evaluation/gates.json")
+CARD = "README.md"
+ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER = re.compile(r"(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)[^/]*")
+"""What a chat needs beside an adapter; training changes none of it."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """A file as it is sent."""
+
+    content: Path | bytes
+    holds: File
+
+    def is_what(self, entry: Entry | None) -> bool:
+        """Is it what the Hub lists?"""
+        if entry is None or entry.size != self.holds.size:
+            return False
+        if entry.sha256:
+            return entry.sha256 == self.holds.sha256
+        content = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        return entry.blob_id == blob_id(content)
+
+
+def bundle(run: Path, hub: params.Hub, part: Part) -> dict[str, Local]:
+    """Return the files of a repository, by their path in it.
+
+    Raises:
+        InputError: The run is not finished.
+    """
+    weights = run / "data" / part
+    sources: dict[str, Path | bytes] = {str(path.relative_to(weights)): path for path in _files(weights)}
+    if part == "adapter":
+        merged = _files(run / "data/merged")
+        sources |= {path.name: path for path in merged if TOKENIZER.fullmatch(path.name)}
+        sources[ADAPTER_CONFIG] = _adapter_config(weights / ADAPTER_CONFIG, Base.read(run / "data/base"))
+    sources |= {Path(name).name: _existing(run / name) for name in BESIDE}
+    sources[CARD] = card(run, hub, part).encode()
+    return {name: Local(source, _digested(source)) for name, source in sorted(sources.items())}
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not found:
+        raise InputError(f"{folder} holds no files; expected a finished run: `make repro` first")
+    return found
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
+    return path
+
+
+def _adapter_config(path: Path, base: Base) -> bytes:
+    """Return PEFT's configuration with the base as others find it; PEFT writes where it lies on this machine."""
+    config = json.loads(_existing(path).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base.repo_id, "revision": base.revision}
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _digested(source: Path | bytes) -> File:
+    if isinstance(source, Path):
+        return digest(source)
+    return File(sha256=hashlib.sha256(source).hexdigest(), size=len(source))

@@ -1,0 +1,424 @@
+"""A release on the Hugging Face Hub: the adapter and the merged model of a run, each in a repository of its own.
+
+`python -m tasks.push [--run RUN] [--dry-run]`. A release is one commit with exactly the files of `bundle.py`, and a tag
+that never moves. Every decision comes from a look at the Hub, never from what was done before: a push that was killed,
+or whose answer was lost, is run again and finds its own work. Tokens (`HF_TOKEN` or `hf auth login`) are
+huggingface_hub's own business; none passes through here.
+"""
+
+import logging
+import re
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    constants,
+    get_session,
+    get_token,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from tasks import params
+from tasks.bundle import CARD, PARTS, Local, bundle
+from tasks.card import Part
+from tasks.errors import InputError, Unreachable
+from tasks.errors import run as run_main
+from tasks.hub import Entry, Listing, TransportError, is_busy, listed, may_pass
+from tasks.jsonfile import write_json
+from tasks.provenance import PUSHED, RELEASE, release_id
+
+logger = logging.getLogger(__name__)
+
+KEPT = ".gitattributes"
+"""The Hub's own: which files git-lfs has."""
+
+PAUSES = (1.0, 3.0, 8.0)
+LONGEST_PAUSE = 60.0
+"""Seconds that the Hub may ask us to wait."""
+SILENCE = 120.0
+"""Seconds without a byte from the Hub; a commit of many files keeps it busy for a while."""
+PROBLEMS = (TransportError, HFValidationError, OSError, RuntimeError, ValueError)
+"""What huggingface_hub raises: the last two for a storage that refuses and for an answer that makes no sense."""
+
+STALE = (409, 412)
+"""The repository has changed since we looked, or is about to."""
+XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ")
+"""Where hf_xet, whose errors are all ConnectionError, says what was answered."""
+
+Verdict = Literal["new", "changed", "unchanged", "removed"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a repository is to hold, and what it holds."""
+
+    repo_id: str
+    tag: str
+    private: bool
+    files: dict[str, Local]
+    listing: Listing | None
+    """The release, where the tag is there, else the newest commit; None for a repository that does not exist."""
+    tagged: bool
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """What happens to each file."""
+        there = self.listing.files if self.listing else {}
+        sent: dict[str, Verdict] = {name: _verdict(file, there.get(name)) for name, file in self.files.items()}
+        return sent | {name: "removed" for name in sorted(there.keys() - self.files.keys() - {KEPT})}
+
+
+def push(run: Path, hub: params.Hub, release: Path = RELEASE) -> dict[str, Any]:
+    """Publish a finished run, unless it is published already, and record what the Hub holds.
+
+    Both repositories are looked at before either is changed.
+
+    Args:
+        run: The project, or a workspace of it, with every stage finished.
+        hub: The names of the repositories, and whether they are private.
+        release: Receives `push.json`.
+
+    Returns:
+        What `push.json` holds: for `adapter` and `merged` the repository, its address, commit, tag and files.
+
+    Raises:
+        InputError: The run is not finished, the Hub refuses, or someone else pushed at the same time.
+        Unreachable: The Hub does not answer, or is busy; the same may work later.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
+    pushed: dict[str, Any] = {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
+    write_json(release / PUSHED, pushed)
+    return pushed
+
+
+def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
+    """Return what a push would do.
+
+    Raises:
+        InputError: The run is not finished, the Hub refuses, or it has another release of this name.
+        Unreachable: The Hub does not answer, or is busy.
+    """
+    repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
+    tag, found = release_id(run), {}
+    for part in PARTS:
+        repo_id = repo_ids[part]
+        if repo_id is None:
+            raise InputError(f"hub.{part}_repo_id is null; name the repository, like someone/stance-{part}")
+        found[part] = _plan(repo_id, tag, hub.private, bundle(run, hub, part))
+    return found
+
+
+def _plan(repo_id: str, tag: str, private: bool, files: dict[str, Local]) -> Plan:
+    with _explained(repo_id):
+        try:
+            tags = {ref.name for ref in _patiently(lambda: _api().list_repo_refs(repo_id)).tags}
+        except RepositoryNotFoundError as error:
+            if _status(error) == 401:  # a token that is not accepted sees no repository either
+                raise
+            return Plan(repo_id, tag, private, files, None, tagged=False)
+        info = _info(repo_id, tag if tag in tags else "main")
+    if private and not info.private:
+        raise InputError(
+            f"{repo_id} is public and hub.private is true; make it private at {constants.ENDPOINT}/{repo_id}/settings, "
+            "or set hub.private to false"
+        )
+    plan = Plan(repo_id, tag, private, files, listed(repo_id, info), tag in tags)
+    if plan.tagged:
+        _refuse_another(plan)
+    return plan
+
+
+def _refuse_another(plan: Plan) -> None:
+    # A card written by later code is no other release.
+    differ = [name for name, verdict in plan.verdicts.items() if verdict != "unchanged" and name != CARD]
+    if differ:
+        raise InputError(
+            f"{plan.listing} has the tag {plan.tag} with other files ({_some(differ)}), and a tag stays where it is; "
+            "run `make repro` so that dvc.lock and the files agree, or delete the tag on the Hub"
+        )
+
+
+def _carry_out(plan: Plan) -> dict[str, Any]:
+    with _explained(plan.repo_id):
+        if plan.tagged and plan.listing:
+            logger.info("%s is there as %s", plan.listing, plan.tag)
+            return _record(plan, plan.listing)
+        release = _committed(plan, plan.listing or _created(plan))
+        return _record(plan, _tagged(plan, release))
+
+
+def _created(plan: Plan) -> Listing:
+    _patiently(lambda: _api().create_repo(plan.repo_id, private=plan.private, exist_ok=True))
+    return _listing(plan.repo_id, "main")
+
+
+def _committed(plan: Plan, before: Listing) -> Listing:
+    """Return the commit that holds the release; make it if `before`, the newest one, does not."""
+    if _complete(plan, before):
+        return before
+    for pause in (*PAUSES, None):
+        try:
+            commit = _send(plan, before)
+        except PROBLEMS as error:
+            problem = _cause(error)
+            if not (_may_pass(problem) or _status(problem) in STALE):
+                raise
+            if arrived := _arrived(plan, before):
+                return arrived
+            if pause is None:
+                raise
+            _wait(problem, pause)
+        else:
+            return _verified(plan, _listing(plan.repo_id, commit))
+    raise AssertionError("the last pause is None")
+
+
+def _send(plan: Plan, before: Listing) -> str:
+    """Make the commit. With `parent_commit` nobody else's is undone, and a second one of the same cannot come of it."""
+    there = before.files
+    # Not upload_folder: from some number of files on it makes several commits.
+    add = [
+        CommitOperationAdd(name, file.content) for name, file in plan.files.items() if not file.is_what(there.get(name))
+    ]
+    remove = [CommitOperationDelete(name) for name in sorted(there.keys() - plan.files.keys() - {KEPT})]
+    logger.info("%s: sending %d of %d files, removing %d", plan.repo_id, len(add), len(plan.files), len(remove))
+    message = f"Release {plan.tag}"
+    made = _api().create_commit(plan.repo_id, [*add, *remove], commit_message=message, parent_commit=before.commit)
+    return made.oid
+
+
+def _arrived(plan: Plan, before: Listing) -> Listing | None:
+    """Look whether a commit whose answer was lost is there all the same, or someone else's in its place."""
+    now = _listing(plan.repo_id, "main")
+    if _complete(plan, now):
+        logger.info("%s holds the release, although the Hub did not say so", now)
+        return now
+    if now.commit != before.commit:
+        raise InputError(
+            f"another push to {plan.repo_id} came first (found commit {now.commit[:12]}, expected "
+            f"{before.commit[:12]}); run it again if {plan.tag} is to be the newest release"
+        )
+    return None
+
+
+def _verified(plan: Plan, listing: Listing) -> Listing:
+    """Refuse a commit that is not what was sent."""
+    wrong = [name for name, file in plan.files.items() if not file.is_what(listing.files.get(name))]
+    more = sorted(listing.files.keys() - plan.files.keys() - {KEPT})
+    if not wrong and not more:
+        return listing
+    name = (wrong or more)[0]
+    raise InputError(
+        f"{listing} is not what was sent: {name} (found {_told(listing.files.get(name))}; expected "
+        f"{_expected(plan.files.get(name))}) and {len(wrong) + len(more) - 1} others; run it again, which sends anew"
+    )
+
+
+def _tagged(plan: Plan, release: Listing) -> Listing:
+    """Tag the release; return what the tag leads to, which another push of the same files may have set."""
+    _patiently(lambda: _api().create_tag(plan.repo_id, tag=plan.tag, revision=release.commit, exist_ok=True))
+    found = _listing(plan.repo_id, plan.tag)
+    if found.commit == release.commit:
+        return found
+    _refuse_another(Plan(plan.repo_id, plan.tag, plan.private, plan.files, found, tagged=True))
+    return found
+
+
+def _record(plan: Plan, listing: Listing) -> dict[str, Any]:
+    held = {name: file for name, file in plan.files.items() if file.is_what(listing.files.get(name))}
+    return {
+        "repo_id": plan.repo_id,
+        "url": f"{constants.ENDPOINT}/{plan.repo_id}/tree/{plan.tag}",
+        "commit": listing.commit,
+        "tag": plan.tag,
+        "files": {name: file.holds.model_dump() for name, file in held.items()},
+    }
+
+
+def _complete(plan: Plan, listing: Listing) -> bool:
+    names = plan.files.keys() | {KEPT}
+    return listing.files.keys() <= names and all(f.is_what(listing.files.get(name)) for name, f in plan.files.items())
+
+
+def _verdict(file: Local, entry: Entry | None) -> Verdict:
+    if entry is None:
+        return "new"
+    return "unchanged" if file.is_what(entry) else "changed"
+
+
+def _api() -> HfApi:
+    get_session().timeout = SILENCE  # without one it waits for ever
+    return HfApi()
+
+
+def _info(repo_id: str, revision: str) -> ModelInfo:
+    return _patiently(lambda: _api().model_info(repo_id, revision=revision, files_metadata=True))
+
+
+def _listing(repo_id: str, revision: str) -> Listing:
+    return listed(repo_id, _info(repo_id, revision))
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Ask again where huggingface_hub itself does not. Only for calls that may be repeated."""
+    for pause in PAUSES:
+        try:
+            return call()
+        except PROBLEMS as error:
+            if not _may_pass(error):
+                raise
+            _wait(error, pause)
+    return call()
+
+
+def _wait(error: Exception, pause: float) -> None:
+    if isinstance(error, HfHubHTTPError):
+        asked = error.response.headers.get("Retry-After", "")
+        pause = max(pause, float(asked)) if asked.isdecimal() else pause
+    if pause > LONGEST_PAUSE:
+        raise error
+    logger.info("the Hub is busy or away (%s); trying again in %g s", _what(error), pause)
+    time.sleep(pause)
+
+
+def _status(error: Exception) -> int | None:
+    """Return what the Hub answered; None if it did not."""
+    if isinstance(error, HfHubHTTPError):
+        return int(error.response.status_code)
+    found = XET_STATUS.search(str(error)) if isinstance(error, ConnectionError) else None
+    return int(found[1]) if found else None
+
+
+def _may_pass(error: Exception) -> bool:
+    status = _status(error)
+    # A proxy in between says in HTML that it is busy.
+    return is_busy(status) if status else isinstance(error, JSONDecodeError) or may_pass(error)
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what is behind the RuntimeError that huggingface_hub makes of a file that cannot be stored."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, TransportError) else error
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    try:
+        if not get_token():
+            raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+        yield
+    except PROBLEMS as error:
+        problem = _cause(error)
+        kind = Unreachable if _may_pass(problem) else InputError
+        raise kind(_sentence(problem, repo_id)) from None
+
+
+def _sentence(error: Exception, repo_id: str) -> str:
+    endpoint, status = constants.ENDPOINT, _status(error)
+    if status:
+        said = error.server_message if isinstance(error, HfHubHTTPError) else None
+        return _refusal(status, f": {said}" if said else "", repo_id)
+    match error:
+        case OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set; unset it to push"
+        case UnicodeEncodeError():  # no header can hold such a token
+            return _refusal(401, "", repo_id)
+        case HFValidationError():
+            return f"the Hub takes no repository named {repo_id!r}; expected OWNER/NAME, as in its address"
+    if _may_pass(error):
+        return (
+            f"{endpoint} cannot be reached for {repo_id} ({_what(error)}); check the network, then run it again: "
+            "what has arrived is not sent again"
+        )
+    return f"{repo_id} cannot be pushed ({_in_one_line(error)}); correct that, then run it again"
+
+
+def _refusal(status: int, said: str, repo_id: str) -> str:
+    endpoint = constants.ENDPOINT
+    if status == 401:
+        return f"{endpoint} does not accept your token; log in with `hf auth login`, or correct HF_TOKEN"
+    if status == 403:
+        return (
+            f"your token may not write {repo_id}{said}; give it write access at {endpoint}/settings/tokens, or correct "
+            "hub.adapter_repo_id and hub.merged_repo_id"
+        )
+    if is_busy(status):
+        return f"{endpoint} answered {status} for {repo_id}; run it again later: what has arrived is not sent again"
+    return f"{endpoint} refused {repo_id} with {status}{said}; correct that, then run it again"
+
+
+def _what(error: Exception) -> str:
+    """Return what kind of trouble it is, without the addresses and headers that its message may quote."""
+    status = _status(error)
+    return f"status {status}" if status else type(error).__name__
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _told(entry: Entry | None) -> str:
+    return f"{entry.size} bytes, {(entry.sha256 or entry.blob_id)[:12]}" if entry else "nothing"
+
+
+def _expected(file: Local | None) -> str:
+    return f"{file.holds.size} bytes, sha256 {file.holds.sha256[:12]}" if file else "nothing"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def table(found: Mapping[Part, Plan]) -> Table:
+    """Return what a push would do, as people read it."""
+    out = Table("repository", "file", "size", "what happens")
+    out.columns[2].justify = "right"
+    for plan in found.values():
+        for name, verdict in plan.verdicts.items():
+            file = plan.files.get(name)
+            size = decimal(file.holds.size) if file else ""
+            out.add_row(*map(Text, (plan.repo_id, name, size, verdict)))
+        out.add_section()
+    return out
+
+
+def main() -> None:
+    """Push a run: `python -m tasks.push [--run RUN] [--dry-run]`."""
+    parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
+    parser.add_argument("--run", type=Path, default=Path(), help="the run's workspace; without one this folder")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
+    given = parser.parse_args()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    hub = params.Params.load().hub
+    if given.dry_run:
+        Console().print(table(plans(given.run, hub)))
+        return
+    for part in push(given.run, hub).values():
+        print(f"{part['tag']} is at {part['url']}")
+
+
+if __name__ == "__main__":
+    run_main(main)
