@@ -4,7 +4,7 @@ REQUIREMENTS ?= $(if $(wildcard .venv/installed/gpu.txt),gpu,cpu)
 # `python` in dvc.yaml is the one in .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
-export PORT ?= 4200
+export PORT
 export POOL ?= stance
 JOBS ?= 1
 CHAT_PORT ?= 8501
@@ -15,7 +15,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui sweep pdf worker chat test test-fast soak check environment tools
+.PHONY: help repro profile preflight ui serve sweep pdf worker chat test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ preflight: environment ## check parameters against data and machine, in seconds
 
 ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300
 	@.venv/bin/python -m flows.ui
+
+serve: environment ## the model behind an OpenAI-style endpoint until Ctrl+C: make serve, make serve PORT=8100 RUN=NAME
+	@.venv/bin/python -m flows.serve $(if $(RUN),--run "$(RUN)")
 
 sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,8 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 GRACE = 5  # seconds
 MARK = "STANCE_RUN"
 """In the environment of all that belongs to a run, children of children too: its workspace."""
+DETACHED = "STANCE_DETACHED"
+"""In the environment of a process that is to outlive the guard it was started under, with all that it starts."""
 PEAK = re.compile(r"^peak memory (\d+) MiB, GPU (\d+) MiB$")
 GPU_MEMORY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=500")
 """Prints the MiB in use on each GPU, a line each, twice a second; by whomever, and GPU stages take turns."""
@@ -95,8 +97,20 @@ def end_with_pipe(ended: threading.Event) -> None:
 
 
 def end_descendants() -> None:
-    """End all that this process has started, directly or not."""
-    end(lambda: psutil.Process().children(recursive=True))
+    """End all that this process has started, directly or not, and that is not detached."""
+    end(lambda: list(descendants(psutil.Process())))
+
+
+def descendants(process: psutil.Process) -> Iterator[psutil.Process]:
+    """Yield what a process has started, directly or not; nothing that is detached, or that such a one has started."""
+    try:
+        children = process.children()
+    except psutil.NoSuchProcess:
+        return
+    for child in children:
+        if not variable(child, DETACHED):
+            yield child
+            yield from descendants(child)
 
 
 def end_marked(run: str) -> None:
@@ -106,8 +120,13 @@ def end_marked(run: str) -> None:
 
 def mark(process: psutil.Process) -> str | None:
     """Return the run that a process belongs to, if it belongs to one and may be looked at."""
+    return variable(process, MARK)
+
+
+def variable(process: psutil.Process, name: str) -> str | None:
+    """Return a variable of a process's environment, if it has it and may be looked at."""
     try:
-        return cast(str | None, process.environ().get(MARK))
+        return cast(str | None, process.environ().get(name))
     except psutil.Error:
         return None
 

@@ -1,62 +1,198 @@
-"""Serves the deployments, one process of `make ui`: runs that are asked for in the UI start here.
+"""Serve a model behind an OpenAI-style endpoint: `make serve`, `make serve PORT=8100`; until Ctrl+C.
 
-A run whose process has died without a word - a `kill -9`, a power cut - is marked crashed first; retried in the UI, it
-goes on in its workspace.
+`python -m flows.serve swap --run NAME` lets another run answer without a failed request, `rollback` the one before it
+again; `status` and `stop` are what they say. `docs/serving.md` has the rest.
 """
 
-from typing import cast
-from uuid import UUID
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-from prefect import serve
-from prefect.client.orchestration import get_client
-from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound
-from prefect.settings import get_current_settings
-from prefect.states import Crashed, State
+import psutil
 
-from flows import workspace
-from flows.align import align
-from flows.sweep import sweep
+from flows import endpoint
+from flows.endpoint import Endpoint, state
+from flows.engine import START, Wanted
+from flows.guard import DETACHED
+from flows.proxy import DRAIN, require_port
+from flows.stages import environment
+from flows.ui import until_ended
+from tasks.access import SERVE
+from tasks.errors import InputError, run
+from tasks.server import HOST
 
-
-def mark_crashed() -> list[str]:
-    """Mark the runs that nobody works on any more as crashed, and return their names."""
-    dead = [(folder, run) for folder, run in workspace.every() if run.open and not run.alive()]
-    for folder, run in dead:
-        workspace.tidy(folder)
-        if run.flow_run_id:
-            show_crashed(UUID(run.flow_run_id))
-        if run.state == "starting":  # its workspace is not whole
-            workspace.remove(run.name)
-        else:
-            run.now(folder, state="crashed", problem="its process has died")
-    return [run.name for _, run in dead]
+PORT = 8000
+RUNS = Path(".runs")
+LOG = SERVE / "endpoint.log"
 
 
-def show_crashed(flow_run: UUID) -> None:
-    """Say in the UI that a run is over, unless it is known, or it has been asked for again since."""
-    with get_client(sync_client=True) as client:
-        try:
-            known = client.read_flow_run(flow_run).state
-        except ObjectNotFound:  # another server's
-            return
-        if known is None or not (known.is_final() or known.is_scheduled()):
-            state: State[None] = Crashed(message="Its process has died; retry it, and it goes on where it was.")
-            client.set_flow_run_state(flow_run, state, force=True)
+def serve(wanted: Wanted, host: str, port: int) -> None:
+    """Serve until the process is ended.
+
+    Raises:
+        InputError: There is an endpoint already, or it cannot start or go on; says why.
+    """
+    if known := state():
+        raise InputError(
+            f"this folder serves {known['live']['name']} at {known['address']} already; change it by "
+            "`python -m flows.serve swap`, or end it by `python -m flows.serve stop`"
+        )
+    os.environ.pop(DETACHED, None)  # what is started here ends with this process
+    SERVE.mkdir(mode=0o700, exist_ok=True)
+    up = Endpoint(host, port)
+    try:
+        print(up.open(wanted, say), flush=True)
+        endpoint.stay(up)
+    finally:
+        up.close()
+
+
+def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
+    """Let the model of a run answer, and return the endpoint's address; it stays up when this process ends.
+
+    With an endpoint up in this folder, that is a swap; else one is started, detached.
+
+    Args:
+        folder: The project, or a workspace of it, with every stage finished.
+        say: Gets what is done and found, line by line.
+
+    Raises:
+        InputError: The model does not pass its checks, or cannot be served here; what was up is untouched.
+    """
+    wanted = Wanted(run=str(folder.resolve()))
+    if state():
+        return address_in(swap(wanted, say))
+    return address_in(detach(wanted, int(os.environ.get("SERVE_PORT") or PORT), say))
+
+
+def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
+    """Let another model answer; the one before stays for `rollback`."""
+    return endpoint.give({"order": "swap", "wanted": wanted.model_dump()}, say)
+
+
+def rollback(say: Callable[[str], None] = print) -> str:
+    """Let the model before answer again."""
+    return endpoint.give({"order": "rollback"}, say)
+
+
+def stop() -> str:
+    """End the endpoint; running requests end first.
+
+    Raises:
+        InputError: There is none.
+    """
+    known = state()
+    if not known:
+        raise InputError("no endpoint is up in this folder")
+    process = psutil.Process(known["pid"])
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=3 * DRAIN)
+    return f"ended: {known['address']}"
+
+
+def status() -> str:
+    """Return what is up, in a few lines."""
+    known = state()
+    if not known:
+        return "no endpoint is up in this folder; start one: make serve"
+    lines = [f"up: {known['address']}  key in {known['key']}"]
+    for role in ("live", "previous"):
+        if one := known[role]:
+            lines.append(f"  {role}: {one['name']}, ready in {one['seconds']} s, log in {one['log']}")
+    return "\n".join(lines)
+
+
+def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
+    """Start an endpoint that outlives this process, and wait until it is up.
+
+    Raises:
+        InputError: It did not start; says why.
+    """
+    require_port(port)
+    SERVE.mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-m", "flows.serve", "--run", wanted.run, "--port", str(port)]
+    with LOG.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**environment(), DETACHED: "1"},
+        )  # fmt: skip
+    until, told = time.monotonic() + START, 0
+    while time.monotonic() < until:
+        ended = process.poll() is not None
+        lines = LOG.read_text(encoding="utf-8").splitlines()
+        for line in lines[told:]:
+            say(line)
+        told = len(lines)
+        if up := [line for line in lines if line.startswith("up: ")]:
+            return up[0]
+        if ended:
+            said = lines[-1].removeprefix("error: ") if lines else f"see {LOG}"
+            raise InputError(f"the endpoint did not start: {said}")
+        time.sleep(0.2)
+    process.terminate()
+    raise InputError(f"the endpoint did not start in {START} s; see {LOG}")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def address_in(line: str) -> str:
+    """Return the address in the line that says what is up."""
+    return line.removeprefix("up: ").split()[0]
+
+
+def wanted_by(asked: argparse.Namespace) -> Wanted:
+    """Return what the command line asks for.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    if asked.hub:
+        return Wanted(hub=asked.hub, revision=asked.revision)
+    folder = Path(asked.run or "")
+    if asked.run and not folder.is_absolute():
+        folder = RUNS / asked.run
+    if not (folder / "dvc.lock").exists():
+        known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/dvc.lock"))) or "there are none"
+        raise InputError(
+            f"there is no run {asked.run}; expected one of: {known}"
+            if asked.run
+            else "nothing was made in this folder yet; `make repro` first"
+        )
+    return Wanted(run=str(folder) if asked.run else "", with_base=asked.with_base)
 
 
 def main() -> None:
-    """Sweep up, then serve until the end."""
-    for name in mark_crashed():
-        print(f"{name} had crashed")
-    deployments = (
-        align.to_deployment("align", description="Align a model with a stance, in a workspace of its own."),
-        sweep.to_deployment("sweep", description="A grid of runs, and a page that compares them."),
-    )
-    limit = get_current_settings().runner.process_limit
-    # Another process may serve on when this one ends.
-    serve(*(cast(RunnerDeployment, known) for known in deployments), limit=limit, pause_on_shutdown=False)
+    """Do what the command line asks for."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("action", nargs="?", default="up", choices=["up", "swap", "rollback", "status", "stop"])
+    ask.add_argument("--run", help="the name of a run in .runs; without it, this folder")
+    ask.add_argument("--with-base", action="store_true", help="the base and the unmerged adapter in one engine")
+    ask.add_argument("--hub", metavar="REPO_ID", help="a release on the Hub")
+    ask.add_argument("--revision", default="main", help="its tag")
+    ask.add_argument("--host", default=HOST)
+    ask.add_argument("--port", type=int, default=int(os.environ.get("PORT") or PORT))
+    asked = ask.parse_args()
+    match asked.action:
+        case "up":
+            wanted = wanted_by(asked)
+            until_ended(lambda: serve(wanted, asked.host, asked.port))
+        case "swap":
+            print(swap(wanted_by(asked)))
+        case "rollback":
+            print(rollback())
+        case "status":
+            print(status())
+        case "stop":
+            print(stop())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -41,12 +41,12 @@ def ui(port: int) -> None:
     processes = [server]
     try:
         wait_for(f"{address}/api/health", "server", server)
-        processes.append(start("serve", ["-m", "flows.serve"], settings))
-        wait_for(f"{address}/api/deployments/name/align/align", "serve", processes[-1])
+        processes.append(start("deployments", ["-m", "flows.deployments"], settings))
+        wait_for(f"{address}/api/deployments/name/align/align", "deployments", processes[-1])
         print(f"up: {address}  (Ctrl+C ends it; logs in {LOGS})", flush=True)
         while all(process.poll() is None for process in processes):
             time.sleep(1)
-        raise InputError(f"a process has ended by itself; see {LOGS}/server.log and {LOGS}/serve.log")
+        raise InputError(f"a process has ended by itself; see {LOGS}/server.log and {LOGS}/deployments.log")
     finally:
         for process in reversed(processes):
             release(process)
@@ -97,7 +97,7 @@ def leave(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
-    until_ended(lambda: ui(int(os.environ.get("PORT", "4200"))))
+    until_ended(lambda: ui(int(os.environ.get("PORT") or "4200")))
 
 
 if __name__ == "__main__":

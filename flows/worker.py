@@ -6,8 +6,8 @@
 import os
 import sys
 
+from flows.deployments import mark_crashed
 from flows.guard import guarded, release
-from flows.serve import mark_crashed
 from flows.stages import environment
 from flows.ui import QUICK, RUNS_AT_ONCE, until_ended
 from tasks.errors import InputError, run

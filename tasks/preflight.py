@@ -82,7 +82,7 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     if params.hub.push:
         with failing(rows, "token"):
             rows.append(check_token())
-    return [*rows, check_port(os.environ.get("PORT", "4200"))]
+    return [*rows, check_port(os.environ.get("PORT") or "4200")]
 
 
 @contextmanager

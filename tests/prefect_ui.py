@@ -62,7 +62,7 @@ class Ui:
         settings = {**self.environment, **prefect_settings(f"http://127.0.0.1:{self.port}")}
         with (self.project.parent / "another.log").open("w") as log:
             process = guarded(
-                [sys.executable, "-m", "flows.serve"], cwd=self.project, env=settings, stdout=log, stderr=log
+                [sys.executable, "-m", "flows.deployments"], cwd=self.project, env=settings, stdout=log, stderr=log
             )
         try:
             yield

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.serve import show_crashed
+from flows.deployments import show_crashed
 from flows.workspace import Run
 from tests.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.repository import git

@@ -1,0 +1,320 @@
+"""The endpoint: an engine that answers, the one before it, the proxy in front, and who may tell it to change.
+
+One process, in the foreground of `make serve` or detached. It starts engines, holds them against their run, and only
+then lets the proxy send requests to them. It takes orders, one at a time, on a socket that only its user may open.
+"""
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows import engine as engines
+from flows.engine import Engine, Wanted
+from flows.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
+from tasks.access import SERVE, key_place, make_key
+from tasks.candidate import Candidate
+from tasks.errors import InputError
+from tasks.jsonfile import read_json, write_json
+
+STATE = SERVE / "state.json"
+CONTROL = SERVE / "control.socket"
+Say = Callable[[str], None]
+
+
+class Endpoint:
+    """What listens on the public port, and what stands behind it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Refuse a port that is taken and a machine without a proxy, before anything is started."""
+        require_port(port)
+        program()
+        self.host, self.port, self.key = host, port, make_key()
+        self.proxy: Proxy | None = None
+        self.running: list[Engine] = []
+        self.live: Engine | None = None
+        self.before: Engine | None = None
+        self.slot: Slot = SLOTS[0]
+        self.count = 0
+
+    @property
+    def address(self) -> str:
+        """What a client of the OpenAI API is given."""
+        return f"http://{self.host}:{self.port}/v1"
+
+    def open(self, wanted: Wanted, say: Say) -> str:
+        """Start the first engine and the proxy, and return what is up.
+
+        Raises:
+            InputError: Something is missing, does not fit or does not pass.
+        """
+        began = time.monotonic()
+        candidate = engines.prepare(wanted, self._next())
+        settings, room = engines.read_settings(), engines.memory(candidate.gpu)
+        if short := engines.shortage(candidate, settings, room):
+            raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
+        first = self._start(wanted, candidate, say)
+        self.proxy = Proxy(self.host, self.port)
+        self.live = first
+        self._answer_from(first, self.slot)
+        return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
+
+    def swap(self, wanted: Wanted, say: Say) -> str:
+        """Let another model answer, without a failed request; what answered before stays for `rollback`.
+
+        Raises:
+            InputError: The other model is not there or does not pass; the endpoint is as it was.
+        """
+        candidate = engines.prepare(wanted, self._next())
+        settings = engines.read_settings()
+        if engines.shortage(candidate, settings, engines.memory(candidate.gpu)) and self.before:
+            say(f"ends {self.before.candidate.name}, which stood by, for its memory")
+            self._end(self.before)
+            self.before = None
+        if short := engines.shortage(candidate, settings, engines.memory(candidate.gpu)):
+            return self._replace(wanted, candidate, short, say)
+        fresh = self._start(wanted, candidate, say)
+        if self.before:
+            self._end(self.before)
+        began = time.monotonic()
+        self.before, self.live = self.live, fresh
+        self._answer_from(fresh, other(self.slot))
+        return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
+
+    def rollback(self) -> str:
+        """Let the model answer again that did so before the last swap.
+
+        Raises:
+            InputError: There is none.
+        """
+        if not self.before or not self.before.alive():
+            raise InputError("there is no model before this one; name it: `python -m flows.serve swap --run NAME`")
+        began = time.monotonic()
+        fresh = self.before
+        self.before, self.live = self.live, fresh
+        self._answer_from(fresh, other(self.slot))
+        return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
+
+    def watch(self) -> None:
+        """Look after the processes.
+
+        Raises:
+            InputError: The proxy or the engine that answers has ended by itself.
+        """
+        assert self.proxy
+        assert self.live
+        if self.proxy.process.poll() is not None:
+            raise InputError(f"HAProxy has ended by itself; see {SERVE / 'proxy.log'}, and start again: make serve")
+        if not self.live.alive():
+            raise InputError(
+                f"the engine of {self.live.candidate.name} has ended by itself ({engines.reason(self.live.log)}); "
+                "start again: make serve"
+            )
+        if self.before and not self.before.alive():
+            print(f"{self.before.candidate.name}, which stood by for a rollback, has ended; see {self.before.log}")
+            self._end(self.before)
+            self.before = None
+            self.record()
+
+    def close(self) -> None:
+        """Let running requests end, and end everything."""
+        if self.proxy:
+            self.proxy.leave()
+        for engine in list(self.running):
+            self._end(engine)
+        STATE.unlink(missing_ok=True)
+
+    def described(self, engine: Engine) -> str:
+        """Return what is up, for people."""
+        candidate = engine.candidate
+        released = "" if candidate.released else " (unreleased)"
+        merged = "" if not candidate.adapter else "  base and unmerged adapter"
+        return f"up: {self.address}  release {candidate.release}{released}{merged}  key in {key_place()}"
+
+    def record(self) -> None:
+        """Write down what is up, for whoever asks."""
+        me = psutil.Process()
+        write_json(
+            STATE,
+            {
+                "pid": me.pid,
+                "started": me.create_time(),
+                "address": self.address,
+                "port": self.port,
+                "key": key_place(),
+                "live": shown(self.live),
+                "previous": shown(self.before),
+            },
+        )
+
+    def _next(self) -> int:
+        self.count += 1
+        return self.count
+
+    def _start(self, wanted: Wanted, candidate: Candidate, say: Say) -> Engine:
+        began = time.monotonic()
+        say(f"starts an engine for {candidate.name}")
+        fresh = engines.start(wanted, candidate, self.count, self.key)
+        self.running.append(fresh)
+        try:
+            engines.await_ready(fresh)
+            for found in engines.check(fresh, self.key):
+                say(f"  {found}")
+        except BaseException:
+            self._end(fresh)
+            raise
+        fresh.seconds = time.monotonic() - began
+        return fresh
+
+    def _replace(self, wanted: Wanted, candidate: Candidate, short: str, say: Say) -> str:
+        """Stop one engine and start the other; requests wait in the proxy meanwhile."""
+        assert self.proxy
+        assert self.live
+        say(f"{short}: no room for two engines, so that requests wait until the new one is up")
+        old, began = self.live, time.monotonic()
+        slot = other(self.slot)
+        self.proxy.move(slot, NOWHERE)
+        self.proxy.switch(slot)
+        if not self.proxy.drained(self.slot):
+            say(f"requests ran on after {DRAIN} s and were cut off")
+        self.slot = slot
+        self._end(old)
+        try:
+            self.live = self._start(wanted, candidate, say)
+        except InputError as error:
+            self.live = self._start(old.wanted, old.candidate, say)
+            self._answer_from(self.live, slot)
+            raise InputError(
+                f"{error}; {old.candidate.name} answers again after {time.monotonic() - began:.0f} s"
+            ) from None
+        self._answer_from(self.live, slot)
+        return f"{self.described(self.live)}  requests waited for {time.monotonic() - began:.0f} s"
+
+    def _answer_from(self, engine: Engine, slot: Slot) -> None:
+        assert self.proxy
+        self.proxy.move(slot, engine.port)
+        self.proxy.switch(slot)
+        self.slot = slot
+        self.record()
+
+    def _end(self, engine: Engine) -> None:
+        if self.proxy and engine is self.before and self.proxy.process.poll() is None:
+            self.proxy.drained(other(self.slot))
+        engine.end()
+        self.running.remove(engine)
+
+
+def other(slot: Slot) -> Slot:
+    """Return the slot beside a slot."""
+    return SLOTS[1 - SLOTS.index(slot)]
+
+
+def shown(engine: Engine | None) -> dict[str, Any] | None:
+    """Return what is told of an engine."""
+    if not engine:
+        return None
+    return {
+        "release": engine.candidate.release,
+        "released": engine.candidate.released,
+        "name": engine.candidate.name,
+        "engine": engine.address,
+        "log": str(engine.log),
+        "seconds": round(engine.seconds, 1),
+    }
+
+
+def state() -> dict[str, Any] | None:
+    """Return what is up, or None; what a killed endpoint has left is none."""
+    if not STATE.exists():
+        return None
+    known: dict[str, Any] = read_json(STATE)
+    try:
+        alive = psutil.Process(known["pid"]).create_time() == known["started"]
+    except psutil.NoSuchProcess:
+        alive = False
+    return known if alive else None
+
+
+def stay(endpoint: Endpoint) -> None:
+    """Take orders until the end."""
+    with listening() as listener:
+        while True:
+            ready, _, _ = select.select([listener], [], [], 1)
+            if ready:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(5)
+                    serve_order(endpoint, connection)
+            endpoint.watch()
+
+
+@contextmanager
+def listening() -> Iterator[socket.socket]:
+    """Listen for orders on a socket that nobody else may open."""
+    CONTROL.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(CONTROL))
+        finally:
+            os.umask(before)
+        listener.listen()
+        try:
+            yield listener
+        finally:
+            CONTROL.unlink(missing_ok=True)
+
+
+def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
+    """Read one order, a line of JSON, and carry it out; whoever gave it may leave meanwhile."""
+
+    def tell(kind: str, text: str) -> None:
+        print(text, flush=True)
+        with suppress(OSError):
+            connection.sendall(f"{json.dumps({kind: text})}\n".encode())
+
+    try:
+        order = json.loads(connection.makefile(encoding="utf-8").readline() or "{}")
+        tell("done", carry_out(endpoint, order, lambda text: tell("said", text)))
+    except (OSError, ValueError):
+        print("an order that could not be read was left alone")
+    except InputError as error:
+        tell("error", str(error))
+
+
+def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:
+    """Do what an order says, and return what is up then."""
+    match order.get("order"):
+        case "swap":
+            return endpoint.swap(Wanted.model_validate(order["wanted"]), say)
+        case "rollback":
+            return endpoint.rollback()
+    raise InputError(f"there is no order {order.get('order')!r}; expected swap or rollback")
+
+
+def give(order: dict[str, Any], say: Say, control: Path = CONTROL) -> str:
+    """Give an order to the endpoint that is up, and return what is up then.
+
+    Raises:
+        InputError: There is no endpoint, or it refuses.
+    """
+    if not state():
+        raise InputError("no endpoint is up in this folder; start one: make serve")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(control))
+        connection.sendall(f"{json.dumps(order)}\n".encode())
+        for line in connection.makefile(encoding="utf-8"):
+            told = json.loads(line)
+            if "error" in told:
+                raise InputError(told["error"])
+            if "done" in told:
+                return str(told["done"])
+            say(told["said"])
+    raise InputError(f"the endpoint ended meanwhile; see {SERVE}")

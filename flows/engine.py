@@ -1,0 +1,258 @@
+"""One vLLM server on a port of its own: how it is started, how much memory it takes, when it is ready, how it ends."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Any, NamedTuple
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from flows.guard import guarded, release
+from flows.stages import environment
+from tasks.access import SERVE
+from tasks.candidate import Candidate
+from tasks.errors import InputError
+from tasks.jsonfile import write_json
+from tasks.live import Live, live_gates
+from tasks.params import read_yaml
+from tasks.served import FILE
+from tasks.server import HOST, answers
+from tasks.verify import require
+
+CONFIGURATION = Path("deploy/vllm.yaml")
+ALIAS, BASE = "aligned", "base"
+START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
+MEMORY = ("nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use
+    "TORCHDYNAMO_DISABLE": "1",  # the scoring of prompts would be compiled otherwise
+}
+ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""The model runs in the engine's process; another one would take ten more seconds to start."""
+
+
+class Wanted(BaseModel):
+    """What somebody asks to be served: a run's folder, or a release on the Hub."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = ""
+    with_base: bool = False
+    hub: str | None = None
+    revision: str = "main"
+
+    def arguments(self) -> list[str]:
+        """Return how `tasks.candidate` is asked for it."""
+        if self.hub:
+            return ["--hub", self.hub, "--revision", self.revision]
+        return ["--run", self.run or ".", *(["--with-base"] if self.with_base else [])]
+
+
+class Room(NamedTuple):
+    """Bytes of the device that engines run on."""
+
+    free: int
+    total: int
+
+
+@dataclass
+class Engine:
+    """A running engine."""
+
+    number: int
+    wanted: Wanted
+    candidate: Candidate
+    port: int
+    process: "subprocess.Popen[str]"
+    seconds: float = 0.0
+    """From its start until it had passed the checks."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it has printed."""
+        return log_of(self.number)
+
+    def alive(self) -> bool:
+        """Has it not ended?"""
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """End it, and wait until nothing of it is left."""
+        release(self.process)
+
+
+def prepare(wanted: Wanted, number: int) -> Candidate:
+    """Check the files of what is wanted, and return what is known of it.
+
+    Raises:
+        InputError: It is not there, or not what it should be.
+    """
+    out = SERVE / f"engine-{number}.json"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tasks.candidate", str(out), *wanted.arguments()]
+    process = guarded(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        printed = process.stdout.read()  # not communicate, which would close the guard's stdin and so end it
+    finally:
+        release(process)
+    if not out.exists():
+        said = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
+        raise InputError(said[-1].removeprefix("error: ") if said else "the check of the model's files was ended")
+    return Candidate.read(out)
+
+
+def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine:
+    """Start an engine under a guard; it is not ready yet."""
+    told = SERVE / f"provenance-{number}.json"
+    write_json(told, candidate.provenance)
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
+    secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
+    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
+    with log_of(number).open("w", encoding="utf-8") as log:
+        process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
+    return Engine(number, wanted, candidate, port, process)
+
+
+def await_ready(engine: Engine) -> None:
+    """Wait until an engine answers.
+
+    Raises:
+        InputError: It ended, or took too long.
+    """
+    until = time.monotonic() + START
+    while not answers_health(engine):
+        if not engine.alive():
+            raise InputError(f"the engine of {engine.candidate.name} ended while it started ({reason(engine.log)})")
+        if time.monotonic() > until:
+            raise InputError(f"the engine of {engine.candidate.name} did not start in {START} s; see {engine.log}")
+        time.sleep(0.2)
+
+
+def answers_health(engine: Engine) -> bool:
+    """Does the engine answer? It does only once the model is loaded."""
+    return answers(f"{engine.address}/provenance")
+
+
+def check(engine: Engine, key: str) -> list[str]:
+    """Hold an engine against what the run has measured, and return what was found.
+
+    Raises:
+        InputError: A check fails; names the figure and the bound.
+    """
+    gates = live_gates(engine.candidate, Live(engine.address, key, BASE if engine.candidate.adapter else ALIAS))
+    require(engine.candidate.name, gates)
+    return [f"{gate.name}: {gate.found}" for gate in gates]
+
+
+def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
+    """Return vLLM's arguments for a model."""
+    room = room or memory(candidate.gpu)
+    cache = cache_bytes(candidate, settings, room.total)
+    taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
+    common = [
+        "--config", str(CONFIGURATION), "--model", str(candidate.model), "--host", HOST, "--port", str(port),
+        "--middleware", "tasks.served.Provenance", "--kv-cache-memory-bytes", str(cache),
+        "--gpu-memory-utilization", f"{taken / room.total:.6f}",  # the engine only checks that so much is free
+    ]  # fmt: skip
+    return [*common, *names(candidate), *([] if candidate.gpu else on_cpu())]
+
+
+def on_cpu() -> list[str]:
+    """Return what vLLM needs besides on a CPU."""
+    return ["--enforce-eager", "--worker-extension-cls", "tasks.amx.Amx"]
+
+
+def names(candidate: Candidate) -> list[str]:
+    """Return how clients call the model: by an alias that stays, and by its release."""
+    if not candidate.adapter:
+        return ["--served-model-name", ALIAS, candidate.release]
+    adapters = [f"{name}={candidate.adapter}" for name in (ALIAS, candidate.release)]
+    rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
+    return [
+        "--served-model-name", BASE, "--enable-lora", "--max-loras", "2", "--max-lora-rank", rank,
+        "--lora-modules", *adapters,
+    ]  # fmt: skip
+
+
+def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
+    """Return the size of an engine's cache: for as many full requests as it decodes at once, or what is allowed.
+
+    Raises:
+        InputError: The weights and one request of full length take more than is allowed.
+    """
+    share = float(settings["gpu-memory-utilization"])
+    window = int(settings.get("max-model-len", candidate.window))
+    one = candidate.cache_per_token * window
+    allowed = int(total * share) - candidate.weights - candidate.overhead
+    if one > allowed:
+        raise InputError(
+            f"{candidate.name} takes {gib(candidate.weights + candidate.overhead)} GiB and {gib(one)} more for one "
+            f"request of {window} tokens, and may take {gib(int(total * share))} of {gib(total)} GiB; set "
+            f"gpu-memory-utilization higher or max-model-len lower in {CONFIGURATION}, or take a larger machine"
+        )
+    return min(one * int(settings["max-num-seqs"]), allowed)
+
+
+def needed(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
+    """Return the bytes that an engine takes, all in all."""
+    return candidate.weights + candidate.overhead + cache_bytes(candidate, settings, total)
+
+
+def shortage(candidate: Candidate, settings: Mapping[str, Any], room: Room) -> str | None:
+    """Return in words how far an engine is from fitting into free memory; None if it fits."""
+    wanted = needed(candidate, settings, room.total)
+    if wanted <= room.free:
+        return None
+    return f"{candidate.name} takes {gib(wanted)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
+
+
+def memory(gpu: bool) -> Room:
+    """Return the memory of the first GPU, or of this machine."""
+    if gpu:
+        printed = subprocess.run(MEMORY, capture_output=True, text=True, check=True).stdout
+        free, total = (int(number) * 2**20 for number in printed.splitlines()[0].split(","))
+        return Room(free, total)
+    host = psutil.virtual_memory()
+    return Room(host.available, host.total)
+
+
+def read_settings() -> dict[str, Any]:
+    """Return what `deploy/vllm.yaml` says, with vLLM's own defaults for what is counted with here."""
+    return {"gpu-memory-utilization": 0.92, "max-num-seqs": 256, **read_yaml(CONFIGURATION)}
+
+
+def reason(log: Path) -> str:
+    """Return the last error in an engine's log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "Error: " in line or "error: " in line]
+    return f"{errors[-1].split('] ')[-1].strip()}; {log} has the rest" if errors else f"see {log}"
+
+
+def gib(number: int) -> str:
+    """Return bytes as GiB."""
+    return f"{number / 2**30:.1f}"
+
+
+def log_of(number: int) -> Path:
+    """Return where an engine's log is; the logs of three engines are kept."""
+    return SERVE / f"engine-{number % 3}.log"
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
