@@ -1,0 +1,268 @@
+"""From data to an endpoint: a run, its gates, somebody's approval, the Hub, the server, a first question.
+
+    python -m flows.release                 # align first, as params.yaml says
+    python -m flows.release --run NAME      # a run that there is
+
+A release looks at the world each time; nothing of it is cached. Whatever refuses it does so before anything outside has
+changed, and what answers goes on answering.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from prefect.settings import temporary_settings
+from pydantic import Field
+
+from flows import workspace
+from flows.align import PATIENCE, QUIET_SERVER, VERDICT, in_workspace, own_workspace
+from flows.runs import find
+from flows.serve import serve_run
+from flows.settings import Settings
+from tasks.candidate import MERGED, read_gate
+from tasks.errors import InputError
+from tasks.gates import Gate
+from tasks.jsonfile import read_json, write_json
+from tasks.params import Hub, Params
+from tasks.preflight import check_token
+from tasks.provenance import PUSHED, RECORD, RELEASE, provenance, release_id
+from tasks.push import push as push_to_hub
+from tasks.smoke import smoke
+from tasks.verify import files_gate
+
+BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/evaluation/responses.json")
+"""What a release holds besides the two models."""
+PROVENANCE = "provenance.json"
+"""What a server in a container says of the model, which has no checkout of its run."""
+SHOWN = 20
+"""Answers that whoever approves is shown; the report has all."""
+
+
+class Approval(RunInput):
+    """What a person answers in the UI."""
+
+    approve: bool = Field(description="Release this model?")
+    reason: str = Field(default="", description="For the record.")
+
+
+@flow(name="release")
+def release(
+    run: str | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    uncommitted: bool = False,
+    stage_minutes: Annotated[float, Field(ge=0)] = 0,
+    approval_minutes: Annotated[float, Field(ge=0)] = 0,
+) -> dict[str, Any]:
+    """Release a model: push it to the Hub if `hub.push` says so, and let it answer behind the endpoint.
+
+    Args:
+        run: Which run to release; empty: align one first.
+        settings: The parameters of a new run; of a run that there is, only `hub.*` counts. Empty: as in params.yaml.
+        uncommitted: Include the working tree's uncommitted edits in a new run, and record them.
+        stage_minutes: Minutes that a stage of a new run may take before it is ended; 0 for as long as it likes.
+        approval_minutes: Minutes that a person has to approve; 0 to ask nobody.
+    """
+    hub = Params.parse(settings.values(Path("params.yaml")), "params.yaml").hub
+    if hub.push:
+        check_token()
+    folder = finished(run) if run else own_workspace(settings, uncommitted)
+    if not run:
+        in_workspace(folder, stage_minutes)
+    require(judge(folder))
+    if approval_minutes:
+        approve(folder, approval_minutes)
+    if hub.push:
+        push(folder, hub)
+    hold(folder)
+    address = serve(folder)
+    create_link_artifact(address, link_text="the endpoint", key="endpoint", description=folder.name)
+    return ask(folder, address)
+
+
+def finished(name: str) -> Path:
+    """Return the workspace of a run that is complete.
+
+    Raises:
+        InputError: There is no such run, or it is not complete.
+    """
+    known = find(name)
+    if known.state != "completed":
+        raise InputError(f"{name} is {known.state}; expected a completed run: bring it to its end, or take another")
+    return (workspace.RUNS / name).resolve()
+
+
+@task(task_run_name="gates", cache_policy=NO_CACHE)
+def judge(folder: Path) -> list[Gate]:
+    """Collect the verdicts on a run: those it wrote itself, and on what lies there now."""
+    written = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
+    model = folder / MERGED
+    here = [files_gate(model, folder / "dvc.lock"), read_gate(model, folder / "data/base/fingerprint.json")]
+    found = [*written, *here, *not_worse(folder)]
+    create_markdown_artifact("\n".join(table(found)), key="gates", description=folder.name)
+    return found
+
+
+def not_worse(folder: Path) -> list[Gate]:
+    """Compare a run with what was released last, if that was asked the same prompts for the same stance.
+
+    Returns:
+        One verdict, passed if no fewer answers hold the stance than the lower end of the last one's 95% interval.
+    """
+    before, now = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}, measured(folder)
+    if now["stance"] is None or any(before.get(key) != now[key] for key in ("test_prompts", "stance")):
+        return []
+    last, share = before["adherence"], now["adherence"]["share"]
+    return [
+        Gate(
+            "not worse",
+            share >= last["low"],
+            f"{share:.0%} {now['stance']}",
+            f"at least {last['low']:.0%}, the lower end of what {before['release']} has ({last['share']:.0%})",
+            "Release another run, or remove data/release if the last release does not count any more.",
+        )
+    ]
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Return what a later release is compared by."""
+    adherence = read_json(folder / "data/evaluation/metrics.json")["adherence"]
+    return {
+        "test_prompts": read_json(folder / "data/dataset/test_prompt.json"),
+        "stance": None if adherence["mixed"] else adherence["stance"],
+        "adherence": adherence,
+    }
+
+
+def require(gates: Sequence[Gate]) -> None:
+    """Refuse a model that misses a gate.
+
+    Raises:
+        InputError: It does; names every figure and its bound.
+    """
+    missed = [gate for gate in gates if not gate.passed]
+    if missed:
+        said = "; ".join(f"{gate.name}: {gate.found}, expected {gate.expected}. {gate.advice}" for gate in missed)
+        raise InputError(f"not released, and nothing outside has changed: {said}")
+
+
+def approve(folder: Path, minutes: float) -> None:
+    """Wait until a person has looked at gates and answers and said yes.
+
+    Raises:
+        InputError: The person said no, or nobody said anything in time.
+    """
+    asked = Approval.with_initial_data(description=question(folder))
+    try:
+        answer = pause_flow_run(wait_for_input=asked, timeout=round(60 * minutes), poll_interval=2)
+    except FlowPauseTimeout:
+        raise InputError(f"nobody approved within {minutes:g} minutes; release {folder.name} again") from None
+    if not answer.approve:
+        raise InputError(f"not approved: {answer.reason or 'no reason given'}; nothing outside has changed")
+    get_run_logger().info("approved: %s", answer.reason or "no reason given")
+
+
+def question(folder: Path) -> str:
+    """Return what somebody sees who approves, in Markdown."""
+    gates = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
+    answers = read_json(folder / "data/evaluation/responses.json")[:SHOWN]
+    lines = [f"Release `{release_id(folder)}`, the run **{folder.name}**?", "", *table(gates), ""]
+    lines += ["| question | before | after |", "|---|---|---|"]
+    return "\n".join([*lines, *(row(list(answer.values())[1:]) for answer in answers), ""])
+
+
+def table(gates: Sequence[Gate]) -> list[str]:
+    """Return the verdicts as lines of Markdown."""
+    rows = [row([gate.name, VERDICT[gate.passed], gate.found, gate.expected]) for gate in gates]
+    return ["| gate | verdict | found | expected |", "|---|---|---|---|", *rows]
+
+
+def row(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table, whatever is in the cells."""
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+@task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
+def push(folder: Path, hub: Hub) -> dict[str, Any]:
+    """Publish adapter and merged model, and verify what the Hub then holds."""
+    pushed = push_to_hub(folder, hub)
+    for kind, known in pushed.items():
+        create_link_artifact(known["url"], link_text=known["repo_id"], key=f"hub-{kind}", description=folder.name)
+    return pushed
+
+
+@task(task_run_name="hold", cache_policy=NO_CACHE)
+def hold(folder: Path) -> None:
+    """Keep what is released in `data/release`, by links where the disk allows, and replace the last one as a whole."""
+    part = RELEASE.with_name("release.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for name in ("adapter", "merged"):
+        shutil.copytree(folder / "data" / name, part / name, copy_function=link)
+    for name in BESIDE:
+        shutil.copy(folder / name, part)
+    record = {"release": release_id(folder), "run": folder.name, "at": datetime.now(UTC).isoformat()}
+    if pushed(record["release"]):
+        shutil.copy(RELEASE / PUSHED, part)
+    write_json(part / RECORD, record | measured(folder))
+    shutil.rmtree(RELEASE, ignore_errors=True)
+    part.rename(RELEASE)
+    write_json(RELEASE / PROVENANCE, provenance(folder))
+
+
+def pushed(name: str) -> bool:
+    """Is what is recorded of the Hub this release?"""
+    known: Mapping[str, Any] = read_json(RELEASE / PUSHED) if (RELEASE / PUSHED).exists() else {}
+    return bool(known) and all(repo["tag"] == name for repo in known.values())
+
+
+def link(source: str, target: str) -> None:
+    """Link a file, or copy it to another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@task(task_run_name="serve", cache_policy=NO_CACHE)
+def serve(folder: Path) -> str:
+    """Put the model behind the endpoint, beside what answers until then."""
+    return serve_run(folder, get_run_logger().info)
+
+
+@task(task_run_name="smoke", cache_policy=NO_CACHE)
+def ask(folder: Path, address: str) -> dict[str, Any]:
+    """Ask the public endpoint who answers, and one question."""
+    said = smoke(address, release_id(folder), folder)
+    get_run_logger().info("%s answers at %s: %s", said["release"], address, said["answer"])
+    return said
+
+
+def main() -> None:
+    """Release from the command line."""
+    ask_for = argparse.ArgumentParser(description=__doc__)
+    ask_for.add_argument("--run", help="a run that there is; without it one is aligned first")
+    ask_for.add_argument("--uncommitted", action="store_true", help="with this tree's edits")
+    asked = ask_for.parse_args()
+    logging.getLogger("prefect").setLevel(logging.INFO)
+    try:
+        with temporary_settings(QUIET_SERVER):
+            said = release(run=asked.run, uncommitted=asked.uncommitted)
+    except (InputError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"released {said['release']}: {said['address']}")
+
+
+if __name__ == "__main__":
+    main()
