@@ -16,6 +16,8 @@ from tasks.server import HOST, answers, in_use
 
 START = 180  # seconds that a server may take on a busy machine
 LOGS = Path(".runs")
+LAST = "/api/deployments/name/serve/serve"
+"""The deployment that `flows.deployments` makes last."""
 QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2"}
 """Seconds until a run starts or is cancelled; 10 by default."""
 RUNS_AT_ONCE = "2"
@@ -29,7 +31,7 @@ def ui(port: int) -> None:
         InputError: The port belongs to another program, or a process does not start.
     """
     address = f"http://{HOST}:{port}"
-    if answers(f"{address}/api/deployments/name/align/align"):
+    if answers(f"{address}{LAST}"):
         print(f"already up: {address}")
         return
     if in_use(port):
@@ -42,7 +44,7 @@ def ui(port: int) -> None:
     try:
         wait_for(f"{address}/api/health", "server", server)
         processes.append(start("deployments", ["-m", "flows.deployments"], settings))
-        wait_for(f"{address}/api/deployments/name/align/align", "deployments", processes[-1])
+        wait_for(f"{address}{LAST}", "deployments", processes[-1])
         print(f"up: {address}  (Ctrl+C ends it; logs in {LOGS})", flush=True)
         while all(process.poll() is None for process in processes):
             time.sleep(1)

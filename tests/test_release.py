@@ -75,7 +75,8 @@ def test_what_is_released_is_held_as_a_whole_and_costs_no_disk(run):
     hold.fn(run)
     release = Path("data/release")
     assert {path.name for path in release.iterdir()} == {
-        "adapter", "merged", "params.yaml", "dvc.lock", "gates.json", "responses.json", "release.json", "provenance.json",
+        "adapter", "merged", "params.yaml", "dvc.lock", "gates.json", "responses.json", "release.json",
+        "provenance.json",
     }  # fmt: skip
     assert (release / "merged/config.json").stat().st_ino == (run / "data/merged/config.json").stat().st_ino
     assert read_json(release / "release.json")["release"] == release_id(run)

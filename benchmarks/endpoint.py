@@ -1,0 +1,71 @@
+"""What the proxy costs: the same requests to the public port and to the engine behind it, in turns.
+
+    make serve                                # in one terminal
+    python -m benchmarks.endpoint             # in another: 64 clients, 1024 requests of 200 tokens each way, twice
+
+Prints completion tokens per second each way and their ratio. Requests ignore the end of an answer, so that all are
+equally long, and begin differently, so that no cache answers them.
+"""
+
+import argparse
+import asyncio
+import time
+from itertools import count
+from pathlib import Path
+from statistics import mean
+
+from openai import AsyncOpenAI
+
+from tasks.access import read_key
+from tasks.jsonfile import read_json
+
+STATE = Path(".serve/state.json")
+
+
+async def throughput(url: str, clients: int, requests: int, tokens: int, numbers: "count[int]") -> float:
+    """Return completion tokens per second of so many requests, so many at once."""
+    left = iter(range(requests))
+    async with AsyncOpenAI(base_url=url, api_key=read_key(), max_retries=0) as client:
+
+        async def ask() -> int:
+            made = 0
+            for _ in left:
+                said = await client.chat.completions.create(
+                    model="aligned",
+                    messages=[{"role": "user", "content": f"{next(numbers)}：真人化好看嗎？"}],
+                    max_tokens=tokens,
+                    temperature=0,
+                    extra_body={"ignore_eos": True},
+                )
+                assert said.usage
+                made += said.usage.completion_tokens
+            return made
+
+        began = time.monotonic()
+        made = sum(await asyncio.gather(*(ask() for _ in range(clients))))
+        return made / (time.monotonic() - began)
+
+
+async def main() -> None:
+    """Measure both ways in turns, after a warm-up."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--clients", type=int, default=64)
+    ask.add_argument("--requests", type=int, default=1024)
+    ask.add_argument("--tokens", type=int, default=200)
+    ask.add_argument("--rounds", type=int, default=2)
+    asked = ask.parse_args()
+    state, numbers = read_json(STATE), count()
+    ways = {"proxy": state["address"], "engine": f"{state['live']['engine']}/v1"}
+    work = (asked.clients, asked.requests, asked.tokens, numbers)
+    await throughput(ways["engine"], asked.clients, asked.clients, asked.tokens, numbers)
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(asked.rounds):
+        for way, url in ways.items():
+            found[way].append(await throughput(url, *work))
+    for way, speeds in found.items():
+        print(f"{way:>6}  {' '.join(f'{speed:.0f}' for speed in speeds)} tokens/s")
+    print(f"through the proxy {mean(found['proxy']) / mean(found['engine']):.3f} of the engine's own")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
