@@ -1,5 +1,6 @@
 """The clients against vLLM's own server: what the stand-in of the other tests says of it holds."""
 
+import asyncio
 import json
 import os
 import socket
@@ -10,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from openai import AsyncOpenAI
 
-from tasks.endpoint import find_endpoint, served
+from tasks.ask import answer
+from tasks.endpoint import Endpoint, find_endpoint, messages, served
 from tasks.engine import ENVIRONMENT
 from tasks.errors import Unreachable
 from tests.endpoint_double import KEY
@@ -20,13 +23,31 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Start the server, under both names that a comparison asks; gives the clients' settings for it."""
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of random weights, large enough to change what the model says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    options = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = tmp_path_factory.mktemp("adapter")
+    get_peft_model(model, options).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Start the server with the base model and the adapter; gives the clients' settings for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
-    command += ["--served-model-name", "base", "aligned", "--host", "127.0.0.1", "--port", str(port)]
+    # One slot more than adapters: on a CPU, vLLM applies the last slot to the base model's rows of a mixed batch
+    # (https://github.com/vllm-project/vllm/pull/48421).
+    command += ["--enable-lora", "--max-loras", "2", "--lora-modules", f"aligned={adapter}"]
+    command += ["--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--generation-config", "vllm", "--gpu-memory-utilization", "0.3", "--enforce-eager"]
     environment = {**os.environ, **ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": KEY}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING")  # the server is one that answers many at once
@@ -72,8 +93,23 @@ def test_vllm_answers_one_question_as_it_comes(client, settings):
         assert process.poll() is None
         process.communicate(timeout=60)
     assert process.returncode == 0
-    ended = client("tasks.ask", "真人化好看嗎？", "--compare", "--max-tokens", "20")
-    assert (ended.returncode, ended.stderr.startswith("base and aligned, at ")) == (0, True)
+
+
+@pytest.mark.slow
+def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(settings):
+    async def both() -> tuple[list[str], list[str]]:
+        at = find_endpoint(settings)
+        async with at.async_client() as client:
+            apart = [await said(at, client, name) for name in ("base", "aligned")]
+            return apart, await asyncio.gather(*(said(at, client, name) for name in ("base", "aligned")))
+
+    async def said(at: Endpoint, client: AsyncOpenAI, name: str) -> str:
+        pieces = answer(at, client, name, messages(None, "真人化好看嗎？"), {"temperature": 0, "max_tokens": 20})
+        return "".join([text async for text, _ in pieces])
+
+    apart, together = asyncio.run(both())
+    assert apart[0] != apart[1]
+    assert together == apart
 
 
 @pytest.mark.slow
