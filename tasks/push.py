@@ -45,7 +45,7 @@ from tasks.card import Part
 from tasks.errors import InputError, Unreachable
 from tasks.errors import run as run_main
 from tasks.hub import Entry, Listing, TransportError, is_busy, listed, may_pass
-from tasks.jsonfile import write_json
+from tasks.jsonfile import read_json, write_json
 from tasks.provenance import PUSHED, RELEASE, release_id
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ PROBLEMS = (TransportError, HFValidationError, OSError, RuntimeError, ValueError
 
 STALE = (409, 412)
 """The repository has changed since we looked, or is about to."""
+SPENT = re.compile(r";r=0;t=(\d+)")
+"""Of the header RateLimit: nothing remains, for so many seconds."""
 XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ")
 """Where hf_xet, whose errors are all ConnectionError, says what was answered."""
 
@@ -107,10 +109,26 @@ def push(run: Path, hub: params.Hub, release: Path = RELEASE) -> dict[str, Any]:
         InputError: The run is not finished, the Hub refuses, or someone else pushed at the same time.
         Unreachable: The Hub does not answer, or is busy; the same may work later.
     """
+    refuse_missed_gates(run)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
     pushed: dict[str, Any] = {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
     write_json(release / PUSHED, pushed)
     return pushed
+
+
+def refuse_missed_gates(run: Path) -> None:
+    """Refuse a run that misses a bound.
+
+    Raises:
+        InputError: It does; names figure and bound.
+    """
+    path = run / "data/evaluation/gates.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
+    for gate in read_json(path):
+        if not gate["passed"]:
+            missed = f"{gate['name']} (found {gate['found']}; expected {gate['expected']})"
+            raise InputError(f"the run misses the gate {missed} and is not released: {gate['advice']}")
 
 
 def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
@@ -120,6 +138,8 @@ def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
         InputError: The run is not finished, the Hub refuses, or it has another release of this name.
         Unreachable: The Hub does not answer, or is busy.
     """
+    if not get_token():
+        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     tag, found = release_id(run), {}
     for part in PARTS:
@@ -229,10 +249,11 @@ def _verified(plan: Plan, listing: Listing) -> Listing:
     more = sorted(listing.files.keys() - plan.files.keys() - {KEPT})
     if not wrong and not more:
         return listing
-    name = (wrong or more)[0]
+    name, others = (wrong or more)[0], len(wrong) + len(more) - 1
+    entry, file = listing.files.get(name), plan.files.get(name)
     raise InputError(
-        f"{listing} is not what was sent: {name} (found {_told(listing.files.get(name))}; expected "
-        f"{_expected(plan.files.get(name))}) and {len(wrong) + len(more) - 1} others; run it again, which sends anew"
+        f"{listing} is not what was sent: {name} (found {_told(entry.held if entry else None)}; expected "
+        f"{_told(file.held_like(entry) if file else None)}) and {others} others; run it again, which sends anew"
     )
 
 
@@ -295,12 +316,18 @@ def _patiently(call: Callable[[], T]) -> T:
 
 def _wait(error: Exception, pause: float) -> None:
     if isinstance(error, HfHubHTTPError):
-        asked = error.response.headers.get("Retry-After", "")
-        pause = max(pause, float(asked)) if asked.isdecimal() else pause
+        pause = max(pause, _asked_for(error.response.headers))
     if pause > LONGEST_PAUSE:
         raise error
     logger.info("the Hub is busy or away (%s); trying again in %g s", _what(error), pause)
     time.sleep(pause)
+
+
+def _asked_for(headers: Mapping[str, str]) -> float:
+    """Return how many seconds the Hub wants to be left alone."""
+    spent = SPENT.search(headers.get("RateLimit", ""))
+    asked = spent[1] if spent else headers.get("Retry-After", "")
+    return float(asked) if asked.isdecimal() else 0.0
 
 
 def _status(error: Exception) -> int | None:
@@ -326,8 +353,6 @@ def _cause(error: Exception) -> Exception:
 @contextmanager
 def _explained(repo_id: str) -> Iterator[None]:
     try:
-        if not get_token():
-            raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
         yield
     except PROBLEMS as error:
         problem = _cause(error)
@@ -379,12 +404,8 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _told(entry: Entry | None) -> str:
-    return f"{entry.size} bytes, {(entry.sha256 or entry.blob_id)[:12]}" if entry else "nothing"
-
-
-def _expected(file: Local | None) -> str:
-    return f"{file.holds.size} bytes, sha256 {file.holds.sha256[:12]}" if file else "nothing"
+def _told(held: tuple[int, str] | None) -> str:
+    return f"{held[0]} bytes, {held[1][:12]}" if held else "nothing"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -399,7 +420,8 @@ def table(found: Mapping[Part, Plan]) -> Table:
         for name, verdict in plan.verdicts.items():
             file = plan.files.get(name)
             size = decimal(file.holds.size) if file else ""
-            out.add_row(*map(Text, (plan.repo_id, name, size, verdict)))
+            what = "unchanged" if plan.tagged else verdict  # a release stays as it is, its card too
+            out.add_row(*map(Text, (plan.repo_id, name, size, what)))
         out.add_section()
     return out
 

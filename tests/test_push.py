@@ -303,8 +303,14 @@ def test_the_hub_says_how_long_to_wait(job, run, hub):
     assert "waits 7 s" in done(push(job, run)).out
 
 
-def test_an_hour_is_not_waited_for(job, run, hub):
-    hub.plant("/commit/", Fault("status", 429, headers={"Retry-After": "3600"}))
+def test_a_spent_limit_says_when_it_is_renewed(by_xet, run, hub):
+    hub.plant("/commit/", Fault("status", 429, headers={"RateLimit": '"api";r=0;t=9'}))
+    assert "waits 9 s" in done(push(by_xet, run)).out
+
+
+@pytest.mark.parametrize("header", [{"Retry-After": "3600"}, {"RateLimit": '"api";r=0;t=3600'}])
+def test_an_hour_is_not_waited_for(header, job, run, hub):
+    hub.plant("/commit/", Fault("status", 429, headers=header))
     refused(push(job, run), "answered 429", "run it again later", code=LATER)
     done(push(job, run))
     released(hub, run)
@@ -547,6 +553,23 @@ def test_the_token_is_in_no_output_file_or_log_and_does_not_follow_to_the_storag
     heard = {asked.authorization for asked in hub.log if asked.host.startswith("localhost")}
     assert heard <= {None, f"Bearer {XET_TOKEN}"}
     assert {asked.authorization for asked in hub.log if "/commit/" in asked.path} == {f"Bearer {TOKEN}"}
+
+
+def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, hub):
+    path = run / "data/evaluation/gates.json"
+    path.write_text(path.read_text().replace("true", "false"))
+    refused(push(by_xet, run), "the gate parity (found drift 0.002; expected at most 0.05)", "not released")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("secret", ["https://me:hunter2@git.example/data", f"https://git.example/?t=hf_{'x' * 34}"])
+def test_a_password_in_the_parameters_is_not_published_and_not_shown(secret, by_xet, run, hub):
+    with (run / "params.yaml").open("a") as file:
+        file.write(f"# {secret}\n")
+    ended = push(by_xet, run)
+    refused(ended, "of params.yaml holds what looks like a password or a token", "would be published")
+    assert "hunter2" not in ended.err
+    assert hub.log == []
 
 
 @pytest.mark.parametrize("missing", ["data/merged", "data/adapter", "data/evaluation/gates.json", "dvc.lock"])
