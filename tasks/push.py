@@ -7,16 +7,12 @@ huggingface_hub's own business; none passes through here.
 """
 
 import logging
-import re
 import sys
-import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -27,12 +23,7 @@ from huggingface_hub import (
     get_session,
     get_token,
 )
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 from rich.filesize import decimal
@@ -42,9 +33,10 @@ from rich.text import Text
 from tasks import params
 from tasks.bundle import CARD, PARTS, Local, bundle
 from tasks.card import Part
-from tasks.errors import InputError, Unreachable
+from tasks.errors import InputError
 from tasks.errors import run as run_main
-from tasks.hub import Entry, Listing, TransportError, is_busy, listed, may_pass
+from tasks.hub import Entry, Listing, listed
+from tasks.hub_trouble import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
 from tasks.jsonfile import read_json, write_json
 from tasks.provenance import PUSHED, RELEASE, release_id
 
@@ -53,23 +45,13 @@ logger = logging.getLogger(__name__)
 KEPT = ".gitattributes"
 """The Hub's own: which files git-lfs has."""
 
-PAUSES = (1.0, 3.0, 8.0)
-LONGEST_PAUSE = 60.0
-"""Seconds that the Hub may ask us to wait."""
 SILENCE = 120.0
 """Seconds without a byte from the Hub; a commit of many files keeps it busy for a while."""
-PROBLEMS = (TransportError, HFValidationError, OSError, RuntimeError, ValueError)
-"""What huggingface_hub raises: the last two for a storage that refuses and for an answer that makes no sense."""
 
 STALE = (409, 412)
 """The repository has changed since we looked, or is about to."""
-SPENT = re.compile(r";r=0;t=(\d+)")
-"""Of the header RateLimit: nothing remains, for so many seconds."""
-XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ")
-"""Where hf_xet, whose errors are all ConnectionError, says what was answered."""
 
 Verdict = Literal["new", "changed", "unchanged", "removed"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -151,23 +133,27 @@ def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
 
 
 def _plan(repo_id: str, tag: str, private: bool, files: dict[str, Local]) -> Plan:
-    with _explained(repo_id):
+    with explained(repo_id):
         try:
-            tags = {ref.name for ref in _patiently(lambda: _api().list_repo_refs(repo_id)).tags}
+            tags = {ref.name for ref in patiently(lambda: _api().list_repo_refs(repo_id)).tags}
         except RepositoryNotFoundError as error:
-            if _status(error) == 401:  # a token that is not accepted sees no repository either
+            if status_of(error) == 401:  # a token that is not accepted sees no repository either
                 raise
             return Plan(repo_id, tag, private, files, None, tagged=False)
         info = _info(repo_id, tag if tag in tags else "main")
+    _refuse_public(info, repo_id, private)
+    plan = Plan(repo_id, tag, private, files, listed(repo_id, info), tag in tags)
+    if plan.tagged:
+        _refuse_another(plan)
+    return plan
+
+
+def _refuse_public(info: ModelInfo, repo_id: str, private: bool) -> None:
     if private and not info.private:
         raise InputError(
             f"{repo_id} is public and hub.private is true; make it private at {constants.ENDPOINT}/{repo_id}/settings, "
             "or set hub.private to false"
         )
-    plan = Plan(repo_id, tag, private, files, listed(repo_id, info), tag in tags)
-    if plan.tagged:
-        _refuse_another(plan)
-    return plan
 
 
 def _refuse_another(plan: Plan) -> None:
@@ -181,7 +167,7 @@ def _refuse_another(plan: Plan) -> None:
 
 
 def _carry_out(plan: Plan) -> dict[str, Any]:
-    with _explained(plan.repo_id):
+    with explained(plan.repo_id):
         if plan.tagged and plan.listing:
             logger.info("%s is there as %s", plan.listing, plan.tag)
             return _record(plan, plan.listing)
@@ -190,8 +176,10 @@ def _carry_out(plan: Plan) -> dict[str, Any]:
 
 
 def _created(plan: Plan) -> Listing:
-    _patiently(lambda: _api().create_repo(plan.repo_id, private=plan.private, exist_ok=True))
-    return _listing(plan.repo_id, "main")
+    patiently(lambda: _api().create_repo(plan.repo_id, private=plan.private, exist_ok=True))
+    info = _info(plan.repo_id, "main")
+    _refuse_public(info, plan.repo_id, plan.private)  # someone may have made it since
+    return listed(plan.repo_id, info)
 
 
 def _committed(plan: Plan, before: Listing) -> Listing:
@@ -202,14 +190,14 @@ def _committed(plan: Plan, before: Listing) -> Listing:
         try:
             commit = _send(plan, before)
         except PROBLEMS as error:
-            problem = _cause(error)
-            if not (_may_pass(problem) or _status(problem) in STALE):
+            problem = cause(error)
+            if not (passes(problem) or status_of(problem) in STALE):
                 raise
             if arrived := _arrived(plan, before):
                 return arrived
             if pause is None:
                 raise
-            _wait(problem, pause)
+            wait(problem, pause)
         else:
             return _verified(plan, _listing(plan.repo_id, commit))
     raise AssertionError("the last pause is None")
@@ -259,7 +247,7 @@ def _verified(plan: Plan, listing: Listing) -> Listing:
 
 def _tagged(plan: Plan, release: Listing) -> Listing:
     """Tag the release; return what the tag leads to, which another push of the same files may have set."""
-    _patiently(lambda: _api().create_tag(plan.repo_id, tag=plan.tag, revision=release.commit, exist_ok=True))
+    patiently(lambda: _api().create_tag(plan.repo_id, tag=plan.tag, revision=release.commit, exist_ok=True))
     found = _listing(plan.repo_id, plan.tag)
     if found.commit == release.commit:
         return found
@@ -295,113 +283,11 @@ def _api() -> HfApi:
 
 
 def _info(repo_id: str, revision: str) -> ModelInfo:
-    return _patiently(lambda: _api().model_info(repo_id, revision=revision, files_metadata=True))
+    return patiently(lambda: _api().model_info(repo_id, revision=revision, files_metadata=True))
 
 
 def _listing(repo_id: str, revision: str) -> Listing:
     return listed(repo_id, _info(repo_id, revision))
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Ask again where huggingface_hub itself does not. Only for calls that may be repeated."""
-    for pause in PAUSES:
-        try:
-            return call()
-        except PROBLEMS as error:
-            if not _may_pass(error):
-                raise
-            _wait(error, pause)
-    return call()
-
-
-def _wait(error: Exception, pause: float) -> None:
-    if isinstance(error, HfHubHTTPError):
-        pause = max(pause, _asked_for(error.response.headers))
-    if pause > LONGEST_PAUSE:
-        raise error
-    logger.info("the Hub is busy or away (%s); trying again in %g s", _what(error), pause)
-    time.sleep(pause)
-
-
-def _asked_for(headers: Mapping[str, str]) -> float:
-    """Return how many seconds the Hub wants to be left alone."""
-    spent = SPENT.search(headers.get("RateLimit", ""))
-    asked = spent[1] if spent else headers.get("Retry-After", "")
-    return float(asked) if asked.isdecimal() else 0.0
-
-
-def _status(error: Exception) -> int | None:
-    """Return what the Hub answered; None if it did not."""
-    if isinstance(error, HfHubHTTPError):
-        return int(error.response.status_code)
-    found = XET_STATUS.search(str(error)) if isinstance(error, ConnectionError) else None
-    return int(found[1]) if found else None
-
-
-def _may_pass(error: Exception) -> bool:
-    status = _status(error)
-    # A proxy in between says in HTML that it is busy.
-    return is_busy(status) if status else isinstance(error, JSONDecodeError) or may_pass(error)
-
-
-def _cause(error: Exception) -> Exception:
-    """Return what is behind the RuntimeError that huggingface_hub makes of a file that cannot be stored."""
-    cause = error.__cause__
-    return cause if isinstance(error, RuntimeError) and isinstance(cause, TransportError) else error
-
-
-@contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    try:
-        yield
-    except PROBLEMS as error:
-        problem = _cause(error)
-        kind = Unreachable if _may_pass(problem) else InputError
-        raise kind(_sentence(problem, repo_id)) from None
-
-
-def _sentence(error: Exception, repo_id: str) -> str:
-    endpoint, status = constants.ENDPOINT, _status(error)
-    if status:
-        said = error.server_message if isinstance(error, HfHubHTTPError) else None
-        return _refusal(status, f": {said}" if said else "", repo_id)
-    match error:
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set; unset it to push"
-        case UnicodeEncodeError():  # no header can hold such a token
-            return _refusal(401, "", repo_id)
-        case HFValidationError():
-            return f"the Hub takes no repository named {repo_id!r}; expected OWNER/NAME, as in its address"
-    if _may_pass(error):
-        return (
-            f"{endpoint} cannot be reached for {repo_id} ({_what(error)}); check the network, then run it again: "
-            "what has arrived is not sent again"
-        )
-    return f"{repo_id} cannot be pushed ({_in_one_line(error)}); correct that, then run it again"
-
-
-def _refusal(status: int, said: str, repo_id: str) -> str:
-    endpoint = constants.ENDPOINT
-    if status == 401:
-        return f"{endpoint} does not accept your token; log in with `hf auth login`, or correct HF_TOKEN"
-    if status == 403:
-        return (
-            f"your token may not write {repo_id}{said}; give it write access at {endpoint}/settings/tokens, or correct "
-            "hub.adapter_repo_id and hub.merged_repo_id"
-        )
-    if is_busy(status):
-        return f"{endpoint} answered {status} for {repo_id}; run it again later: what has arrived is not sent again"
-    return f"{endpoint} refused {repo_id} with {status}{said}; correct that, then run it again"
-
-
-def _what(error: Exception) -> str:
-    """Return what kind of trouble it is, without the addresses and headers that its message may quote."""
-    status = _status(error)
-    return f"status {status}" if status else type(error).__name__
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _told(held: tuple[int, str] | None) -> str:

@@ -142,6 +142,7 @@ def edit(run: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_a_public_repository_does_not_get_a_private_release(by_xet, run, hub):
     hub.repo(MERGED, {})
     refused(push(by_xet, run), f"{MERGED} is public", f"{hub.endpoint}/{MERGED}/settings", "hub.private")
@@ -173,6 +174,7 @@ def test_only_what_changed_is_sent_and_what_is_left_over_goes(job, run, hub, tmp
     assert not hub.asked("PUT", sha256((run / "data/merged/model-1-of-2.safetensors").read_bytes()))
 
 
+@pytest.mark.slow
 def test_the_older_of_two_releases_is_left_where_it_is(by_xet, run, hub, tmp_path):
     done(push(by_xet, run))
     other = write_run(tmp_path / "other", "def")
@@ -269,7 +271,9 @@ BY_LFS = {
 }
 
 
-@pytest.mark.parametrize("fault", EITHER)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if "lost" in name else pytest.mark.slow) for name in EITHER]
+)
 def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
     path, faults = EITHER[fault]
     hub.plant(path, *faults)
@@ -308,6 +312,7 @@ def test_a_spent_limit_says_when_it_is_renewed(by_xet, run, hub):
     assert "waits 9 s" in done(push(by_xet, run)).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [{"Retry-After": "3600"}, {"RateLimit": '"api";r=0;t=3600'}])
 def test_an_hour_is_not_waited_for(header, job, run, hub):
     hub.plant("/commit/", Fault("status", 429, headers=header))
@@ -380,6 +385,7 @@ def test_a_xet_storage_that_stays_so_is_one_sentence(path, fault, code, by_xet, 
     stays(path, fault, by_xet, run, hub, code=code)
 
 
+@pytest.mark.slow
 def test_an_lfs_object_that_arrived_unverified_is_not_sent_again(by_lfs, run, hub):
     """The next attempt asks first what is there."""
     hub.plant("/objects/verify", *[Fault("status", 503)] * ALWAYS)
@@ -405,7 +411,7 @@ def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]
     """Start pushes that go on beside the test, and end those that are left."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(run: Path, xet: str = "xet") -> "subprocess.Popen[str]":
+    def begin(run: Path, xet: str = "xet", **variables: str) -> "subprocess.Popen[str]":
         more = {
             "HF_TOKEN": TOKEN,
             "HF_XET_CACHE": str(run.parent / "xet"),
@@ -415,7 +421,7 @@ def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]
             subprocess.Popen(
                 [sys.executable, "-m", "tasks.push"],
                 cwd=run,
-                env=environment(hub, home) | more,
+                env=environment(hub, home) | more | variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -497,6 +503,7 @@ def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub,
         released(hub, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
 def test_a_hub_that_is_silent_is_not_waited_for(acts, job, run, hub):
     hub.plant(f"{MERGED}/commit/", Fault("hang", acts=acts))
@@ -533,6 +540,13 @@ def test_an_unknown_token_is_refused_and_not_shown(token, by_xet, run, hub):
     refused(ended, "does not accept your token", "HF_TOKEN")
     assert "hf_unknown" not in ended.out + ended.err
     assert hub.repos == {}
+
+
+@pytest.mark.slow
+def test_a_push_without_the_network_is_refused(start, run, hub):
+    process = start(run, HF_HUB_OFFLINE="1")
+    _, err = process.communicate(timeout=30)
+    refused(Ended(process.returncode, "", err, 0, run), "HF_HUB_OFFLINE is set; unset it to push")
 
 
 def test_a_token_that_only_reads_is_refused(by_xet, run, hub):
@@ -586,6 +600,7 @@ def test_a_push_without_names_is_refused(by_xet, run, hub):
     refused(push(by_xet, run), "hub.merged_repo_id is null; name the repository")
 
 
+@pytest.mark.slow
 def test_the_run_of_another_folder_is_pushed_and_recorded_here(by_xet, run, hub, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
