@@ -302,6 +302,18 @@ def test_an_lfs_storage_that_fails_once_is_asked_again(fault, by_lfs, run, hub):
     released(hub, run)
 
 
+@pytest.mark.parametrize("kind", ["status", "drop"])
+def test_a_commit_whose_answer_was_lost_is_recognised_and_not_repeated(kind, job, run, hub):
+    hub.repo(MERGED, {"old.bin": b"of an older release"}, private=True)
+    hub.plant(f"{MERGED}/commit/", Fault(kind, acts=True))
+    out = done(push(job, run)).out
+    assert (
+        f"{MERGED} at {hub.repos[MERGED].refs['main'][:12]} holds the release, although the Hub did not say so" in out
+    )
+    released(hub, run)
+    assert len(hub.asked("POST", f"{MERGED}/preupload/")) == len(hub.asked("POST", f"{MERGED}/commit/")) == 1
+
+
 def test_the_hub_says_how_long_to_wait(job, run, hub):
     hub.plant("/commit/", Fault("status", 429, headers={"Retry-After": "7"}))
     assert "waits 7 s" in done(push(job, run)).out
