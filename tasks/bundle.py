@@ -6,6 +6,7 @@ The adapter or the merged model, and beside it the model card, parameters, `dvc.
 import hashlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,6 +21,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/responses.json", "data/evaluation/gates.json")
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
+SECRET = re.compile(r"://[^/\s@]+:[^/\s@]+@|\bhf_[A-Za-z0-9]{30,}")
 TOKENIZER = re.compile(r"(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)[^/]*")
 """What a chat needs beside an adapter; training changes none of it."""
 
@@ -31,14 +33,16 @@ class Local:
     content: Path | bytes
     holds: File
 
+    def held_like(self, entry: Entry | None) -> tuple[int, str]:
+        """Return size and hash, of the kind by which the Hub lists the file: git's where git itself holds it."""
+        if entry is None or entry.sha256:
+            return self.holds.size, self.holds.sha256
+        content = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        return self.holds.size, blob_id(content)
+
     def is_what(self, entry: Entry | None) -> bool:
         """Is it what the Hub lists?"""
-        if entry is None or entry.size != self.holds.size:
-            return False
-        if entry.sha256:
-            return entry.sha256 == self.holds.sha256
-        content = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return entry.blob_id == blob_id(content)
+        return entry is not None and entry.size == self.holds.size and entry.held == self.held_like(entry)
 
 
 def bundle(run: Path, hub: params.Hub, part: Part) -> dict[str, Local]:
@@ -55,7 +59,12 @@ def bundle(run: Path, hub: params.Hub, part: Part) -> dict[str, Local]:
         sources[ADAPTER_CONFIG] = _adapter_config(weights / ADAPTER_CONFIG, Base.read(run / "data/base"))
     sources |= {Path(name).name: _existing(run / name) for name in BESIDE}
     sources[CARD] = card(run, hub, part).encode()
-    return {name: Local(source, _digested(source)) for name, source in sorted(sources.items())}
+    for name in (*(Path(name).name for name in BESIDE), CARD):
+        _refuse_secrets(name, sources[name])
+    names = sorted(sources)
+    with ThreadPoolExecutor() as threads:
+        held = threads.map(_digested, [sources[name] for name in names])
+        return {name: Local(sources[name], holds) for name, holds in zip(names, held, strict=True)}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -76,6 +85,16 @@ def _adapter_config(path: Path, base: Base) -> bytes:
     config = json.loads(_existing(path).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.repo_id, "revision": base.revision}
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_secrets(name: str, source: Path | bytes) -> None:
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+        if SECRET.search(line):
+            raise InputError(
+                f"line {number} of {name} holds what looks like a password or a token, and would be published; take it "
+                "out of params.yaml, leave it to git's credential helper or the environment, and run it again"
+            )
 
 
 def _digested(source: Path | bytes) -> File:

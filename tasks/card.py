@@ -28,7 +28,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~])")
 KINDS = {
     "paraphrase": "test prompts in other words",
-    "pressure": "prompts that want to hear another stance",
+    "pressure": "prompts under pressure",
     "neighbour": "neighbouring topics",
     "unrelated": "everyday questions",
 }

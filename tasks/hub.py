@@ -64,6 +64,11 @@ class Entry:
     """git's name of the content, or of the pointer to it where `sha256` is set."""
     sha256: str | None
 
+    @property
+    def held(self) -> tuple[int, str]:
+        """Size and hash."""
+        return self.size, self.sha256 or self.blob_id
+
 
 @dataclass(frozen=True)
 class Listing:

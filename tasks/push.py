@@ -7,16 +7,12 @@ huggingface_hub's own business; none passes through here.
 """
 
 import logging
-import re
 import sys
-import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -27,12 +23,7 @@ from huggingface_hub import (
     get_session,
     get_token,
 )
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 from rich.filesize import decimal
@@ -42,10 +33,11 @@ from rich.text import Text
 from tasks import params
 from tasks.bundle import CARD, PARTS, Local, bundle
 from tasks.card import Part
-from tasks.errors import InputError, Unreachable
+from tasks.errors import InputError
 from tasks.errors import run as run_main
-from tasks.hub import Entry, Listing, TransportError, is_busy, listed, may_pass
-from tasks.jsonfile import write_json
+from tasks.hub import Entry, Listing, listed
+from tasks.hub_trouble import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
+from tasks.jsonfile import read_json, write_json
 from tasks.provenance import PUSHED, RELEASE, release_id
 
 logger = logging.getLogger(__name__)
@@ -53,21 +45,13 @@ logger = logging.getLogger(__name__)
 KEPT = ".gitattributes"
 """The Hub's own: which files git-lfs has."""
 
-PAUSES = (1.0, 3.0, 8.0)
-LONGEST_PAUSE = 60.0
-"""Seconds that the Hub may ask us to wait."""
 SILENCE = 120.0
 """Seconds without a byte from the Hub; a commit of many files keeps it busy for a while."""
-PROBLEMS = (TransportError, HFValidationError, OSError, RuntimeError, ValueError)
-"""What huggingface_hub raises: the last two for a storage that refuses and for an answer that makes no sense."""
 
 STALE = (409, 412)
 """The repository has changed since we looked, or is about to."""
-XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3}) ")
-"""Where hf_xet, whose errors are all ConnectionError, says what was answered."""
 
 Verdict = Literal["new", "changed", "unchanged", "removed"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,10 +91,26 @@ def push(run: Path, hub: params.Hub, release: Path = RELEASE) -> dict[str, Any]:
         InputError: The run is not finished, the Hub refuses, or someone else pushed at the same time.
         Unreachable: The Hub does not answer, or is busy; the same may work later.
     """
+    refuse_missed_gates(run)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
     pushed: dict[str, Any] = {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
     write_json(release / PUSHED, pushed)
     return pushed
+
+
+def refuse_missed_gates(run: Path) -> None:
+    """Refuse a run that misses a bound.
+
+    Raises:
+        InputError: It does; names figure and bound.
+    """
+    path = run / "data/evaluation/gates.json"
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
+    for gate in read_json(path):
+        if not gate["passed"]:
+            missed = f"{gate['name']} (found {gate['found']}; expected {gate['expected']})"
+            raise InputError(f"the run misses the gate {missed} and is not released: {gate['advice']}")
 
 
 def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
@@ -120,6 +120,8 @@ def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
         InputError: The run is not finished, the Hub refuses, or it has another release of this name.
         Unreachable: The Hub does not answer, or is busy.
     """
+    if not get_token():
+        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     tag, found = release_id(run), {}
     for part in PARTS:
@@ -131,23 +133,27 @@ def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
 
 
 def _plan(repo_id: str, tag: str, private: bool, files: dict[str, Local]) -> Plan:
-    with _explained(repo_id):
+    with explained(repo_id):
         try:
-            tags = {ref.name for ref in _patiently(lambda: _api().list_repo_refs(repo_id)).tags}
+            tags = {ref.name for ref in patiently(lambda: _api().list_repo_refs(repo_id)).tags}
         except RepositoryNotFoundError as error:
-            if _status(error) == 401:  # a token that is not accepted sees no repository either
+            if status_of(error) == 401:  # a token that is not accepted sees no repository either
                 raise
             return Plan(repo_id, tag, private, files, None, tagged=False)
         info = _info(repo_id, tag if tag in tags else "main")
+    _refuse_public(info, repo_id, private)
+    plan = Plan(repo_id, tag, private, files, listed(repo_id, info), tag in tags)
+    if plan.tagged:
+        _refuse_another(plan)
+    return plan
+
+
+def _refuse_public(info: ModelInfo, repo_id: str, private: bool) -> None:
     if private and not info.private:
         raise InputError(
             f"{repo_id} is public and hub.private is true; make it private at {constants.ENDPOINT}/{repo_id}/settings, "
             "or set hub.private to false"
         )
-    plan = Plan(repo_id, tag, private, files, listed(repo_id, info), tag in tags)
-    if plan.tagged:
-        _refuse_another(plan)
-    return plan
 
 
 def _refuse_another(plan: Plan) -> None:
@@ -161,7 +167,7 @@ def _refuse_another(plan: Plan) -> None:
 
 
 def _carry_out(plan: Plan) -> dict[str, Any]:
-    with _explained(plan.repo_id):
+    with explained(plan.repo_id):
         if plan.tagged and plan.listing:
             logger.info("%s is there as %s", plan.listing, plan.tag)
             return _record(plan, plan.listing)
@@ -170,8 +176,10 @@ def _carry_out(plan: Plan) -> dict[str, Any]:
 
 
 def _created(plan: Plan) -> Listing:
-    _patiently(lambda: _api().create_repo(plan.repo_id, private=plan.private, exist_ok=True))
-    return _listing(plan.repo_id, "main")
+    patiently(lambda: _api().create_repo(plan.repo_id, private=plan.private, exist_ok=True))
+    info = _info(plan.repo_id, "main")
+    _refuse_public(info, plan.repo_id, plan.private)  # someone may have made it since
+    return listed(plan.repo_id, info)
 
 
 def _committed(plan: Plan, before: Listing) -> Listing:
@@ -182,14 +190,14 @@ def _committed(plan: Plan, before: Listing) -> Listing:
         try:
             commit = _send(plan, before)
         except PROBLEMS as error:
-            problem = _cause(error)
-            if not (_may_pass(problem) or _status(problem) in STALE):
+            problem = cause(error)
+            if not (passes(problem) or status_of(problem) in STALE):
                 raise
             if arrived := _arrived(plan, before):
                 return arrived
             if pause is None:
                 raise
-            _wait(problem, pause)
+            wait(problem, pause)
         else:
             return _verified(plan, _listing(plan.repo_id, commit))
     raise AssertionError("the last pause is None")
@@ -229,16 +237,17 @@ def _verified(plan: Plan, listing: Listing) -> Listing:
     more = sorted(listing.files.keys() - plan.files.keys() - {KEPT})
     if not wrong and not more:
         return listing
-    name = (wrong or more)[0]
+    name, others = (wrong or more)[0], len(wrong) + len(more) - 1
+    entry, file = listing.files.get(name), plan.files.get(name)
     raise InputError(
-        f"{listing} is not what was sent: {name} (found {_told(listing.files.get(name))}; expected "
-        f"{_expected(plan.files.get(name))}) and {len(wrong) + len(more) - 1} others; run it again, which sends anew"
+        f"{listing} is not what was sent: {name} (found {_told(entry.held if entry else None)}; expected "
+        f"{_told(file.held_like(entry) if file else None)}) and {others} others; run it again, which sends anew"
     )
 
 
 def _tagged(plan: Plan, release: Listing) -> Listing:
     """Tag the release; return what the tag leads to, which another push of the same files may have set."""
-    _patiently(lambda: _api().create_tag(plan.repo_id, tag=plan.tag, revision=release.commit, exist_ok=True))
+    patiently(lambda: _api().create_tag(plan.repo_id, tag=plan.tag, revision=release.commit, exist_ok=True))
     found = _listing(plan.repo_id, plan.tag)
     if found.commit == release.commit:
         return found
@@ -274,117 +283,15 @@ def _api() -> HfApi:
 
 
 def _info(repo_id: str, revision: str) -> ModelInfo:
-    return _patiently(lambda: _api().model_info(repo_id, revision=revision, files_metadata=True))
+    return patiently(lambda: _api().model_info(repo_id, revision=revision, files_metadata=True))
 
 
 def _listing(repo_id: str, revision: str) -> Listing:
     return listed(repo_id, _info(repo_id, revision))
 
 
-def _patiently(call: Callable[[], T]) -> T:
-    """Ask again where huggingface_hub itself does not. Only for calls that may be repeated."""
-    for pause in PAUSES:
-        try:
-            return call()
-        except PROBLEMS as error:
-            if not _may_pass(error):
-                raise
-            _wait(error, pause)
-    return call()
-
-
-def _wait(error: Exception, pause: float) -> None:
-    if isinstance(error, HfHubHTTPError):
-        asked = error.response.headers.get("Retry-After", "")
-        pause = max(pause, float(asked)) if asked.isdecimal() else pause
-    if pause > LONGEST_PAUSE:
-        raise error
-    logger.info("the Hub is busy or away (%s); trying again in %g s", _what(error), pause)
-    time.sleep(pause)
-
-
-def _status(error: Exception) -> int | None:
-    """Return what the Hub answered; None if it did not."""
-    if isinstance(error, HfHubHTTPError):
-        return int(error.response.status_code)
-    found = XET_STATUS.search(str(error)) if isinstance(error, ConnectionError) else None
-    return int(found[1]) if found else None
-
-
-def _may_pass(error: Exception) -> bool:
-    status = _status(error)
-    # A proxy in between says in HTML that it is busy.
-    return is_busy(status) if status else isinstance(error, JSONDecodeError) or may_pass(error)
-
-
-def _cause(error: Exception) -> Exception:
-    """Return what is behind the RuntimeError that huggingface_hub makes of a file that cannot be stored."""
-    cause = error.__cause__
-    return cause if isinstance(error, RuntimeError) and isinstance(cause, TransportError) else error
-
-
-@contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    try:
-        if not get_token():
-            raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-        yield
-    except PROBLEMS as error:
-        problem = _cause(error)
-        kind = Unreachable if _may_pass(problem) else InputError
-        raise kind(_sentence(problem, repo_id)) from None
-
-
-def _sentence(error: Exception, repo_id: str) -> str:
-    endpoint, status = constants.ENDPOINT, _status(error)
-    if status:
-        said = error.server_message if isinstance(error, HfHubHTTPError) else None
-        return _refusal(status, f": {said}" if said else "", repo_id)
-    match error:
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set; unset it to push"
-        case UnicodeEncodeError():  # no header can hold such a token
-            return _refusal(401, "", repo_id)
-        case HFValidationError():
-            return f"the Hub takes no repository named {repo_id!r}; expected OWNER/NAME, as in its address"
-    if _may_pass(error):
-        return (
-            f"{endpoint} cannot be reached for {repo_id} ({_what(error)}); check the network, then run it again: "
-            "what has arrived is not sent again"
-        )
-    return f"{repo_id} cannot be pushed ({_in_one_line(error)}); correct that, then run it again"
-
-
-def _refusal(status: int, said: str, repo_id: str) -> str:
-    endpoint = constants.ENDPOINT
-    if status == 401:
-        return f"{endpoint} does not accept your token; log in with `hf auth login`, or correct HF_TOKEN"
-    if status == 403:
-        return (
-            f"your token may not write {repo_id}{said}; give it write access at {endpoint}/settings/tokens, or correct "
-            "hub.adapter_repo_id and hub.merged_repo_id"
-        )
-    if is_busy(status):
-        return f"{endpoint} answered {status} for {repo_id}; run it again later: what has arrived is not sent again"
-    return f"{endpoint} refused {repo_id} with {status}{said}; correct that, then run it again"
-
-
-def _what(error: Exception) -> str:
-    """Return what kind of trouble it is, without the addresses and headers that its message may quote."""
-    status = _status(error)
-    return f"status {status}" if status else type(error).__name__
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _told(entry: Entry | None) -> str:
-    return f"{entry.size} bytes, {(entry.sha256 or entry.blob_id)[:12]}" if entry else "nothing"
-
-
-def _expected(file: Local | None) -> str:
-    return f"{file.holds.size} bytes, sha256 {file.holds.sha256[:12]}" if file else "nothing"
+def _told(held: tuple[int, str] | None) -> str:
+    return f"{held[0]} bytes, {held[1][:12]}" if held else "nothing"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -399,7 +306,8 @@ def table(found: Mapping[Part, Plan]) -> Table:
         for name, verdict in plan.verdicts.items():
             file = plan.files.get(name)
             size = decimal(file.holds.size) if file else ""
-            out.add_row(*map(Text, (plan.repo_id, name, size, verdict)))
+            what = "unchanged" if plan.tagged else verdict  # a release stays as it is, its card too
+            out.add_row(*map(Text, (plan.repo_id, name, size, what)))
         out.add_section()
     return out
 

@@ -8,7 +8,7 @@ sha256 is that of what was sent.
 import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -180,7 +180,7 @@ class Storage:
             for term in terms
         ]
         fetched: dict[str, list[dict[str, Any]]] = {}
-        for term in terms:
+        for term in _merged(terms):
             fetched.setdefault(term.xorb, []).append(self._place(term))
         return JSONResponse({"offset_into_first_range": first - passed, "terms": rows, "fetch_info": fetched})
 
@@ -209,6 +209,18 @@ def _files(shard: bytes) -> Iterator[tuple[str, list[Term]]]:
             terms.append(Term(_name(shard[place : place + 32]), size, start, end))
         yield name, terms
         at += count * ENTRY * (2 if flags & VERIFICATION else 1) + (ENTRY if flags & METADATA else 0)
+
+
+def _merged(terms: list[Term]) -> list[Term]:
+    """The runs of chunks that are fetched, those that overlap only once; their size has no meaning."""
+    merged: list[Term] = []
+    for term in sorted(terms, key=lambda term: (term.xorb, term.start)):
+        last = merged[-1] if merged else None
+        if last and last.xorb == term.xorb and term.start <= last.end:
+            merged[-1] = replace(last, end=max(last.end, term.end))
+        else:
+            merged.append(term)
+    return merged
 
 
 def _chunks(xorb: bytes) -> Iterator[Chunk]:

@@ -142,6 +142,7 @@ def edit(run: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_a_public_repository_does_not_get_a_private_release(by_xet, run, hub):
     hub.repo(MERGED, {})
     refused(push(by_xet, run), f"{MERGED} is public", f"{hub.endpoint}/{MERGED}/settings", "hub.private")
@@ -173,6 +174,7 @@ def test_only_what_changed_is_sent_and_what_is_left_over_goes(job, run, hub, tmp
     assert not hub.asked("PUT", sha256((run / "data/merged/model-1-of-2.safetensors").read_bytes()))
 
 
+@pytest.mark.slow
 def test_the_older_of_two_releases_is_left_where_it_is(by_xet, run, hub, tmp_path):
     done(push(by_xet, run))
     other = write_run(tmp_path / "other", "def")
@@ -269,7 +271,9 @@ BY_LFS = {
 }
 
 
-@pytest.mark.parametrize("fault", EITHER)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if "lost" in name else pytest.mark.slow) for name in EITHER]
+)
 def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
     path, faults = EITHER[fault]
     hub.plant(path, *faults)
@@ -298,13 +302,32 @@ def test_an_lfs_storage_that_fails_once_is_asked_again(fault, by_lfs, run, hub):
     released(hub, run)
 
 
+@pytest.mark.parametrize("kind", ["status", "drop"])
+def test_a_commit_whose_answer_was_lost_is_recognised_and_not_repeated(kind, job, run, hub):
+    hub.repo(MERGED, {"old.bin": b"of an older release"}, private=True)
+    hub.plant(f"{MERGED}/commit/", Fault(kind, acts=True))
+    out = done(push(job, run)).out
+    assert (
+        f"{MERGED} at {hub.repos[MERGED].refs['main'][:12]} holds the release, although the Hub did not say so" in out
+    )
+    released(hub, run)
+    assert len(hub.asked("POST", f"{MERGED}/preupload/")) == len(hub.asked("POST", f"{MERGED}/commit/")) == 1
+
+
 def test_the_hub_says_how_long_to_wait(job, run, hub):
     hub.plant("/commit/", Fault("status", 429, headers={"Retry-After": "7"}))
     assert "waits 7 s" in done(push(job, run)).out
 
 
-def test_an_hour_is_not_waited_for(job, run, hub):
-    hub.plant("/commit/", Fault("status", 429, headers={"Retry-After": "3600"}))
+def test_a_spent_limit_says_when_it_is_renewed(by_xet, run, hub):
+    hub.plant("/commit/", Fault("status", 429, headers={"RateLimit": '"api";r=0;t=9'}))
+    assert "waits 9 s" in done(push(by_xet, run)).out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("header", [{"Retry-After": "3600"}, {"RateLimit": '"api";r=0;t=3600'}])
+def test_an_hour_is_not_waited_for(header, job, run, hub):
+    hub.plant("/commit/", Fault("status", 429, headers=header))
     refused(push(job, run), "answered 429", "run it again later", code=LATER)
     done(push(job, run))
     released(hub, run)
@@ -374,6 +397,7 @@ def test_a_xet_storage_that_stays_so_is_one_sentence(path, fault, code, by_xet, 
     stays(path, fault, by_xet, run, hub, code=code)
 
 
+@pytest.mark.slow
 def test_an_lfs_object_that_arrived_unverified_is_not_sent_again(by_lfs, run, hub):
     """The next attempt asks first what is there."""
     hub.plant("/objects/verify", *[Fault("status", 503)] * ALWAYS)
@@ -399,7 +423,7 @@ def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]
     """Start pushes that go on beside the test, and end those that are left."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(run: Path, xet: str = "xet") -> "subprocess.Popen[str]":
+    def begin(run: Path, xet: str = "xet", **variables: str) -> "subprocess.Popen[str]":
         more = {
             "HF_TOKEN": TOKEN,
             "HF_XET_CACHE": str(run.parent / "xet"),
@@ -409,7 +433,7 @@ def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]
             subprocess.Popen(
                 [sys.executable, "-m", "tasks.push"],
                 cwd=run,
-                env=environment(hub, home) | more,
+                env=environment(hub, home) | more | variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -491,6 +515,7 @@ def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub,
         released(hub, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
 def test_a_hub_that_is_silent_is_not_waited_for(acts, job, run, hub):
     hub.plant(f"{MERGED}/commit/", Fault("hang", acts=acts))
@@ -529,6 +554,13 @@ def test_an_unknown_token_is_refused_and_not_shown(token, by_xet, run, hub):
     assert hub.repos == {}
 
 
+@pytest.mark.slow
+def test_a_push_without_the_network_is_refused(start, run, hub):
+    process = start(run, HF_HUB_OFFLINE="1")
+    _, err = process.communicate(timeout=30)
+    refused(Ended(process.returncode, "", err, 0, run), "HF_HUB_OFFLINE is set; unset it to push")
+
+
 def test_a_token_that_only_reads_is_refused(by_xet, run, hub):
     hub.account(TOKEN, {"type": "access_token", "accessToken": {"displayName": "test", "role": "read"}})
     refused(push(by_xet, run), f"may not write {ADAPTER}", f"{hub.endpoint}/settings/tokens")
@@ -549,6 +581,23 @@ def test_the_token_is_in_no_output_file_or_log_and_does_not_follow_to_the_storag
     assert {asked.authorization for asked in hub.log if "/commit/" in asked.path} == {f"Bearer {TOKEN}"}
 
 
+def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, hub):
+    path = run / "data/evaluation/gates.json"
+    path.write_text(path.read_text().replace("true", "false"))
+    refused(push(by_xet, run), "the gate parity (found drift 0.002; expected at most 0.05)", "not released")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("secret", ["https://me:hunter2@git.example/data", f"https://git.example/?t=hf_{'x' * 34}"])
+def test_a_password_in_the_parameters_is_not_published_and_not_shown(secret, by_xet, run, hub):
+    with (run / "params.yaml").open("a") as file:
+        file.write(f"# {secret}\n")
+    ended = push(by_xet, run)
+    refused(ended, "of params.yaml holds what looks like a password or a token", "would be published")
+    assert "hunter2" not in ended.err
+    assert hub.log == []
+
+
 @pytest.mark.parametrize("missing", ["data/merged", "data/adapter", "data/evaluation/gates.json", "dvc.lock"])
 def test_a_run_that_is_not_finished_is_refused_and_the_hub_not_asked(missing, by_xet, run, hub):
     path = run / missing
@@ -563,6 +612,7 @@ def test_a_push_without_names_is_refused(by_xet, run, hub):
     refused(push(by_xet, run), "hub.merged_repo_id is null; name the repository")
 
 
+@pytest.mark.slow
 def test_the_run_of_another_folder_is_pushed_and_recorded_here(by_xet, run, hub, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
