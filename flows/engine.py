@@ -72,6 +72,8 @@ class Engine:
     process: "subprocess.Popen[str]"
     seconds: float = 0.0
     """From its start until it had passed the checks."""
+    ready: float = 0.0
+    """When that was, by the monotonic clock."""
 
     @property
     def address(self) -> str:

@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.candidate import of_run
 from tasks.errors import InputError
+from tasks.provenance import release_id
 from tasks.verify import files_gate, folder_digest, written_apart
+from tests.hub_double import Hub
 from tests.served_run import another, lock, project
 from tests.toy_project import dvc
 
@@ -108,3 +113,38 @@ def test_files_of_one_moment_belong_together(tmp_path: Path):
     assert written_apart(tmp_path) == []
     os.utime(tmp_path / "b", (1e9, 1e9))
     assert written_apart(tmp_path) == ["b"]
+
+
+def released(run: Path) -> dict[str, bytes]:
+    """Return what a release of a run has on the Hub."""
+    beside = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/base/fingerprint.json")
+    files = [*(run / "data/merged").iterdir(), *(run / name for name in beside)]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def candidate_of(hub: Hub, folder: Path, repo_id: str, revision: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tasks.candidate", str(folder / "found.json")]
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    where = ["--hub", repo_id, "--revision", revision]
+    return subprocess.run([*command, *where], env={**os.environ, **settings}, capture_output=True, text=True)
+
+
+def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hub: Hub, tmp_path: Path):
+    repo = hub.repo("team/stance", released(made))
+    done = candidate_of(hub, tmp_path, "team/stance", "main")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+    said = found["provenance"]
+    assert (said["release"], said["released"]) == (release_id(made), True)
+    assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
+    assert said["gates"] == [{"name": "adherence", "passed": True}]
+    assert (found["name"], found["logps"]) == ("team/stance@main", None)
+    assert (Path(found["model"]) / "model.safetensors").exists()
+
+
+def test_a_model_on_the_hub_that_is_no_release_is_refused(made: Path, hub: Hub, tmp_path: Path):
+    files = {name: content for name, content in released(made).items() if name != "gates.json"}
+    hub.repo("team/other", files)
+    done = candidate_of(hub, tmp_path, "team/other", "main")
+    assert done.returncode == 1
+    assert "has no gates.json; expected a release of this project: name another" in done.stderr

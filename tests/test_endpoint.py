@@ -39,7 +39,7 @@ class Echo(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
-        time.sleep(0.1)
+        time.sleep(2 if self.path == "/v1/slow" else 0.1)
         self.answer()
 
     def answer(self):
@@ -117,9 +117,9 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
 
 
-def ask(up: Endpoint, client: httpx.Client | None = None) -> str:
+def ask(up: Endpoint, client: httpx.Client | None = None, path: str = "echo") -> str:
     post = client.post if client else httpx.post
-    answer = post(f"{up.address}/echo", content=b"?", timeout=60)
+    answer = post(f"{up.address}/{path}", content=b"?", timeout=60)
     assert answer.status_code == 200, answer.text
     return str(answer.json())
 
@@ -151,17 +151,30 @@ def asking(up: Endpoint, clients: int = 8) -> Iterator[list[str]]:
     assert problems == []
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def more(answers: list[str]) -> None:
+    """Wait for two more answers to each of eight clients."""
+    enough = len(answers) + 16
+    wait_until(lambda: len(answers) > enough)
+
+
 def test_a_swap_and_a_rollback_fail_no_request(up: Endpoint):
     with asking(up) as answers:
-        time.sleep(0.5)
+        more(answers)
         said = up.swap(Wanted(run="two"), print)
         swapped = len(answers)
-        time.sleep(0.5)
+        more(answers)
         up.rollback()
-        time.sleep(0.5)
+        more(answers)
     assert "release two (unreleased)" in said
     assert set(answers) == {"one", "two"}
-    assert set(answers[swapped + 8 : swapped + 24]) == {"two"}
+    assert set(answers[swapped + 8 : swapped + 16]) == {"two"}
     assert ask(up) == "one"
 
 
@@ -194,9 +207,9 @@ def test_without_a_model_before_there_is_no_way_back(up: Endpoint):
 def test_without_room_for_two_engines_requests_wait_and_none_fails(up: Endpoint, no_room: None):
     said: list[str] = []
     with asking(up) as answers:
-        time.sleep(0.3)
+        more(answers)
         up_now = up.swap(Wanted(run="two"), said.append)
-        time.sleep(1.5)
+        more(answers)
     assert said[0].startswith("two takes 2.0 GiB and 1.0 are free: no room for two engines")
     assert "requests waited for" in up_now
     assert (answers[0], answers[-1]) == ("one", "two")
@@ -204,16 +217,21 @@ def test_without_room_for_two_engines_requests_wait_and_none_fails(up: Endpoint,
 
 
 def test_without_room_a_model_that_fails_its_checks_brings_the_old_one_back(up: Endpoint, no_room: None):
-    with asking(up) as answers, pytest.raises(InputError, match="bad is not served; one answers again after"):
-        up.swap(Wanted(run="bad"), print)
+    with asking(up) as answers:
+        more(answers)
+        with pytest.raises(InputError, match="bad is not served; one answers again after"):
+            up.swap(Wanted(run="bad"), print)
+        more(answers)
     assert set(answers) == {"one"}
 
 
 def test_requests_that_run_end_before_the_endpoint_does(up: Endpoint):
     answers: list[str] = []
-    thread = threading.Thread(target=lambda: answers.append(ask(up)))
+    thread = threading.Thread(target=lambda: answers.append(ask(up, path="slow")))
     thread.start()
-    time.sleep(0.05)
+    assert up.proxy is not None
+    while not up.proxy.running(up.slot):
+        time.sleep(0.05)
     up.close()
     thread.join()
     assert answers == ["one"]
@@ -221,13 +239,36 @@ def test_requests_that_run_end_before_the_endpoint_does(up: Endpoint):
     assert state() is None
 
 
-def test_an_engine_that_ends_by_itself_is_named(up: Endpoint):
+def test_an_engine_that_ends_by_itself_soon_is_named(up: Endpoint):
     up.watch()
     assert up.live is not None
     up.live.log.write_text("RuntimeError: out of luck\n")
     up.live.end()
     with pytest.raises(InputError, match=r"the engine of one has ended by itself \(RuntimeError: out of luck; "):
         up.watch()
+
+
+def test_an_engine_that_ends_by_itself_later_is_started_again_and_requests_wait(up: Endpoint, monkeypatch):
+    monkeypatch.setattr(endpoints, "REVIVAL", 0)
+    assert up.live is not None
+    up.live.log.write_text("")
+    up.live.end()
+    with asking(up) as answers:
+        time.sleep(0.3)
+        assert answers == []
+        up.watch()
+    assert set(answers) == {"one"}
+    assert len(up.running) == 1
+
+
+def test_one_that_stood_by_and_has_ended_is_no_way_back(up: Endpoint):
+    up.swap(Wanted(run="two"), print)
+    assert up.before is not None
+    up.before.end()
+    up.watch()
+    with pytest.raises(InputError, match="there is no model before this one"):
+        up.rollback()
+    assert ask(up) == "two"
 
 
 def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
@@ -406,13 +447,6 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pyt
     assert (make_key(), read_key(), key_place()) == (key, key, ".serve/key")
     monkeypatch.setenv("STANCE_API_KEY", "chosen")
     assert (make_key(), read_key(), key_place()) == ("chosen", "chosen", "$STANCE_API_KEY")
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_what_is_detached_outlives_its_guard(tmp_path: Path):
