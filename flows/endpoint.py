@@ -26,6 +26,8 @@ from tasks.jsonfile import read_json, write_json
 
 STATE = SERVE / "state.json"
 CONTROL = SERVE / "control.socket"
+REVIVAL = 60
+"""Seconds that an engine must have been up to be started again when it ends by itself."""
 Say = Callable[[str], None]
 
 
@@ -103,20 +105,17 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
 
     def watch(self) -> None:
-        """Look after the processes.
+        """Look after the processes; an engine that has ended by itself is started again.
 
         Raises:
-            InputError: The proxy or the engine that answers has ended by itself.
+            InputError: The proxy has ended, or the engine has so soon that it would again.
         """
         assert self.proxy
         assert self.live
         if self.proxy.process.poll() is not None:
             raise InputError(f"HAProxy has ended by itself; see {SERVE / 'proxy.log'}, and start again: make serve")
         if not self.live.alive():
-            raise InputError(
-                f"the engine of {self.live.candidate.name} has ended by itself ({engines.reason(self.live.log)}); "
-                "start again: make serve"
-            )
+            self._revive(self.live)
         if self.before and not self.before.alive():
             print(f"{self.before.candidate.name}, which stood by for a rollback, has ended; see {self.before.log}")
             self._end(self.before)
@@ -170,8 +169,21 @@ class Endpoint:
         except BaseException:
             self._end(fresh)
             raise
-        fresh.seconds = time.monotonic() - began
+        fresh.ready = time.monotonic()
+        fresh.seconds = fresh.ready - began
         return fresh
+
+    def _revive(self, ended: Engine) -> None:
+        """Start the engine that answers again; requests wait in the proxy meanwhile."""
+        found = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
+        up_for = time.monotonic() - ended.ready
+        if up_for < REVIVAL:
+            raise InputError(f"{found} after {up_for:.0f} s; expected one that stays: look there, then make serve")
+        print(f"{found}; it is started again, and requests wait", flush=True)
+        self._end(ended)
+        candidate = engines.prepare(ended.wanted, self._next())
+        self.live = self._start(ended.wanted, candidate, lambda text: print(text, flush=True))
+        self._answer_from(self.live, self.slot)
 
     def _replace(self, wanted: Wanted, candidate: Candidate, short: str, say: Say) -> str:
         """Stop one engine and start the other; requests wait in the proxy meanwhile."""

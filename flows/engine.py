@@ -72,6 +72,8 @@ class Engine:
     process: "subprocess.Popen[str]"
     seconds: float = 0.0
     """From its start until it had passed the checks."""
+    ready: float = 0.0
+    """When that was, by the monotonic clock."""
 
     @property
     def address(self) -> str:
@@ -182,7 +184,7 @@ def names(candidate: Candidate) -> list[str]:
     adapters = [f"{name}={candidate.adapter}" for name in (ALIAS, candidate.release)]
     rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
     return [
-        "--served-model-name", BASE, "--enable-lora", "--max-loras", "2", "--max-lora-rank", rank,
+        "--served-model-name", BASE, "--enable-lora", "--max-loras", "3", "--max-lora-rank", rank,
         "--lora-modules", *adapters,
     ]  # fmt: skip
 

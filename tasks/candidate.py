@@ -88,7 +88,9 @@ def of_run(folder: Path, *, with_base: bool = False) -> Candidate:
             raise InputError(f"{folder / needed} does not exist; finish the run first: `make repro`")
     found = provenance(folder)
     params = Params.load(folder / "params.yaml")
-    model, name = folder / MERGED, found["release"] if folder == Path() else f"{folder.name} ({found['release']})"
+    model, name = folder / MERGED, found["release"]
+    if folder.resolve() != Path.cwd():
+        name = f"{folder.name} ({name})"
     gates = [] if with_base else [files_gate(model, folder / "dvc.lock")]
     if with_base:
         model = locate(folder / "data/base")

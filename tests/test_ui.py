@@ -134,6 +134,16 @@ def test_a_grid_is_swept_from_its_deployment(ui: Ui):
     assert "| 0.25 | 25% |" in ui.artifacts(run)["comparison"]
 
 
+def test_a_run_without_a_model_is_not_served_and_the_flow_says_why(ui: Ui):
+    deployment = ui.call("GET", "/deployments/name/serve/serve")["id"]
+    run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {}})
+    assert ui.wait(run, FINAL) == "FAILED"
+    assert (
+        "data/merged does not exist; finish the run first"
+        in ui.call("GET", f"/flow_runs/{run['id']}")["state"]["message"]
+    )
+
+
 def test_a_second_ui_says_that_it_is_up(ui: Ui):
     again = subprocess.run(
         [sys.executable, "-m", "flows.ui"], cwd=ui.project, env=ui.environment, capture_output=True, text=True
