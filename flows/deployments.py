@@ -54,9 +54,7 @@ def main() -> None:
     deployments = (
         align.to_deployment("align", description="Align a model with a stance, in a workspace of its own."),
         sweep.to_deployment("sweep", description="A grid of runs, and a page that compares them."),
-        release.to_deployment(
-            "release", description="Gates, approval, Hub, endpoint, a first question."
-        ),
+        release.to_deployment("release", description="Gates, approval, Hub, endpoint, a first question."),
         serve_flow.to_deployment("serve", description="Let a run's model answer behind the endpoint."),
     )
     limit = get_current_settings().runner.process_limit

@@ -182,9 +182,10 @@ def names(candidate: Candidate) -> list[str]:
     if not candidate.adapter:
         return ["--served-model-name", ALIAS, candidate.release]
     adapters = [f"{name}={candidate.adapter}" for name in (ALIAS, candidate.release)]
+    spare = str(len(adapters) + 1)  # without one, the base gets an adapter in mixed batches on a CPU (vllm#48421)
     rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
     return [
-        "--served-model-name", BASE, "--enable-lora", "--max-loras", "3", "--max-lora-rank", rank,
+        "--served-model-name", BASE, "--enable-lora", "--max-loras", spare, "--max-lora-rank", rank,
         "--lora-modules", *adapters,
     ]  # fmt: skip
 
