@@ -18,7 +18,8 @@ import pytest
 
 from tasks.provenance import release_id
 from tests.finished_run import write_lock, write_run
-from tests.hub_double import Fault, Hub
+from tests.hub_double import Hub
+from tests.hub_faults import Fault
 from tests.hub_jobs import Ended, Job, environment, jobs
 from tests.hub_storage import XET_TOKEN
 
