@@ -38,10 +38,14 @@ from tasks.errors import run as run_main
 from tasks.hub import Entry, Listing, listed
 from tasks.hub_trouble import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
 from tasks.jsonfile import read_json, write_json
+from tasks.locked import refuse_other_files
 from tasks.provenance import PUSHED, RELEASE, release_id
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS = ("data/adapter", "data/merged", "data/evaluation/responses.json", "data/evaluation/gates.json")
+DESCRIBING = (CARD, "params.yaml")
+"""Written anew, by later code or for another `hub`, they make no other release: `dvc.lock` has all that counts."""
 KEPT = ".gitattributes"
 """The Hub's own: which files git-lfs has."""
 
@@ -124,6 +128,7 @@ def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:
         raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     tag, found = release_id(run), {}
+    refuse_other_files(run, OUTPUTS)
     for part in PARTS:
         repo_id = repo_ids[part]
         if repo_id is None:
@@ -157,12 +162,11 @@ def _refuse_public(info: ModelInfo, repo_id: str, private: bool) -> None:
 
 
 def _refuse_another(plan: Plan) -> None:
-    # A card written by later code is no other release.
-    differ = [name for name, verdict in plan.verdicts.items() if verdict != "unchanged" and name != CARD]
+    differ = [name for name, verdict in plan.verdicts.items() if verdict != "unchanged" and name not in DESCRIBING]
     if differ:
         raise InputError(
             f"{plan.listing} has the tag {plan.tag} with other files ({_some(differ)}), and a tag stays where it is; "
-            "run `make repro` so that dvc.lock and the files agree, or delete the tag on the Hub"
+            f"look at {constants.ENDPOINT}/{plan.repo_id}/tree/{plan.tag}, and delete the tag if it is wrong"
         )
 
 

@@ -1,5 +1,6 @@
 """A finished run without a model: folders as the stages leave them, small and filled with made-up bytes."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -10,19 +11,18 @@ from tasks.jsonfile import write_json
 from tasks.params import compose
 from tests import repository
 
-LOCK = "schema: '2.0'\nstages:\n  merge:\n    cmd: make\n    outs:\n    - path: data/merged\n      md5: {}.dir\n"
 HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
 
 
-def write_run(folder: Path, lock: str = "abc") -> Path:
-    """Write the run and commit it; another `lock` makes another release, with other weights."""
-    write_weights(folder, lock)
+def write_run(folder: Path, seed: str = "abc") -> Path:
+    """Write the run and commit it; another seed makes another release, with other weights."""
+    write_weights(folder, seed)
     write_evaluation(folder / "data/evaluation")
     write_json(
         folder / "data/base/base.json", {"source": "hub", "repo_id": "team/base", "revision": "1" * 40, "files": {}}
     )
     write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
-    (folder / "dvc.lock").write_text(LOCK.format(lock))
+    write_lock(folder)
     values = compose("miniature")
     values["hub"] |= {"push": True, "adapter_repo_id": "team/adapter", "merged_repo_id": "team/merged"}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
@@ -30,6 +30,31 @@ def write_run(folder: Path, lock: str = "abc") -> Path:
     repository.git(folder, "add", "--all")
     repository.git(folder, "commit", "--quiet", "--message", "run")
     return folder
+
+
+def write_lock(folder: Path) -> None:
+    """Let DVC take the outputs as they are."""
+    stages = {
+        Path(out).stem: {"cmd": f"make {out}", "outs": [out]}
+        for out in ("data/adapter", "data/merged", "data/evaluation/responses.json", "data/evaluation/gates.json")
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    lock = {
+        name: {
+            "cmd": stage["cmd"],
+            "outs": [{"path": out, "hash": "md5", "md5": md5(folder / out)} for out in stage["outs"]],
+        }
+        for name, stage in stages.items()
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+
+
+def md5(path: Path) -> str:
+    """DVC's hash of a file, or of a folder without folders in it."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    rows = [{"md5": md5(file), "relpath": file.name} for file in sorted(path.iterdir())]
+    return hashlib.md5(json.dumps(rows).encode()).hexdigest() + ".dir"
 
 
 def write_weights(folder: Path, seed: str) -> None:

@@ -5,7 +5,6 @@ Hub has them in its storage (`hub_storage.py`): the client must not take its tok
 each for one request; every request is in `log`.
 """
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -15,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -24,8 +23,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from tests.hub_faults import Asked, Fault, Logged
 from tests.hub_storage import Storage
 
 LARGE = (".safetensors", ".bin", ".model")
@@ -36,33 +36,6 @@ ATTRIBUTES = {
 }
 """What the Hub puts into a new repository."""
 CONFLICT = "A commit has happened since. Please refresh and try again."
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What happens to one request: another status, a body that is cut, a late answer, none, or a dropped connection."""
-
-    kind: Literal["status", "cut", "slow", "hang", "drop"]
-    status: int = 503
-    after: int = 0
-    """Bytes that still arrive before the connection is cut."""
-    seconds: float = 0.0
-    """How late the answer is."""
-    headers: dict[str, str] = field(default_factory=dict)
-    acts: bool = False
-    """Whether the Hub has done by then what it was asked."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request, as it arrived."""
-
-    method: str
-    host: str
-    path: str
-    range: str | None
-    authorization: str | None
-    status: int
 
 
 @dataclass
@@ -238,7 +211,7 @@ class Hub:
             Route("/storage/{oid}", self.storage, methods=["GET", "HEAD"]),
             *self.stored.routes(),
         ]
-        return _Logged(Starlette(routes=routes), self)
+        return Logged(Starlette(routes=routes), self)
 
     async def info(self, request: Request) -> Response:
         """Row 9 of the protocol page."""
@@ -445,62 +418,6 @@ class Hub:
             return _error(401, "GatedRepo", f"Access to model {repo.repo_id} is restricted.")
         sha = repo.resolve(revision or request.path_params.get("revision", "main"))
         return (repo, sha) if sha else _error(404, "RevisionNotFound", "Invalid rev id")
-
-
-class _Logged:
-    """Writes down every request and lets planted faults happen."""
-
-    def __init__(self, app: ASGIApp, hub: Hub) -> None:
-        self.app, self.hub = app, hub
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        request = Request(scope)
-        fault = self.hub.fault(request.url.path)
-        scope["fault"] = fault
-
-        async def noted(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                self.hub.log.append(_asked(request, message["status"]))
-            await send(message)
-
-        if fault is None or fault.kind == "cut":
-            await self.app(scope, receive, noted)
-        elif fault.kind == "slow":
-            await asyncio.sleep(fault.seconds)
-            await self.app(scope, receive, noted)
-        else:
-            await self._fail(fault, scope, receive, noted)
-        return None
-
-    async def _fail(self, fault: Fault, scope: Scope, receive: Receive, noted: Send) -> None:
-        if fault.acts:
-            await self.app(scope, receive, _unheard)
-        if fault.kind == "status":
-            await Response(status_code=fault.status, headers=fault.headers)(scope, receive, noted)
-            return
-        self.hub.log.append(_asked(Request(scope), 0))
-        if fault.kind == "drop":
-            receive.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's request and response
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
-async def _unheard(message: Any) -> None:
-    """Where an answer goes that is lost."""
-
-
-def _asked(request: Request, status: int) -> Asked:
-    headers = request.headers
-    return Asked(
-        request.method,
-        headers["host"],
-        request.url.path,
-        headers.get("range"),
-        headers.get("authorization"),
-        status,
-    )
 
 
 def _rows(tree: dict[str, Content], folder: str, recursive: bool) -> list[dict[str, Any]]:

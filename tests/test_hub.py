@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.hub_double import Asked, Fault, Hub
+from tests.hub_double import Hub
+from tests.hub_faults import Asked, Fault
 from tests.hub_jobs import Ended, Job, environment, jobs
 
 pytestmark = pytest.mark.slow

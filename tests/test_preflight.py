@@ -22,7 +22,8 @@ from tasks.params import HubBase, Params, compose
 from tasks.preflight import Row, check_disk, check_packages, check_port, check_template, preflight, refuse_failures
 from tasks.questions import LABELLED, TEST
 from tasks.weights import Base
-from tests.hub_double import Fault, Hub
+from tests.hub_double import Hub
+from tests.hub_faults import Fault
 
 FITS = "parameters fit the data: 10 questions, 2 test prompts"
 

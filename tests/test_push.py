@@ -17,8 +17,9 @@ from unittest.mock import ANY
 import pytest
 
 from tasks.provenance import release_id
-from tests.finished_run import write_run
-from tests.hub_double import Fault, Hub
+from tests.finished_run import write_lock, write_run
+from tests.hub_double import Hub
+from tests.hub_faults import Fault
 from tests.hub_jobs import Ended, Job, environment, jobs
 from tests.hub_storage import XET_TOKEN
 
@@ -164,6 +165,7 @@ def test_only_what_changed_is_sent_and_what_is_left_over_goes(job, run, hub, tmp
     other = write_run(tmp_path / "other", "def")
     (other / "data/merged/model-2-of-2.safetensors").rename(other / "data/merged/model.safetensors")
     shutil.copy(run / "data/merged/model-1-of-2.safetensors", other / "data/merged")
+    write_lock(other)
     hub.log.clear()
     done(push(job, other))
     head = hub.repos[MERGED].head
@@ -189,20 +191,24 @@ def test_the_older_of_two_releases_is_left_where_it_is(by_xet, run, hub, tmp_pat
 def test_a_tag_is_never_moved(by_xet, run, hub):
     done(push(by_xet, run))
     tags = {repo_id: dict(repo.tags) for repo_id, repo in hub.repos.items()}
-    (run / "data/merged/model-1-of-2.safetensors").write_bytes(b"another")
+    for repo in hub.repos.values():
+        repo.head["model-1-of-2.safetensors"] = repo.head[".gitattributes"]
     refused(
-        push(by_xet, run), f"has the tag {release_id(run)} with other files (model-1-of-2.safetensors)", "make repro"
+        push(by_xet, run),
+        f"has the tag {release_id(run)} with other files (model-1-of-2.safetensors)",
+        "delete the tag",
     )
     assert {repo_id: dict(repo.tags) for repo_id, repo in hub.repos.items()} == tags
 
 
-def test_a_card_that_later_code_writes_is_no_other_release(by_xet, run, hub, git):
+def test_another_card_or_hub_block_is_no_other_release(by_xet, run, hub, git):
     done(push(by_xet, run))
+    edit(run, "private: true", "private: false")
     git(run, "commit", "--quiet", "--allow-empty", "--message", "later")
     done(push(by_xet, run))
     assert len(hub.asked("POST", "/commit/")) == 2
     recorded = json.loads((run / "data/release/push.json").read_text())
-    assert "README.md" not in recorded["merged"]["files"]
+    assert not {"README.md", "params.yaml"} & recorded["merged"]["files"].keys()
 
 
 def test_a_dry_run_lists_every_file_and_changes_nothing(by_xet, run, hub):
@@ -581,9 +587,20 @@ def test_the_token_is_in_no_output_file_or_log_and_does_not_follow_to_the_storag
     assert {asked.authorization for asked in hub.log if "/commit/" in asked.path} == {f"Bearer {TOKEN}"}
 
 
+@pytest.mark.parametrize("name", ["merged/model-2-of-2.safetensors", "adapter/new.json", "evaluation/responses.json"])
+def test_a_file_that_the_lock_does_not_name_is_refused_and_the_hub_not_asked(name, by_xet, run, hub):
+    """As a shard of an older run would be."""
+    with (run / "data" / name).open("ab") as file:
+        file.write(b"\n")
+    output = f"data/{name}" if name.endswith("responses.json") else f"data/{name.split('/')[0]}"
+    refused(push(by_xet, run), f"{output} in . differ from what dvc.lock names", "make repro", "dvc checkout")
+    assert hub.log == []
+
+
 def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, hub):
     path = run / "data/evaluation/gates.json"
     path.write_text(path.read_text().replace("true", "false"))
+    write_lock(run)
     refused(push(by_xet, run), "the gate parity (found drift 0.002; expected at most 0.05)", "not released")
     assert hub.log == []
 

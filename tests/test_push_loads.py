@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.jsonfile import read_json, write_json
 from tasks.merge import merge
 from tasks.provenance import release_id
-from tests.finished_run import write_run
+from tests.finished_run import write_lock, write_run
 from tests.hub_double import Hub, serving
 from tests.hub_jobs import Job, environment, jobs
 from tests.small_run import params, prepare, train_in
@@ -59,6 +59,7 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     prepare(data, chosen)
     adapter = train_in(data, chosen)
     merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
+    write_lock(run)
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)

@@ -1,0 +1,63 @@
+"""Are the files of a run those that its `dvc.lock` names? A release is called after it, and must be what it says.
+
+DVC itself is not asked: a stage or a task does without it, and its two kinds of hash are simple.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tasks.errors import InputError
+from tasks.hub import CHUNK
+from tasks.params import read_yaml
+
+
+def refuse_other_files(run: Path, names: Iterable[str]) -> None:
+    """Refuse a run one of whose outputs was changed, or exchanged, since its stage wrote it.
+
+    Args:
+        run: The project, or a workspace of it.
+        names: Outputs, files or folders, as `dvc.lock` names them.
+
+    Raises:
+        InputError: An output is missing, is not what the lock says, or is not named by it.
+    """
+    names = list(names)
+    if missing := [name for name in names if not (run / name).exists()]:
+        raise InputError(f"{run / missing[0]} does not exist; expected a finished run: `make repro` first")
+    stages = read_yaml(run / "dvc.lock")["stages"].values()
+    locked = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+    other = [name for name in names if locked.get(name) != _md5(run / name)]
+    if other:
+        raise InputError(
+            f"{', '.join(other)} in {run} differ from what dvc.lock names; run `make repro` there, or `dvc checkout` "
+            "to have them back as they were"
+        )
+
+
+def _md5(path: Path) -> str:
+    return _md5_of_folder(path) if path.is_dir() else _md5_of_file(path)
+
+
+def _md5_of_folder(folder: Path) -> str:
+    """Return DVC's hash of a folder: that of a list of its files."""
+    files = sorted(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).parts
+    )
+    with ThreadPoolExecutor() as threads:
+        hashes = threads.map(_md5_of_file, files)
+        rows = [
+            {"md5": md5, "relpath": path.relative_to(folder).as_posix()}
+            for path, md5 in zip(files, hashes, strict=True)
+        ]
+    return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5_of_file(path: Path) -> str:
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            md5.update(chunk)
+    return md5.hexdigest()
