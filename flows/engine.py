@@ -1,5 +1,6 @@
 """One vLLM server on a port of its own: how it is started, how much memory it takes, when it is ready, how it ends."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
@@ -70,6 +72,8 @@ class Engine:
     candidate: Candidate
     port: int
     process: "subprocess.Popen[str]"
+    scratch: "TemporaryDirectory[str] | None" = None
+    """For the sockets that vLLM makes and leaves."""
     seconds: float = 0.0
     """From its start until it had passed the checks."""
     ready: float = 0.0
@@ -92,6 +96,8 @@ class Engine:
     def end(self) -> None:
         """End it, and wait until nothing of it is left."""
         release(self.process)
+        if self.scratch:
+            self.scratch.cleanup()
 
 
 def prepare(wanted: Wanted, number: int) -> Candidate:
@@ -121,11 +127,13 @@ def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine
     write_json(told, candidate.provenance)
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
+    scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
+    settings["TMPDIR"] = scratch.name
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    return Engine(number, wanted, candidate, port, process)
+    return Engine(number, wanted, candidate, port, process, scratch)
 
 
 def await_ready(engine: Engine) -> None:
@@ -237,10 +245,10 @@ def read_settings() -> dict[str, Any]:
 
 
 def reason(log: Path) -> str:
-    """Return the last error in an engine's log."""
+    """Return the first error in an engine's log, which the others come from."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if "Error: " in line or "error: " in line]
-    return f"{errors[-1].split('] ')[-1].strip()}; {log} has the rest" if errors else f"see {log}"
+    errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
+    return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 
 
 def gib(number: int) -> str:

@@ -470,3 +470,25 @@ def test_what_is_detached_outlives_its_guard(tmp_path: Path):
         wait_until(lambda: not psutil.pid_exists(ended))
     finally:
         psutil.Process(kept).kill()
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (
+            "(Engine) WARNING 11-21 20:15:50 [a.py:2] this can cause `OSError: too many files`\n"
+            "(Engine) ERROR 11-21 20:15:50 [core.py:1512] ValueError: no room\n"
+            "RuntimeError: Engine core initialization failed\n",
+            "ValueError: no room; engine.log has the rest",
+        ),
+        (
+            "(Engine) ERROR 11-21 20:16:50 [multiproc_executor.py:315] Worker died unexpectedly (exit code: -4)\n",
+            "Worker died unexpectedly (exit code: -4); engine.log has the rest",
+        ),
+        ("INFO started\n", "see engine.log"),
+    ],
+)
+def test_why_an_engine_ended_is_the_first_error_of_its_log(lines: str, found: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("engine.log").write_text(lines)
+    assert engines.reason(Path("engine.log")) == found
