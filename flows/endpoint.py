@@ -1,22 +1,17 @@
-"""The endpoint: an engine that answers, the one before it, the proxy in front, and who may tell it to change.
+"""The endpoint: the engine that answers, the one before it, and the proxy, as one thing that swaps and goes back.
 
 One process, in the foreground of `make serve` or detached. It starts engines, holds them against their run, and only
-then lets the proxy send requests to them. It takes orders, one at a time, on a socket that only its user may open.
+then lets the proxy send requests to them. `flows.orders` tells it to change.
 """
 
-import json
-import os
-import select
-import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
 from flows import engine as engines
+from flows import room
 from flows.engine import Engine, Wanted
 from flows.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
 from tasks.access import SERVE, key_place, make_key
@@ -25,7 +20,6 @@ from tasks.errors import InputError
 from tasks.jsonfile import read_json, write_json
 
 STATE = SERVE / "state.json"
-CONTROL = SERVE / "control.socket"
 REVIVAL = 60
 """Seconds that an engine must have been up to be started again when it ends by itself."""
 Say = Callable[[str], None]
@@ -59,8 +53,8 @@ class Endpoint:
         """
         began = time.monotonic()
         candidate = engines.prepare(wanted, self._next())
-        settings, room = engines.read_settings(), engines.memory(candidate.gpu)
-        if short := engines.shortage(candidate, settings, room):
+        settings = room.read_settings()
+        if short := room.shortage(candidate, settings, room.memory(candidate.gpu)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
         first = self._start(wanted, candidate, say)
         self.proxy = Proxy(self.host, self.port)
@@ -75,12 +69,12 @@ class Endpoint:
             InputError: The other model is not there or does not pass; the endpoint is as it was.
         """
         candidate = engines.prepare(wanted, self._next())
-        settings = engines.read_settings()
-        if engines.shortage(candidate, settings, engines.memory(candidate.gpu)) and self.before:
+        settings = room.read_settings()
+        if room.shortage(candidate, settings, room.memory(candidate.gpu)) and self.before:
             say(f"ends {self.before.candidate.name}, which stood by, for its memory")
             self._end(self.before)
             self.before = None
-        if short := engines.shortage(candidate, settings, engines.memory(candidate.gpu)):
+        if short := room.shortage(candidate, settings, room.memory(candidate.gpu)):
             return self._replace(wanted, candidate, short, say)
         fresh = self._start(wanted, candidate, say)
         if self.before:
@@ -252,81 +246,3 @@ def state() -> dict[str, Any] | None:
     except psutil.NoSuchProcess:
         alive = False
     return known if alive else None
-
-
-def stay(endpoint: Endpoint) -> None:
-    """Take orders until the end."""
-    with listening() as listener:
-        while True:
-            ready, _, _ = select.select([listener], [], [], 1)
-            if ready:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.settimeout(5)
-                    serve_order(endpoint, connection)
-            endpoint.watch()
-
-
-@contextmanager
-def listening() -> Iterator[socket.socket]:
-    """Listen for orders on a socket that nobody else may open."""
-    CONTROL.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(CONTROL))
-        finally:
-            os.umask(before)
-        listener.listen()
-        try:
-            yield listener
-        finally:
-            CONTROL.unlink(missing_ok=True)
-
-
-def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
-    """Read one order, a line of JSON, and carry it out; whoever gave it may leave meanwhile."""
-
-    def tell(kind: str, text: str) -> None:
-        print(text, flush=True)
-        with suppress(OSError):
-            connection.sendall(f"{json.dumps({kind: text})}\n".encode())
-
-    try:
-        order = json.loads(connection.makefile(encoding="utf-8").readline() or "{}")
-        tell("done", carry_out(endpoint, order, lambda text: tell("said", text)))
-    except (OSError, ValueError):
-        print("an order that could not be read was left alone")
-    except InputError as error:
-        tell("error", str(error))
-
-
-def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:
-    """Do what an order says, and return what is up then."""
-    match order.get("order"):
-        case "swap":
-            return endpoint.swap(Wanted.model_validate(order["wanted"]), say)
-        case "rollback":
-            return endpoint.rollback()
-    raise InputError(f"there is no order {order.get('order')!r}; expected swap or rollback")
-
-
-def give(order: dict[str, Any], say: Say, control: Path = CONTROL) -> str:
-    """Give an order to the endpoint that is up, and return what is up then.
-
-    Raises:
-        InputError: There is no endpoint, or it refuses.
-    """
-    if not state():
-        raise InputError("no endpoint is up in this folder; start one: make serve")
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(control))
-        connection.sendall(f"{json.dumps(order)}\n".encode())
-        for line in connection.makefile(encoding="utf-8"):
-            told = json.loads(line)
-            if "error" in told:
-                raise InputError(told["error"])
-            if "done" in told:
-                return str(told["done"])
-            say(told["said"])
-    raise InputError(f"the endpoint ended meanwhile; see {SERVE}")

@@ -1,5 +1,6 @@
-"""One vLLM server on a port of its own: how it is started, how much memory it takes, when it is ready, how it ends."""
+"""One vLLM server on a port of its own: how it is started and checked, when it is ready, how it ends."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,27 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from flows.guard import guarded, release
+from flows.room import CONFIGURATION, Room, cache_bytes, memory, read_settings
 from flows.stages import environment
 from tasks.access import SERVE
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.jsonfile import write_json
 from tasks.live import Live, live_gates
-from tasks.params import read_yaml
 from tasks.served import FILE
 from tasks.server import HOST, answers
 from tasks.verify import require
 
-CONFIGURATION = Path("deploy/vllm.yaml")
 ALIAS, BASE = "aligned", "base"
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
-MEMORY = ("nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use
@@ -54,13 +53,6 @@ class Wanted(BaseModel):
         return ["--run", self.run or ".", *(["--with-base"] if self.with_base else [])]
 
 
-class Room(NamedTuple):
-    """Bytes of the device that engines run on."""
-
-    free: int
-    total: int
-
-
 @dataclass
 class Engine:
     """A running engine."""
@@ -70,6 +62,8 @@ class Engine:
     candidate: Candidate
     port: int
     process: "subprocess.Popen[str]"
+    scratch: "TemporaryDirectory[str] | None" = None
+    """For the sockets that vLLM makes and leaves."""
     seconds: float = 0.0
     """From its start until it had passed the checks."""
     ready: float = 0.0
@@ -92,6 +86,8 @@ class Engine:
     def end(self) -> None:
         """End it, and wait until nothing of it is left."""
         release(self.process)
+        if self.scratch:
+            self.scratch.cleanup()
 
 
 def prepare(wanted: Wanted, number: int) -> Candidate:
@@ -121,11 +117,13 @@ def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine
     write_json(told, candidate.provenance)
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
+    scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
+    settings["TMPDIR"] = scratch.name
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    return Engine(number, wanted, candidate, port, process)
+    return Engine(number, wanted, candidate, port, process, scratch)
 
 
 def await_ready(engine: Engine) -> None:
@@ -190,63 +188,11 @@ def names(candidate: Candidate) -> list[str]:
     ]  # fmt: skip
 
 
-def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
-    """Return the size of an engine's cache: for as many full requests as it decodes at once, or what is allowed.
-
-    Raises:
-        InputError: The weights and one request of full length take more than is allowed.
-    """
-    share = float(settings["gpu-memory-utilization"])
-    window = int(settings.get("max-model-len", candidate.window))
-    one = candidate.cache_per_token * window
-    allowed = int(total * share) - candidate.weights - candidate.overhead
-    if one > allowed:
-        raise InputError(
-            f"{candidate.name} takes {gib(candidate.weights + candidate.overhead)} GiB and {gib(one)} more for one "
-            f"request of {window} tokens, and may take {gib(int(total * share))} of {gib(total)} GiB; set "
-            f"gpu-memory-utilization higher or max-model-len lower in {CONFIGURATION}, or take a larger machine"
-        )
-    return min(one * int(settings["max-num-seqs"]), allowed)
-
-
-def needed(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
-    """Return the bytes that an engine takes, all in all."""
-    return candidate.weights + candidate.overhead + cache_bytes(candidate, settings, total)
-
-
-def shortage(candidate: Candidate, settings: Mapping[str, Any], room: Room) -> str | None:
-    """Return in words how far an engine is from fitting into free memory; None if it fits."""
-    wanted = needed(candidate, settings, room.total)
-    if wanted <= room.free:
-        return None
-    return f"{candidate.name} takes {gib(wanted)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
-
-
-def memory(gpu: bool) -> Room:
-    """Return the memory of the first GPU, or of this machine."""
-    if gpu:
-        printed = subprocess.run(MEMORY, capture_output=True, text=True, check=True).stdout
-        free, total = (int(number) * 2**20 for number in printed.splitlines()[0].split(","))
-        return Room(free, total)
-    host = psutil.virtual_memory()
-    return Room(host.available, host.total)
-
-
-def read_settings() -> dict[str, Any]:
-    """Return what `deploy/vllm.yaml` says, with vLLM's own defaults for what is counted with here."""
-    return {"gpu-memory-utilization": 0.92, "max-num-seqs": 256, **read_yaml(CONFIGURATION)}
-
-
 def reason(log: Path) -> str:
-    """Return the last error in an engine's log."""
+    """Return the first error in an engine's log, which the others come from."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if "Error: " in line or "error: " in line]
-    return f"{errors[-1].split('] ')[-1].strip()}; {log} has the rest" if errors else f"see {log}"
-
-
-def gib(number: int) -> str:
-    """Return bytes as GiB."""
-    return f"{number / 2**30:.1f}"
+    errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
+    return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 
 
 def log_of(number: int) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import endpoint
+from flows import orders
 from flows.endpoint import Endpoint, state
 from flows.engine import START, Wanted
 from flows.guard import DETACHED
@@ -47,7 +47,7 @@ def serve(wanted: Wanted, host: str, port: int) -> None:
     up = Endpoint(host, port)
     try:
         print(up.open(wanted, say), flush=True)
-        endpoint.stay(up)
+        orders.stay(up)
     finally:
         up.close()
 
@@ -72,12 +72,12 @@ def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
 
 def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
     """Let another model answer; the one before stays for `rollback`."""
-    return endpoint.give({"order": "swap", "wanted": wanted.model_dump()}, say)
+    return orders.give({"order": "swap", "wanted": wanted.model_dump()}, say)
 
 
 def rollback(say: Callable[[str], None] = print) -> str:
     """Let the model before answer again."""
-    return endpoint.give({"order": "rollback"}, say)
+    return orders.give({"order": "rollback"}, say)
 
 
 def stop() -> str:

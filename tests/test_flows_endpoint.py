@@ -18,10 +18,13 @@ import pytest
 
 from flows import endpoint as endpoints
 from flows import engine as engines
-from flows.endpoint import CONTROL, Endpoint, state
-from flows.engine import Engine, Room, Wanted
+from flows import orders, room
+from flows.endpoint import Endpoint, state
+from flows.engine import Engine, Wanted
 from flows.guard import guarded
+from flows.orders import CONTROL
 from flows.proxy import LOG, Proxy
+from flows.room import Room
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.params import Merge
@@ -102,7 +105,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setattr(engines, "prepare", lambda wanted, _: candidate(wanted.run))
     monkeypatch.setattr(engines, "start", start)
     monkeypatch.setattr(engines, "check", check)
-    monkeypatch.setattr(engines, "memory", lambda gpu: Room(2**36, 2**36))
+    monkeypatch.setattr(room, "memory", lambda gpu: Room(2**36, 2**36))
     running = Endpoint(HOST, free_port())
     try:
         running.open(Wanted(run="one"), print)
@@ -114,7 +117,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for one engine."""
-    monkeypatch.setattr(engines, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
+    monkeypatch.setattr(room, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
 
 
 def ask(up: Endpoint, client: httpx.Client | None = None, path: str = "echo") -> str:
@@ -274,7 +277,7 @@ def test_one_that_stood_by_and_has_ended_is_no_way_back(up: Endpoint):
 def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
     def stay() -> None:
         with pytest.raises(InputError, match="by itself"):
-            endpoints.stay(up)
+            orders.stay(up)
 
     thread = threading.Thread(target=stay)
     thread.start()
@@ -283,11 +286,11 @@ def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
     assert stat.S_IMODE(CONTROL.stat().st_mode) == 0o600
     said: list[str] = []
     order = {"order": "swap", "wanted": {"run": "two"}}
-    assert "release two" in endpoints.give(order, said.append)
+    assert "release two" in orders.give(order, said.append)
     assert said == ["starts an engine for two", "  fine"]
-    assert "release one" in endpoints.give({"order": "rollback"}, print)
+    assert "release one" in orders.give({"order": "rollback"}, print)
     with pytest.raises(InputError, match="there is no order 'dance'; expected swap or rollback"):
-        endpoints.give({"order": "dance"}, print)
+        orders.give({"order": "dance"}, print)
     with socket.socket(socket.AF_UNIX) as rude:
         rude.connect(str(CONTROL))
         rude.sendall(b"no json\n")
@@ -303,7 +306,7 @@ def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
 def test_an_order_without_an_endpoint_says_how_to_start_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no endpoint is up in this folder; start one: make serve"):
-        endpoints.give({"order": "rollback"}, print)
+        orders.give({"order": "rollback"}, print)
 
 
 def test_paths_bodies_and_clients_that_do_not_belong_are_turned_away(up: Endpoint):
@@ -386,25 +389,25 @@ def settings(share: float = 0.5, **more: Any) -> dict[str, Any]:
 
 
 def test_the_cache_is_for_as_many_full_requests_as_there_can_be():
-    assert engines.cache_bytes(candidate("one"), settings(), 2**36) == 100 * 1024 * 1024
-    assert engines.cache_bytes(candidate("one"), settings(**{"max-model-len": 16}), 2**36) == 100 * 16 * 1024
+    assert room.cache_bytes(candidate("one"), settings(), 2**36) == 100 * 1024 * 1024
+    assert room.cache_bytes(candidate("one"), settings(**{"max-model-len": 16}), 2**36) == 100 * 16 * 1024
 
 
 def test_the_cache_is_no_larger_than_allowed():
     allowed = 2**30 + 50 * 2**20  # weights take 10 MiB of it, the engine 1024
-    assert engines.cache_bytes(candidate("one"), settings(), 2 * allowed) == 40 * 2**20
+    assert room.cache_bytes(candidate("one"), settings(), 2 * allowed) == 40 * 2**20
 
 
 def test_a_model_that_leaves_no_room_for_a_request_is_refused_with_the_figures():
     with pytest.raises(InputError, match=r"one takes 1\.0 GiB and 0\.0 more for one request of 1024 tokens, and may"):
-        engines.cache_bytes(candidate("one"), settings(), 2**31)
+        room.cache_bytes(candidate("one"), settings(), 2**31)
 
 
 def test_two_engines_fit_where_free_memory_is_what_one_takes():
-    needed = engines.needed(candidate("one"), settings(), 2**36)
+    needed = room.needed(candidate("one"), settings(), 2**36)
     assert needed == 2**30 + 110 * 2**20
-    assert engines.shortage(candidate("one"), settings(), Room(needed, 2**36)) is None
-    said = engines.shortage(candidate("one"), settings(), Room(needed - 1, 2**36))
+    assert room.shortage(candidate("one"), settings(), Room(needed, 2**36)) is None
+    said = room.shortage(candidate("one"), settings(), Room(needed - 1, 2**36))
     assert said == "one takes 1.1 GiB and 1.1 of 64.0 GiB are free"
 
 
@@ -470,3 +473,25 @@ def test_what_is_detached_outlives_its_guard(tmp_path: Path):
         wait_until(lambda: not psutil.pid_exists(ended))
     finally:
         psutil.Process(kept).kill()
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (
+            "(Engine) WARNING 11-21 20:15:50 [a.py:2] this can cause `OSError: too many files`\n"
+            "(Engine) ERROR 11-21 20:15:50 [core.py:1512] ValueError: no room\n"
+            "RuntimeError: Engine core initialization failed\n",
+            "ValueError: no room; engine.log has the rest",
+        ),
+        (
+            "(Engine) ERROR 11-21 20:16:50 [multiproc_executor.py:315] Worker died unexpectedly (exit code: -4)\n",
+            "Worker died unexpectedly (exit code: -4); engine.log has the rest",
+        ),
+        ("INFO started\n", "see engine.log"),
+    ],
+)
+def test_why_an_engine_ended_is_the_first_error_of_its_log(lines: str, found: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("engine.log").write_text(lines)
+    assert engines.reason(Path("engine.log")) == found

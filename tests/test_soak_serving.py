@@ -123,7 +123,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
     note("serving-start", {"said": said.strip()})
     yield project, port
     serving.terminate()
-    assert serving.wait(timeout=90) == 0
+    serving.communicate(timeout=90)
+    assert serving.returncode == 0
     assert git(project, "status", "--porcelain", "--", "flows", "tasks") == ""
 
 

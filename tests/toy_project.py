@@ -106,7 +106,7 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "stage.py").write_text(STAGE)
-    (folder / ".gitignore").write_text("/.runs/\n/data/compare/\n/checkpoint\n/tried\n__pycache__/\n")
+    (folder / ".gitignore").write_text("/.runs/\n/.serve/\n/data/compare/\n/checkpoint\n/tried\n__pycache__/\n")
     git(folder, "init", "--quiet")
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")

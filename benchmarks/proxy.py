@@ -1,7 +1,7 @@
 """What the proxy costs: the same requests to the public port and to the engine behind it, in turns.
 
     make serve                                # in one terminal
-    python -m benchmarks.endpoint             # in another: 64 clients, 1024 requests of 200 tokens each way, twice
+    python -m benchmarks.proxy             # in another: 64 clients, 1024 requests of 200 tokens each way, twice
 
 Prints completion tokens per second each way and their ratio. Requests ignore the end of an answer, so that all are
 equally long, and begin differently, so that no cache answers them.
