@@ -32,7 +32,7 @@ from flows.align import PATIENCE, QUIET_SERVER, VERDICT, in_workspace, own_works
 from flows.runs import find
 from flows.serve import serve_run
 from flows.settings import Settings
-from tasks.candidate import MERGED, read_gate
+from tasks.candidate import ADAPTER, MERGED, read_gate
 from tasks.errors import InputError
 from tasks.gates import Gate
 from tasks.jsonfile import read_json, write_json
@@ -81,9 +81,10 @@ def release(
     folder = finished(run) if run else own_workspace(settings, uncommitted)
     if not run:
         in_workspace(folder, stage_minutes)
-    require(judge(folder))
+    gates = judge(folder)
+    require(gates)
     if approval_minutes:
-        approve(folder, approval_minutes)
+        approve(folder, gates, approval_minutes)
     if hub.push:
         push(folder, hub)
     hold(folder)
@@ -108,9 +109,9 @@ def finished(name: str) -> Path:
 def judge(folder: Path) -> list[Gate]:
     """Collect the verdicts on a run: those it wrote itself, and on what lies there now."""
     written = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
-    model = folder / MERGED
-    here = [files_gate(model, folder / "dvc.lock"), read_gate(model, folder / "data/base/fingerprint.json")]
-    found = [*written, *here, *not_worse(folder)]
+    files = [files_gate(folder, path.as_posix()) for path in (ADAPTER, MERGED)]
+    tokenizer = read_gate(folder / MERGED, folder / "data/base/fingerprint.json")
+    found = [*written, *files, tokenizer, *not_worse(folder)]
     create_markdown_artifact("\n".join(table(found)), key="gates", description=folder.name)
     return found
 
@@ -158,13 +159,13 @@ def require(gates: Sequence[Gate]) -> None:
         raise InputError(f"not released, and nothing outside has changed: {said}")
 
 
-def approve(folder: Path, minutes: float) -> None:
+def approve(folder: Path, gates: Sequence[Gate], minutes: float) -> None:
     """Wait until a person has looked at gates and answers and said yes.
 
     Raises:
         InputError: The person said no, or nobody said anything in time.
     """
-    asked = Approval.with_initial_data(description=question(folder))
+    asked = Approval.with_initial_data(description=question(folder, gates))
     try:
         answer = pause_flow_run(wait_for_input=asked, timeout=round(60 * minutes), poll_interval=2)
     except FlowPauseTimeout:
@@ -174,13 +175,15 @@ def approve(folder: Path, minutes: float) -> None:
     get_run_logger().info("approved: %s", answer.reason or "no reason given")
 
 
-def question(folder: Path) -> str:
-    """Return what somebody sees who approves, in Markdown."""
-    gates = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
-    answers = read_json(folder / "data/evaluation/responses.json")[:SHOWN]
-    lines = [f"Release `{release_id(folder)}`, the run **{folder.name}**?", "", *table(gates), ""]
-    lines += ["| question | before | after |", "|---|---|---|"]
-    return "\n".join([*lines, *(row(list(answer.values())[1:]) for answer in answers), ""])
+def question(folder: Path, gates: Sequence[Gate]) -> str:
+    """Return what somebody sees who approves, in Markdown; in lists, since the UI's dialog cuts a wide table off."""
+    lines = [f"Release `{release_id(folder)}`, the run **{folder.name}**?", "", "**Gates**", ""]
+    lines += [f"* {gate.name} {VERDICT[gate.passed]}: {gate.found}; expected {gate.expected}" for gate in gates]
+    lines += ["", "**Answers**, before → after", ""]
+    for answer in read_json(folder / "data/evaluation/responses.json")[:SHOWN]:
+        _, asked, before, after = answer.values()
+        lines.append(f"* {asked} {before} → **{after}**")
+    return "\n".join([*lines, ""])
 
 
 def table(gates: Sequence[Gate]) -> list[str]:

@@ -18,7 +18,8 @@ from tasks.hub import Entry, File, blob_id, digest
 from tasks.weights import Base
 
 PARTS: tuple[Part, ...] = get_args(Part)
-BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/responses.json", "data/evaluation/gates.json")
+EVALUATED = ("data/evaluation/responses.json", "data/evaluation/gates.json")
+BESIDE = ("params.yaml", "dvc.lock", "data/merge/fingerprint.json", *EVALUATED)
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
 SECRET = re.compile(r"://[^/\s@]+:[^/\s@]+@|\bhf_[A-Za-z0-9]{30,}")

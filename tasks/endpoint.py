@@ -122,7 +122,7 @@ def provenance(at: Endpoint) -> dict[str, Any]:
     """
     address = f"{at.url.removesuffix('/v1')}/provenance"
     try:
-        with at.client(max_retries=0, timeout=10) as client:
+        with at.client(max_retries=0) as client:
             found: Any = client.get(address, cast_to=object)
     except (APIStatusError, json.JSONDecodeError):
         return {}

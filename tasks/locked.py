@@ -27,9 +27,8 @@ def refuse_other_files(run: Path, names: Iterable[str]) -> None:
     names = list(names)
     if missing := [name for name in names if not (run / name).exists()]:
         raise InputError(f"{run / missing[0]} does not exist; expected a finished run: `make repro` first")
-    stages = read_yaml(run / "dvc.lock")["stages"].values()
-    locked = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
-    other = [name for name in names if locked.get(name) != _md5(run / name)]
+    recorded = locked(run)
+    other = [name for name in names if recorded.get(name) != md5(run / name)]
     if other:
         raise InputError(
             f"{', '.join(other)} in {run} differ from what dvc.lock names; run `make repro` there, or `dvc checkout` "
@@ -37,7 +36,14 @@ def refuse_other_files(run: Path, names: Iterable[str]) -> None:
         )
 
 
-def _md5(path: Path) -> str:
+def locked(run: Path) -> dict[str, str]:
+    """Return DVC's hash of every output that `dvc.lock` names."""
+    stages = read_yaml(run / "dvc.lock")["stages"].values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+
+
+def md5(path: Path) -> str:
+    """Return DVC's hash of a file or a folder."""
     return _md5_of_folder(path) if path.is_dir() else _md5_of_file(path)
 
 

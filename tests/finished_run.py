@@ -70,6 +70,7 @@ def write_weights(folder: Path, seed: str) -> None:
     write_json(folder / "data/merged/config.json", {"model_type": "mistral"})
     write_json(folder / "data/merged/tokenizer.json", {"version": "1.0"})
     (folder / "data/merged/chat_template.jinja").write_text("{{ messages }}")
+    write_json(folder / "data/merge/fingerprint.json", {"bos_token_id": 1})
 
 
 def write_evaluation(folder: Path) -> None:

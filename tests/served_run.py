@@ -8,8 +8,8 @@ import yaml
 
 from tasks.chat import encode_answer, fingerprint, load_tokenizer
 from tasks.jsonfile import write_json
+from tasks.locked import md5
 from tasks.params import compose
-from tasks.verify import folder_digest
 from tests.repository import git
 from tests.small_run import QUESTIONS, write_dataset
 
@@ -45,7 +45,7 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
 
 def lock(folder: Path) -> None:
     """Let `dvc.lock` name the files of the merged model as they are."""
-    outs = [{"path": "data/merged", "md5": folder_digest(folder / "data/merged")}]
+    outs = [{"path": "data/merged", "md5": md5(folder / "data/merged")}]
     (folder / "dvc.lock").write_text(json.dumps({"stages": {"merge": {"outs": outs}}}))
 
 

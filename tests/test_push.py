@@ -116,7 +116,7 @@ def released(hub: Hub, run: Path) -> None:
 
 
 def expected_names(run: Path, part: str) -> set[str]:
-    beside = {"README.md", "params.yaml", "dvc.lock", "responses.json", "gates.json"}
+    beside = {"README.md", "params.yaml", "dvc.lock", "fingerprint.json", "responses.json", "gates.json"}
     tokenizer = {"tokenizer.json", "chat_template.jinja"} if part == "adapter" else set()
     return beside | tokenizer | {path.name for path in (run / "data" / part).iterdir()}
 

@@ -64,10 +64,10 @@ def test_only_a_complete_run_is_released(run):
         finished("other")
 
 
-def test_who_approves_sees_gates_and_answers_and_a_bar_in_a_question_is_no_cell(run):
-    shown = question(run)
-    assert "| adherence | **missed** | 40% support | at least 80% |" in shown
-    assert r"| 甲\|乙？ | 難說。 | 好。 |" in shown
+def test_who_approves_sees_gates_and_answers_before_and_after(run):
+    shown = question(run, [GOOD, BAD])
+    assert "* adherence **missed**: 40% support; expected at least 80%" in shown
+    assert "* 甲|乙？ 難說。 → **好。**" in shown
     assert release_id(run) in shown
 
 

@@ -86,17 +86,19 @@ def released(ui: Ui) -> dict[str, Any]:
     with ui.page() as page:
         page.goto(f"/runs/flow-run/{run['id']}")
         page.get_by_role("button", name="Resume", exact=True).click()
-        page.get_by_text("before").first.wait_for()
+        page.get_by_text("adherence").first.wait_for()
+        assert not (ui.project / "data/release").exists()
+        page.get_by_role("switch").click()
         page.screenshot(path=SHOTS / "release-1-approval.png")
-    assert not (ui.project / "data/release").exists()
-    ui.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": {"approve": True, "reason": "looks right"}})
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_role("button", name="Submit").wait_for(state="hidden")
     assert ui.wait(run, FINAL, within=300) == "COMPLETED"
     return run
 
 
 def test_one_click_leads_from_questions_to_an_approved_pushed_and_answering_model(ui: Ui, hub: Hub, released):
     name = release_id(ui.folder(released))
-    assert [hub.repos[repo].refs[name] for repo in (ADAPTER, MERGED)]
+    assert all(hub.repos[repo].tags[name] == hub.repos[repo].refs["main"] for repo in (ADAPTER, MERGED))
     answering = endpoint(ui)
     assert (answering["release"], answering["released"]) == (name, True)
     assert answering["hub"]["merged"]["commit"] == hub.repos[MERGED].refs["main"]
