@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -168,3 +170,20 @@ def test_a_no_and_a_silence_release_nothing(ui: Ui, released, answer):
         ui.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": answer})
     assert ui.wait(run, FINAL) == "FAILED"
     assert (ui.project / "data/release/release.json").read_bytes() == before
+
+
+def test_token_and_key_are_written_nowhere_else_and_stand_in_no_argument(ui: Ui, released):
+    """The key stands in its own file; the token, which came by the environment, nowhere."""
+    key_file = ui.project / ".serve/key"
+    key = key_file.read_text().strip()
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    found = [path for path in ui.project.parent.rglob("*") if path.is_file() and holds(path, TOKEN, key)]
+    assert found == [key_file]
+    arguments = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not any(secret in line for line in arguments for secret in (TOKEN, key))
+
+
+def holds(path: Path, *secrets: str) -> bool:
+    """Does a file hold one of them? Databases, logs, caches and repositories are files as well."""
+    content = path.read_bytes()
+    return any(secret.encode() in content for secret in secrets)
