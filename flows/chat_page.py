@@ -10,9 +10,10 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from tasks.access import ALIGNED
 from tasks.ask import answer
 from tasks.chat import Message
-from tasks.endpoint import ALIGNED, Endpoint, find_endpoint, provenance, served, system_prompt
+from tasks.endpoint import Endpoint, find_endpoint, provenance, served, system_prompt
 from tasks.errors import InputError
 
 TITLE = "Chat with the served model"

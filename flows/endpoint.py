@@ -18,8 +18,10 @@ from tasks.access import SERVE, key_place, make_key
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.jsonfile import read_json, write_json
+from tasks.server import HOST
 
 STATE = SERVE / "state.json"
+EVERYWHERE = "0.0.0.0"
 REVIVAL = 60
 """Seconds that an engine must have been up to be started again when it ends by itself."""
 Say = Callable[[str], None]
@@ -38,12 +40,11 @@ class Endpoint:
         self.live: Engine | None = None
         self.before: Engine | None = None
         self.slot: Slot = SLOTS[0]
-        self.count = 0
 
     @property
     def address(self) -> str:
         """What a client of the OpenAI API is given."""
-        return f"http://{self.host}:{self.port}/v1"
+        return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
     def open(self, wanted: Wanted, say: Say) -> str:
         """Start the first engine and the proxy, and return what is up.
@@ -134,8 +135,9 @@ class Endpoint:
     def record(self) -> None:
         """Write down what is up, for whoever asks."""
         me = psutil.Process()
+        part = STATE.with_suffix(".part")
         write_json(
-            STATE,
+            part,
             {
                 "pid": me.pid,
                 "started": me.create_time(),
@@ -146,15 +148,17 @@ class Endpoint:
                 "previous": shown(self.before),
             },
         )
+        part.replace(STATE)
 
     def _next(self) -> int:
-        self.count += 1
-        return self.count
+        """Return a number that no engine here has, by which its files are named."""
+        taken = {engine.number for engine in self.running}
+        return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
     def _start(self, wanted: Wanted, candidate: Candidate, say: Say) -> Engine:
         began = time.monotonic()
         say(f"starts an engine for {candidate.name}")
-        fresh = engines.start(wanted, candidate, self.count, self.key)
+        fresh = engines.start(wanted, candidate, self._next(), self.key)
         self.running.append(fresh)
         try:
             engines.await_ready(fresh)
@@ -175,9 +179,18 @@ class Endpoint:
             raise InputError(f"{found} after {up_for:.0f} s; expected one that stays: look there, then make serve")
         print(f"{found}; it is started again, and requests wait", flush=True)
         self._end(ended)
-        candidate = engines.prepare(ended.wanted, self._next())
-        self.live = self._start(ended.wanted, candidate, lambda text: print(text, flush=True))
+        self.live = self._again(ended, lambda text: print(text, flush=True))
         self._answer_from(self.live, self.slot)
+
+    def _again(self, ended: Engine, say: Say) -> Engine:
+        """Start what an engine served once more, if it is still there."""
+        candidate = engines.prepare(ended.wanted, self._next())
+        if candidate.release != ended.candidate.release:
+            raise InputError(
+                f"{ended.candidate.name} is not there any more (found {candidate.release} in its place); serve a run "
+                "of its own: make serve RUN=NAME"
+            )
+        return self._start(ended.wanted, candidate, say)
 
     def _replace(self, wanted: Wanted, candidate: Candidate, short: str, say: Say) -> str:
         """Stop one engine and start the other; requests wait in the proxy meanwhile."""
@@ -194,8 +207,8 @@ class Endpoint:
         self._end(old)
         try:
             self.live = self._start(wanted, candidate, say)
-        except InputError as error:
-            self.live = self._start(old.wanted, old.candidate, say)
+        except Exception as error:
+            self.live = self._again(old, say)
             self._answer_from(self.live, slot)
             raise InputError(
                 f"{error}; {old.candidate.name} answers again after {time.monotonic() - began:.0f} s"
@@ -240,9 +253,9 @@ def state() -> dict[str, Any] | None:
     """Return what is up, or None; what a killed endpoint has left is none."""
     if not STATE.exists():
         return None
-    known: dict[str, Any] = read_json(STATE)
     try:
+        known: dict[str, Any] = read_json(STATE)
         alive = psutil.Process(known["pid"]).create_time() == known["started"]
-    except psutil.NoSuchProcess:
-        alive = False
+    except (psutil.NoSuchProcess, ValueError):  # the latter of half a file
+        return None
     return known if alive else None

@@ -16,16 +16,15 @@ from pydantic import BaseModel, ConfigDict
 from flows.guard import guarded, release
 from flows.room import CONFIGURATION, Room, cache_bytes, memory, read_settings
 from flows.stages import environment
-from tasks.access import SERVE
+from tasks.access import ALIGNED, BASE, SERVE
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.jsonfile import write_json
-from tasks.live import Live, live_gates
+from tasks.live import live_gates
 from tasks.served import FILE
 from tasks.server import HOST, answers
 from tasks.verify import require
 
-ALIAS, BASE = "aligned", "base"
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -121,6 +120,8 @@ def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine
     secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
     settings["TMPDIR"] = scratch.name
+    if log_of(number).exists():
+        log_of(number).replace(log_of(number).with_suffix(".log.old"))
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
     return Engine(number, wanted, candidate, port, process, scratch)
@@ -152,7 +153,7 @@ def check(engine: Engine, key: str) -> list[str]:
     Raises:
         InputError: A check fails; names the figure and the bound.
     """
-    gates = live_gates(engine.candidate, Live(engine.address, key, BASE if engine.candidate.adapter else ALIAS))
+    gates = live_gates(engine.candidate, engine.address, key)
     require(engine.candidate.name, gates)
     return [f"{gate.name}: {gate.found}" for gate in gates]
 
@@ -178,8 +179,8 @@ def on_cpu() -> list[str]:
 def names(candidate: Candidate) -> list[str]:
     """Return how clients call the model: by an alias that stays, and by its release."""
     if not candidate.adapter:
-        return ["--served-model-name", ALIAS, candidate.release]
-    adapters = [f"{name}={candidate.adapter}" for name in (ALIAS, candidate.release)]
+        return ["--served-model-name", ALIGNED, candidate.release]
+    adapters = [f"{name}={candidate.adapter}" for name in (ALIGNED, candidate.release)]
     spare = str(len(adapters) + 1)  # without one, the base gets an adapter in mixed batches on a CPU (vllm#48421)
     rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
     return [
@@ -196,8 +197,8 @@ def reason(log: Path) -> str:
 
 
 def log_of(number: int) -> Path:
-    """Return where an engine's log is; the logs of three engines are kept."""
-    return SERVE / f"engine-{number % 3}.log"
+    """Return where an engine's log is; that of the engine which had its number before is beside it, as `.old`."""
+    return SERVE / f"engine-{number}.log"
 
 
 def free_port() -> int:

@@ -57,11 +57,15 @@ def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
 
     try:
         order = json.loads(connection.makefile(encoding="utf-8").readline() or "{}")
-        tell("done", carry_out(endpoint, order, lambda text: tell("said", text)))
     except (OSError, ValueError):
         print("an order that could not be read was left alone")
+        return
+    try:
+        tell("done", carry_out(endpoint, order, lambda text: tell("said", text)))
     except InputError as error:
         tell("error", str(error))
+    except Exception as error:  # whatever it is, the model that answers goes on
+        tell("error", f"the order failed ({type(error).__name__}: {error}); see {SERVE}, and give it again")
 
 
 def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:

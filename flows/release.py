@@ -3,8 +3,9 @@
     python -m flows.release                 # align first, as params.yaml says
     python -m flows.release --run NAME      # a run that there is
 
-A release looks at the world each time; nothing of it is cached. Whatever refuses it does so before anything outside has
-changed, and what answers goes on answering.
+A release looks at the world each time; nothing of it is cached. Gates, approval, and whatever else can be known before
+decide before anything outside has changed. What only a running engine shows comes after the push; if it refuses, what
+answered goes on answering, and `data/release` is what it was.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,22 +30,27 @@ from pydantic import Field
 
 from flows import workspace
 from flows.align import PATIENCE, QUIET_SERVER, VERDICT, in_workspace, own_workspace
+from flows.lock import alone
 from flows.runs import find
-from flows.serve import serve_run
+from flows.serve import require_place, serve_run
 from flows.settings import Settings
-from tasks.candidate import ADAPTER, MERGED, read_gate
-from tasks.errors import InputError
+from tasks.candidate import MERGED, read_gate
+from tasks.errors import InputError, Unreachable
 from tasks.gates import Gate
 from tasks.jsonfile import read_json, write_json
+from tasks.locked import changed
 from tasks.params import Hub, Params
 from tasks.preflight import check_token
-from tasks.provenance import PUSHED, RECORD, RELEASE, provenance, release_id
+from tasks.provenance import PUSHED, RECORD, RELEASE, provenance, pushed, release_id
+from tasks.push import OUTPUTS
 from tasks.push import push as push_to_hub
 from tasks.smoke import smoke
 from tasks.verify import files_gate
 
 BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/evaluation/responses.json")
 """What a release holds besides the two models."""
+BEFORE = RELEASE.with_name("release.before")
+"""What was released before, for as long as the engine may still refuse the new one, and until the next release."""
 PROVENANCE = "provenance.json"
 """What a server in a container says of the model, which has no checkout of its run."""
 SHOWN = 20
@@ -65,6 +71,7 @@ def release(
     uncommitted: bool = False,
     stage_minutes: Annotated[float, Field(ge=0)] = 0,
     approval_minutes: Annotated[float, Field(ge=0)] = 0,
+    answering: bool = True,
 ) -> dict[str, Any]:
     """Release a model: push it to the Hub if `hub.push` says so, and let it answer behind the endpoint.
 
@@ -74,10 +81,13 @@ def release(
         uncommitted: Include the working tree's uncommitted edits in a new run, and record them.
         stage_minutes: Minutes that a stage of a new run may take before it is ended; 0 for as long as it likes.
         approval_minutes: Minutes that a person has to approve; 0 to ask nobody.
+        answering: Let it answer behind this machine's endpoint; else the release is held in `data/release` alone.
     """
     hub = Params.parse(settings.values(Path("params.yaml")), "params.yaml").hub
     if hub.push:
         check_token()
+    if answering:
+        require_place()
     folder = finished(run) if run else own_workspace(settings, uncommitted)
     if not run:
         in_workspace(folder, stage_minutes)
@@ -85,10 +95,20 @@ def release(
     require(gates)
     if approval_minutes:
         approve(folder, gates, approval_minutes)
-    if hub.push:
-        push(folder, hub)
-    hold(folder)
-    address = serve(folder)
+    with alone(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
+        if hub.push:
+            push(folder, hub)
+        hold(folder)
+        return let_answer(folder) if answering else {"release": release_id(folder), "address": str(RELEASE)}
+
+
+def let_answer(folder: Path) -> dict[str, Any]:
+    """Put a release behind the endpoint; if it is refused there, the one before is what is held again."""
+    try:
+        address = serve(folder)
+    except BaseException:
+        put_back()
+        raise
     create_link_artifact(address, link_text="the endpoint", key="endpoint", description=folder.name)
     return ask(folder, address)
 
@@ -109,11 +129,23 @@ def finished(name: str) -> Path:
 def judge(folder: Path) -> list[Gate]:
     """Collect the verdicts on a run: those it wrote itself, and on what lies there now."""
     written = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
-    files = [files_gate(folder, path.as_posix()) for path in (ADAPTER, MERGED)]
+    files = files_gate(folder, OUTPUTS)
     tokenizer = read_gate(folder / MERGED, folder / "data/base/fingerprint.json")
-    found = [*written, *files, tokenizer, *not_worse(folder)]
+    found = [*written, up_to_date(folder), files, tokenizer, *not_worse(folder)]
     create_markdown_artifact("\n".join(table(found)), key="gates", description=folder.name)
     return found
+
+
+def up_to_date(folder: Path) -> Gate:
+    """Are parameters, code and data what the model was made from? A release is published with them."""
+    other = changed(folder)
+    return Gate(
+        "up to date",
+        not other,
+        f"{', '.join(other)} changed since" if other else "nothing changed since",
+        "parameters, code and data as dvc.lock records them",
+        "Run `dvc repro` in the run's folder, or put back what was changed.",
+    )
 
 
 def not_worse(folder: Path) -> list[Gate]:
@@ -219,15 +251,18 @@ def hold(folder: Path) -> None:
     if pushed(record["release"]):
         shutil.copy(RELEASE / PUSHED, part)
     write_json(part / RECORD, record | measured(folder))
-    shutil.rmtree(RELEASE, ignore_errors=True)
+    write_json(part / PROVENANCE, provenance(folder, part))
+    shutil.rmtree(BEFORE, ignore_errors=True)
+    if RELEASE.exists():
+        RELEASE.rename(BEFORE)
     part.rename(RELEASE)
-    write_json(RELEASE / PROVENANCE, provenance(folder))
 
 
-def pushed(name: str) -> bool:
-    """Is what is recorded of the Hub this release?"""
-    known: Mapping[str, Any] = read_json(RELEASE / PUSHED) if (RELEASE / PUSHED).exists() else {}
-    return bool(known) and all(repo["tag"] == name for repo in known.values())
+def put_back() -> None:
+    """Hold what was held before the last `hold`."""
+    shutil.rmtree(RELEASE, ignore_errors=True)
+    if BEFORE.exists():
+        BEFORE.rename(RELEASE)
 
 
 def link(source: str, target: str) -> None:
@@ -263,7 +298,8 @@ def main() -> None:
         with temporary_settings(QUIET_SERVER):
             said = release(run=asked.run, uncommitted=asked.uncommitted)
     except (InputError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable | ConnectionError) else 1)
     print(f"released {said['release']}: {said['address']}")
 
 

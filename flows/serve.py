@@ -19,7 +19,8 @@ from flows import orders
 from flows.endpoint import Endpoint, state
 from flows.engine import START, Wanted
 from flows.guard import DETACHED
-from flows.proxy import DRAIN, require_port
+from flows.lock import alone
+from flows.proxy import DRAIN, program, require_port
 from flows.stages import environment
 from flows.ui import until_ended
 from tasks.access import SERVE
@@ -43,13 +44,13 @@ def serve(wanted: Wanted, host: str, port: int) -> None:
             "`python -m flows.serve swap`, or end it by `python -m flows.serve stop`"
         )
     os.environ.pop(DETACHED, None)  # what is started here ends with this process
-    SERVE.mkdir(mode=0o700, exist_ok=True)
-    up = Endpoint(host, port)
-    try:
-        print(up.open(wanted, say), flush=True)
-        orders.stay(up)
-    finally:
-        up.close()
+    with alone(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
+        up = Endpoint(host, port)
+        try:
+            print(up.open(wanted, say), flush=True)
+            orders.stay(up)
+        finally:
+            up.close()
 
 
 def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
@@ -68,6 +69,17 @@ def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
     if state():
         return address_in(swap(wanted, say))
     return address_in(detach(wanted, int(os.environ.get("SERVE_PORT") or PORT), say))
+
+
+def require_place() -> None:
+    """Refuse a machine on which no endpoint is up and none can start, before anything else is done for one.
+
+    Raises:
+        InputError: The port is taken, or there is no proxy.
+    """
+    if not state():
+        program()
+        require_port(int(os.environ.get("SERVE_PORT") or PORT))
 
 
 def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from tasks.errors import InputError
 
 VARIABLE = "STANCE_API_KEY"
+ALIGNED, BASE = "aligned", "base"
+"""The names under which the endpoint serves the aligned model, whichever release that is, and the base model."""
 SERVE = Path(".serve")
 """Where an endpoint keeps its key, logs, state and sockets."""
 KEY = SERVE / "key"

@@ -23,10 +23,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tasks.access import ALIGNED, BASE
 from tasks.chat import Message
 from tasks.endpoint import (
-    ALIGNED,
-    BASE,
     INTERRUPTED,
     Endpoint,
     find_endpoint,

@@ -21,9 +21,9 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tasks.access import ALIGNED
 from tasks.batchfile import Request, encoded, read_requests, settle, take_up
 from tasks.endpoint import (
-    ALIGNED,
     INTERRUPTED,
     Endpoint,
     explained,

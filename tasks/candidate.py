@@ -91,7 +91,7 @@ def of_run(folder: Path, *, with_base: bool = False) -> Candidate:
     model, name = folder / MERGED, found["release"]
     if folder.resolve() != Path.cwd():
         name = f"{folder.name} ({name})"
-    gates = [] if with_base else [files_gate(folder, MERGED.as_posix())]
+    gates = [files_gate(folder, [(ADAPTER if with_base else MERGED).as_posix()])]
     if with_base:
         model = locate(folder / "data/base")
     fingerprint = folder / "data/base/fingerprint.json"

@@ -28,14 +28,12 @@ from openai import (
     OpenAIError,
 )
 
+from tasks.access import KEY, VARIABLE
 from tasks.chat import Message, conversation
 from tasks.errors import InputError, Unreachable
 from tasks.params import Params
 
 URL = "http://127.0.0.1:8000/v1"
-KEY = Path(".serve/key")
-ALIGNED, BASE = "aligned", "base"
-"""The names under which the endpoint serves the aligned model, whichever release that is, and the base model."""
 PATIENCE = 600.0
 """Seconds that an answer may let wait for itself: a long one on a busy CPU takes minutes."""
 NONSENSE = (AttributeError, LookupError, TypeError, json.JSONDecodeError)
@@ -92,6 +90,8 @@ def find_endpoint(environment: Mapping[str, str] = os.environ, key: Path = KEY) 
         raise InputError(f"OPENAI_BASE_URL is {url!r}; expected an address like {URL}")
     if given := environment.get("OPENAI_API_KEY", "").strip():
         return Endpoint(url, given, "OPENAI_API_KEY")
+    if _loopback(url) and (given := environment.get(VARIABLE, "").strip()):
+        return Endpoint(url, given, VARIABLE)
     try:
         if _loopback(url):
             return Endpoint(url, key.read_text(encoding="utf-8").strip(), str(key))
@@ -212,11 +212,7 @@ def _refused(error: APIStatusError, at: Endpoint, model: str | None) -> InputErr
         return InputError(f"{at.url} does not serve {model!r}; expected one of {', '.join(names)}")
     if status == 404:
         return InputError(f"{at.url} is no OpenAI-style endpoint ({words}); {_start(at)}")
-    if (
-        status == 413
-        or status == 400
-        and any(word in words for word in ("context length", "longer than", "max_model_len"))
-    ):
+    if status == 413 or status == 400 and any(word in words for word in TOO_LONG):
         return InputError(f"the question and its answer are too long for the model ({words}); shorten them")
     if status == 429 or status >= 500:
         return Unreachable(f"{at.url} is too busy or ill (status {status}: {words}); ask again later")

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from tasks.access import ALIGNED, BASE
 from tasks.candidate import Candidate
 from tasks.chat import PROBES, Message, conversation
 from tasks.errors import InputError
@@ -133,13 +134,18 @@ def canary_gate(live: Live, prompts: Sequence[str], system_prompt: str, max_toke
     )
 
 
-def live_gates(candidate: Candidate, live: Live) -> list[Gate]:
-    """Return the verdicts on an engine, as far as the candidate comes with something to hold it against."""
+def live_gates(candidate: Candidate, address: str, key: str) -> list[Gate]:
+    """Return the verdicts on an engine, as far as the candidate comes with something to hold it against.
+
+    Beside an unmerged adapter it is the base whose probabilities are known; both are asked to answer.
+    """
     system_prompt, gates = candidate.system_prompt, []
+    live = Live(address, key, BASE if candidate.adapter else ALIGNED)
     if candidate.fingerprint:
         gates.append(reading_gate(live, read_json(candidate.fingerprint)))
     if candidate.logps and candidate.dataset:
         recorded, questions = read_json(candidate.logps), read_questions(candidate.dataset)
         gates.append(parity_gate(live, candidate.bounds, recorded, questions, system_prompt))
     prompts = [row.prompt for row in read_prompts(candidate.dataset)] if candidate.dataset else HELLO
-    return [*gates, canary_gate(live, prompts, system_prompt, candidate.max_new_tokens)]
+    asked = [live, Live(address, key, ALIGNED)] if candidate.adapter else [live]
+    return [*gates, *(canary_gate(one, prompts, system_prompt, candidate.max_new_tokens) for one in asked)]

@@ -5,9 +5,10 @@ DVC itself is not asked: a stage or a task does without it, and its two kinds of
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import InputError
 from tasks.hub import CHUNK
@@ -40,6 +41,25 @@ def locked(run: Path) -> dict[str, str]:
     """Return DVC's hash of every output that `dvc.lock` names."""
     stages = read_yaml(run / "dvc.lock")["stages"].values()
     return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+
+
+def changed(run: Path) -> list[str]:
+    """Return the parameters and files that are not what `dvc.lock` says the outputs were made from."""
+    params, outs, found = read_yaml(run / "params.yaml"), locked(run), set()
+    for stage in read_yaml(run / "dvc.lock")["stages"].values():
+        wanted = stage.get("params", {}).get("params.yaml", {})
+        found |= {key for key, value in wanted.items() if _value(params, key) != value}
+        deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in outs}
+        found |= {path for path, known in deps.items() if not (run / path).exists() or md5(run / path) != known}
+    return sorted(found)
+
+
+def _value(params: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key, None where there is none."""
+    value: Any = params
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def md5(path: Path) -> str:

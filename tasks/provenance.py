@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
+from tasks.locked import changed
 from tasks.params import read_yaml
 
 RELEASE = Path("data/release")
@@ -41,7 +42,8 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
 
     Returns:
         `release`, its name; `released`, whether it is; `commit` of the code and `edited`, whether that had uncommitted
-        edits; `params`; `outputs`, each stage's with its hash; `gates`; `hub`, what was pushed, or null.
+        edits; `changed`, which parameters and files are not what the model was made from; `params`; `outputs`, each
+        stage's with its hash; `gates`; `hub`, what was pushed, or null.
 
     Raises:
         InputError: The run has not been evaluated.
@@ -55,13 +57,20 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
         "released": released,
         "commit": _git(run, "rev-parse", "HEAD"),
         "edited": bool(_git(run, "status", "--porcelain", "--", "tasks", "flows", "dvc.yaml")),
+        "changed": changed(run),
         "params": read_yaml(run / "params.yaml"),
         "outputs": {
             stage: {out["path"]: out["md5"] for out in known.get("outs", [])} for stage, known in stages.items()
         },
         "gates": read_json(run / "data/evaluation/gates.json"),
-        "hub": read_json(release / PUSHED) if released and (release / PUSHED).exists() else None,
+        "hub": read_json(release / PUSHED) if released and pushed(name, release) else None,
     }
+
+
+def pushed(name: str, release: Path = RELEASE) -> bool:
+    """Is what is recorded of the Hub this release?"""
+    known: dict[str, Any] = read_json(release / PUSHED) if (release / PUSHED).exists() else {}
+    return bool(known) and all(repo["tag"] == name for repo in known.values())
 
 
 def _git(folder: Path, *arguments: str) -> str:

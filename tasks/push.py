@@ -43,7 +43,9 @@ from tasks.provenance import PUSHED, RELEASE, release_id
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("data/adapter", "data/merged", "data/evaluation/responses.json", "data/evaluation/gates.json")
+EVALUATION = ("metrics", "responses", "gates")
+OUTPUTS = ("data/adapter", "data/merged", *(f"data/evaluation/{name}.json" for name in EVALUATION))
+"""What a release is made of, and its card says."""
 DESCRIBING = (CARD, "params.yaml")
 """Written anew, by later code or for another `hub`, they make no other release: `dvc.lock` has all that counts."""
 KEPT = ".gitattributes"

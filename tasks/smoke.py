@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from tasks.access import ALIGNED, key_place, read_key
 from tasks.chat import conversation
-from tasks.endpoint import ALIGNED, Endpoint, find_endpoint, provenance, sentences
+from tasks.endpoint import Endpoint, provenance, sentences
 from tasks.errors import InputError
 from tasks.params import Params
 from tasks.questions import read_prompts
@@ -24,7 +25,7 @@ def smoke(address: str, release: str, run: Path) -> dict[str, str]:
         InputError: Another release answers, or this one says nothing.
         Unreachable: Nothing answers.
     """
-    at = find_endpoint({"OPENAI_BASE_URL": address})
+    at = Endpoint(address, read_key(), key_place())
     answering = provenance(at).get("release")
     if answering != release:
         raise InputError(

@@ -28,25 +28,25 @@ def require(name: str, gates: Sequence[Gate]) -> None:
         raise InputError(f"{name} is not served, and what answers now is untouched ({said}); {missed[0].advice}")
 
 
-def files_gate(run: Path, name: str) -> Gate:
-    """Are the files of a model those that `dvc.lock` names?
+def files_gate(run: Path, names: Sequence[str]) -> Gate:
+    """Are outputs of a run, files or folders, those that `dvc.lock` names?
 
     DVC keeps one digest for the whole folder. Which file is not the run's own is told by when it was written: a merge
     writes all of them at once.
 
     Args:
         run: The project, or a workspace of it.
-        name: The folder, as `dvc.lock` names it.
+        names: As `dvc.lock` names them.
     """
-    folder = run / name
-    same = md5(folder) == locked(run).get(name)
-    odd = ", ".join(written_apart(folder))
-    differs = f"{folder} differs from it" + (f"; {odd} was not written with the other files" if odd else "")
+    recorded = locked(run)
+    other = [name for name in names if not (run / name).exists() or md5(run / name) != recorded.get(name)]
+    odd = ", ".join(path for name in other for path in written_apart(run / name))
+    differs = f"{', '.join(other)} differs from it" + (f"; {odd} was not written with the other files" if odd else "")
     return Gate(
         "files",
-        same,
-        f"{folder} as recorded" if same else differs,
-        f"what dvc.lock records of {name}",
+        not other,
+        differs if other else f"{', '.join(names)} as recorded",
+        "what dvc.lock records of them",
         "Make them again: `dvc repro` in the run's folder.",
     )
 

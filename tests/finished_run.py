@@ -9,6 +9,7 @@ import yaml
 
 from tasks.jsonfile import write_json
 from tasks.params import compose
+from tasks.push import OUTPUTS
 from tests import repository
 
 HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
@@ -34,10 +35,7 @@ def write_run(folder: Path, seed: str = "abc") -> Path:
 
 def write_lock(folder: Path) -> None:
     """Let DVC take the outputs as they are."""
-    stages = {
-        Path(out).stem: {"cmd": f"make {out}", "outs": [out]}
-        for out in ("data/adapter", "data/merged", "data/evaluation/responses.json", "data/evaluation/gates.json")
-    }
+    stages = {Path(out).stem: {"cmd": f"make {out}", "outs": [out]} for out in OUTPUTS}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     lock = {
         name: {

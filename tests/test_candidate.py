@@ -83,7 +83,7 @@ def test_a_shard_of_an_older_run_is_refused_by_name(run: Path, tmp_path: Path):
         (folder / "model.safetensors").unlink()
         model.save_pretrained(folder, max_shard_size="100KB")
     lock(run)
-    assert files_gate(run, "data/merged").passed
+    assert files_gate(run, ["data/merged"]).passed
     for path in merged.iterdir():
         path.touch()
     shard = sorted(merged.glob("model-00002-of-*.safetensors"))[0]

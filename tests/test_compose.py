@@ -61,6 +61,7 @@ def test_the_middleware_and_the_versions_are_those_of_this_project(services):
     assert isinstance(getattr(import_module(module), name), type)
     pins = dict(line.split("==") for line in Path("requirements/gpu.txt").read_text().splitlines() if "==" in line)
     assert services["prefect"]["image"].startswith(f"prefecthq/prefect:{pins['prefect']}-")
+    assert services["vllm"]["image"] == f"vllm/vllm-openai:v{pins['vllm']}"
 
 
 def test_secrets_are_in_no_file_that_git_keeps():

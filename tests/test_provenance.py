@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.errors import InputError
 from tasks.jsonfile import write_json
+from tasks.locked import changed
 from tasks.provenance import provenance, release_id
 
 LOCK = "schema: '2.0'\nstages:\n  merge:\n    cmd: make\n    outs:\n    - path: data/merged\n      md5: abc.dir\n"
@@ -33,6 +35,7 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
         "released": False,
         "commit": git(run, "rev-parse", "HEAD").strip(),
         "edited": False,
+        "changed": [],
         "params": {"seed": 7},
         "outputs": {"merge": {"data/merged": "abc.dir"}},
         "gates": [{"name": "parity", "passed": True}],
@@ -44,9 +47,12 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
 def test_what_was_released_names_the_commits_on_the_hub_and_another_run_does_not(run):
     release = run / "data/release"
     write_json(release / "release.json", {"release": release_id(run)})
-    write_json(release / "push.json", {"adapter": {"commit": "1" * 40}})
+    pushed = {"adapter": {"commit": "1" * 40, "tag": release_id(run)}}
+    write_json(release / "push.json", pushed)
     found = provenance(run, release)
-    assert (found["released"], found["hub"]) == (True, {"adapter": {"commit": "1" * 40}})
+    assert (found["released"], found["hub"]) == (True, pushed)
+    write_json(release / "push.json", {"adapter": {"commit": "2" * 40, "tag": "r-of-another"}})
+    assert provenance(run, release)["hub"] is None
     (run / "dvc.lock").write_text(LOCK.replace("abc", "def"))
     found = provenance(run, release)
     assert (found["released"], found["hub"]) == (False, None)
@@ -57,6 +63,20 @@ def test_uncommitted_code_is_named_and_changed_results_are_not_code(run):
     assert not provenance(run, run / "none")["edited"]
     (run / "tasks/train.py").write_text("pass\n")
     assert provenance(run, run / "none")["edited"]
+
+
+def test_what_the_model_was_not_made_from_is_named(run):
+    lock = yaml.safe_load(LOCK)
+    code = run / "tasks/train.py"
+    lock["stages"]["merge"] |= {
+        "deps": [{"path": "tasks/train.py", "md5": hashlib.md5(code.read_bytes()).hexdigest()}],
+        "params": {"params.yaml": {"seed": 7, "train.beta": None}},
+    }
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert changed(run) == []
+    code.write_text("pass\n")
+    (run / "params.yaml").write_text("seed: 8\ntrain:\n  beta: 0.1\n")
+    assert changed(run) == ["seed", "tasks/train.py", "train.beta"]
 
 
 def test_a_folder_in_which_nothing_ran_has_no_release(tmp_path):

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from flows.release import Approval, finished, hold, measured, not_worse, pushed, question, require
+from flows.lock import alone
+from flows.release import Approval, finished, hold, let_answer, measured, not_worse, question, require
 from flows.workspace import Run
 from tasks.errors import InputError
 from tasks.gates import Gate
 from tasks.jsonfile import read_json, write_json
-from tasks.provenance import release_id
+from tasks.provenance import pushed, release_id
 from tests.repository import git
 
 GOOD = Gate("parity", True, "0.01", "at most 0.05", "Try again.")
@@ -92,6 +93,32 @@ def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run
     (run / "dvc.lock").write_text("stages: {other: {}}\n")
     hold.fn(run)
     assert not Path("data/release/push.json").exists()
+
+
+def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, monkeypatch):
+    hold.fn(run)
+    before = Path("data/release/release.json").read_bytes()
+    (run / "dvc.lock").write_text("stages: {other: {}}\n")
+    hold.fn(run)
+    assert Path("data/release/release.json").read_bytes() != before
+
+    def refuse(folder: Path) -> str:
+        raise InputError("live parity: drift 0.9")
+
+    monkeypatch.setattr("flows.release.serve", refuse)
+    with pytest.raises(InputError, match="live parity"):
+        let_answer(run)
+    assert Path("data/release/release.json").read_bytes() == before
+
+
+def test_a_second_release_in_the_same_folder_is_told_to_wait(run):
+    lock = Path("data/release.lock")
+    with alone(lock, "first"):
+        second = alone(lock, "another release is under way")
+        with pytest.raises(InputError, match="another release is under way"):
+            second.__enter__()
+    with alone(lock, "free again"):
+        pass
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.7, True), (0.65, False)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -25,7 +26,7 @@ from tests.this_project import change, copy_of_this_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1500)]
 
-TOKEN = "hf_this_is_nobodys_token"
+TOKEN = f"hf_{secrets.token_hex(16)}"
 ADAPTER, MERGED = "someone/stance-adapter", "someone/stance-merged"
 
 
@@ -161,14 +162,18 @@ def test_a_planted_fault_is_refused_by_name_and_the_endpoint_untouched(ui: Ui, h
     assert (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)}) == before
 
 
-@pytest.mark.parametrize("answer", [{"approve": False, "reason": "too blunt"}, None])
-def test_a_no_and_a_silence_release_nothing(ui: Ui, released, answer):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [({"approve": False, "reason": "too blunt"}, "not approved: too blunt"), (None, "nobody approved within 0.1")],
+)
+def test_a_no_and_a_silence_release_nothing(ui: Ui, released, answer, said):
     before = (ui.project / "data/release/release.json").read_bytes()
     run = launch(ui, run=released["name"], approval_minutes=1 if answer else 0.1)
     if answer:
         assert ui.wait(run, {"PAUSED", *FINAL}) == "PAUSED"
         ui.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": answer})
     assert ui.wait(run, FINAL) == "FAILED"
+    assert said in (ui.project / ".runs/deployments.log").read_text()
     assert (ui.project / "data/release/release.json").read_bytes() == before
 
 
