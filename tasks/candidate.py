@@ -129,7 +129,7 @@ def of_hub(repo_id: str, revision: str) -> Candidate:
     require(name, [read_gate(folder, fingerprint)] if fingerprint else [])
     return Candidate(
         name=name,
-        provenance={**hub_provenance(folder, listing), "served": served("merged model")},
+        provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
         model=folder,
         fingerprint=fingerprint,
         **settings(Params.load(folder / "params.yaml")),
@@ -137,12 +137,15 @@ def of_hub(repo_id: str, revision: str) -> Candidate:
     )
 
 
-def hub_provenance(folder: Path, listing: hub.Listing) -> dict[str, Any]:
-    """Return where a release on the Hub comes from, as `tasks.provenance` does for a run; its commit is not known."""
+def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[str, Any]:
+    """Return where a release on the Hub comes from, as `tasks.provenance` does for a run; its commit is not known.
+
+    It is released if it was asked for by its own tag: what a branch holds may be on its way.
+    """
     stages = read_yaml(folder / "dvc.lock")["stages"]
     return {
         "release": release_id(folder),
-        "released": True,
+        "released": revision == release_id(folder),
         "commit": None,
         "edited": None,
         "params": read_yaml(folder / "params.yaml"),

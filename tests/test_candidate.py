@@ -130,16 +130,19 @@ def candidate_of(hub: Hub, folder: Path, repo_id: str, revision: str) -> "subpro
     return subprocess.run([*command, *where], env={**os.environ, **settings}, capture_output=True, text=True)
 
 
-def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hub: Hub, tmp_path: Path):
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hub: Hub, tmp_path: Path, tagged: bool):
     repo = hub.repo("team/stance", released(made))
-    done = candidate_of(hub, tmp_path, "team/stance", "main")
+    repo.tags[release_id(made)] = repo.refs["main"]
+    revision = release_id(made) if tagged else "main"
+    done = candidate_of(hub, tmp_path, "team/stance", revision)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
     said = found["provenance"]
-    assert (said["release"], said["released"]) == (release_id(made), True)
+    assert (said["release"], said["released"]) == (release_id(made), tagged)
     assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
     assert said["gates"] == [{"name": "adherence", "passed": True}]
-    assert (found["name"], found["logps"]) == ("team/stance@main", None)
+    assert (found["name"], found["logps"]) == (f"team/stance@{revision}", None)
     assert (Path(found["model"]) / "model.safetensors").exists()
 
 

@@ -1,6 +1,7 @@
 """`deploy/compose.yaml`: what Docker Compose makes of it, and that what it names is here."""
 
 import os
+import re
 import shutil
 import subprocess
 from importlib import import_module
@@ -20,7 +21,9 @@ def composed(**environment: str) -> "subprocess.CompletedProcess[str]":
     if not program:
         pytest.skip("docker-compose is not installed")
     settings = {"PATH": os.environ["PATH"], **environment}
-    return subprocess.run([program, "-f", str(COMPOSE), "config"], env=settings, capture_output=True, text=True)
+    return subprocess.run(
+        [program, "-f", str(COMPOSE), "--profile", "serving", "config"], env=settings, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +53,27 @@ def test_nothing_listens_but_on_the_loopback_address(services):
 def test_every_file_of_the_project_that_is_mounted_or_named_is_here(services):
     mounted = [volume.split(":")[0] for known in services.values() for volume in known.get("volumes", [])]
     assert all(Path(path).exists() for path in mounted if path.startswith("/"))
-    named = [word.partition("/work/")[2] for word in services["vllm"]["command"] if "/work/deploy" in word]
-    assert named
-    assert all(Path(path).exists() for path in named)
+    [command] = services["vllm"]["command"]
+    assert all(Path(path).exists() for path in re.findall(r"/work/(deploy/\S+)", command))
+    assert "--config=/work/deploy/vllm.yaml" in command
 
 
 def test_the_middleware_and_the_versions_are_those_of_this_project(services):
-    [middleware] = [word for word in services["vllm"]["command"] if word.startswith("--middleware=")]
-    module, name = middleware.partition("=")[2].rsplit(".", 1)
+    [command] = services["vllm"]["command"]
+    [(module, name)] = re.findall(r"--middleware=(\S+)\.(\w+)", command)
     assert isinstance(getattr(import_module(module), name), type)
     pins = dict(line.split("==") for line in Path("requirements/gpu.txt").read_text().splitlines() if "==" in line)
     assert services["prefect"]["image"].startswith(f"prefecthq/prefect:{pins['prefect']}-")
     assert services["vllm"]["image"] == f"vllm/vllm-openai:v{pins['vllm']}"
+
+
+def test_the_proxy_takes_its_file_with_what_the_container_is_given(services):
+    haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not haproxy:
+        pytest.skip("haproxy is not installed")
+    given = {**services["proxy"]["environment"], "SERVE_BLUE": "127.0.0.1:8000"}  # there is no host vllm here
+    done = subprocess.run([haproxy, "-c", "-f", "deploy/haproxy.cfg"], env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_secrets_are_in_no_file_that_git_keeps():
