@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,17 @@ from tests import repository
 from tests.endpoint_double import Double
 from tests.endpoint_double import serving as serving_endpoint
 from tests.hub_double import Hub, serving
+from tests.made_up import traces
+
+# What a shell starts in the background ignores Ctrl+C, and so would everything that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_token_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the tests do with the made-up token, it stands in no file afterwards."""
+    yield
+    assert traces(tmp_path_factory.getbasetemp(), Path("test-output")) == []
 
 
 @pytest.fixture(scope="session")

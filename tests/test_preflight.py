@@ -24,11 +24,9 @@ from tasks.questions import LABELLED, TEST
 from tasks.weights import Base
 from tests.hub_double import Hub
 from tests.hub_faults import Fault
+from tests.made_up import TOKEN
 
 FITS = "parameters fit the data: 10 questions, 2 test prompts"
-
-
-TOKEN = "hf_of_the_test"
 
 
 @pytest.fixture

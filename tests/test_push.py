@@ -22,8 +22,8 @@ from tests.hub_double import Hub
 from tests.hub_faults import Fault
 from tests.hub_jobs import Ended, Job, environment, jobs
 from tests.hub_storage import XET_TOKEN
+from tests.made_up import TOKEN
 
-TOKEN = "hf_of_the_test"
 PUSH = "sys.argv[1:] = {arguments}; run(tasks.push.main)"
 # Waits are cut short, and told, so that the tests need not wait.
 PREPARE = """

@@ -20,11 +20,11 @@ from tasks.provenance import release_id
 from tests.finished_run import write_lock, write_run
 from tests.hub_double import Hub, serving
 from tests.hub_jobs import Job, environment, jobs
+from tests.made_up import TOKEN
 from tests.small_run import params, prepare, train_in
 
 pytestmark = pytest.mark.slow
 
-TOKEN = "hf_of_the_test"
 PREPARE = "import peft, torch, transformers, tasks.push"
 PUSH = "sys.argv[1:] = []; run(tasks.push.main)"
 ANSWER = "print(inputs['input_ids'].tolist()); print(model(**inputs).logits.tolist())"
