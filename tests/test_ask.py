@@ -22,6 +22,8 @@ from tasks.ask import side_by_side
 from tasks.errors import InputError, Unreachable
 from tests.endpoint_double import KEY, Double, Fault
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "真人化好看嗎？"
 Said = tuple[str, str]
 

@@ -18,6 +18,8 @@ from tasks.batchfile import Request, encoded, read_requests
 from tasks.errors import InputError, Unreachable
 from tests.endpoint_double import KEY, Double, Fault
 
+pytestmark = pytest.mark.slow
+
 QUICKLY = {"retry-after-ms": "1"}
 BODY = {"model": "aligned", "messages": [{"role": "user", "content": "q"}]}
 ROW = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}

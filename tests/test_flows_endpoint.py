@@ -30,6 +30,8 @@ from tasks.errors import InputError
 from tasks.params import Merge
 from tasks.server import HOST
 
+pytestmark = pytest.mark.slow
+
 ECHO = """
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

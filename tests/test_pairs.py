@@ -111,6 +111,7 @@ def test_the_order_of_both_is_warned_of_where_not_every_question_goes_both_ways(
     assert [row["message"].partition(" and ")[0] for row in warned if row["check"] == "order"] == said
 
 
+@pytest.mark.slow
 def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(tmp_path):
     source = Path("data/sources/live_action")
     questions = read_questions(source)

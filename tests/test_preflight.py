@@ -26,6 +26,8 @@ from tests.hub_double import Hub
 from tests.hub_faults import Fault
 from tests.made_up import TOKEN
 
+pytestmark = pytest.mark.slow
+
 FITS = "parameters fit the data: 10 questions, 2 test prompts"
 
 

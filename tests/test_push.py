@@ -24,6 +24,8 @@ from tests.hub_jobs import Ended, Job, environment, jobs
 from tests.hub_storage import XET_TOKEN
 from tests.made_up import TOKEN
 
+pytestmark = pytest.mark.slow
+
 PUSH = "sys.argv[1:] = {arguments}; run(tasks.push.main)"
 # Waits are cut short, and told, so that the tests need not wait.
 PREPARE = """

@@ -58,6 +58,7 @@ def labelled(questions: Sequence[Question]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", ["live_action", "ai_art"])
 def test_answers_that_taught_nothing_are_judged_right(topic):
     rows = read_labelled(VALIDATION / f"{topic}.jsonl")
@@ -74,6 +75,7 @@ def test_no_answer_is_both_taught_and_validated():
     assert validated.isdisjoint(row.response for row in TAUGHT)
 
 
+@pytest.mark.slow
 def test_questions_left_out_of_the_fit_are_judged_right():
     questions = read_questions(LIVE_ACTION)
     table: Counter[tuple[Stance, Stance]] = Counter()
@@ -83,6 +85,7 @@ def test_questions_left_out_of_the_fit_are_judged_right():
     assert accuracy(table) >= 0.9
 
 
+@pytest.mark.slow
 def test_fitting_is_deterministic(judge):
     again = Judge.fit(read_questions(LIVE_ACTION), TAUGHT)
     rows = read_labelled(VALIDATION / "live_action.jsonl")
@@ -148,6 +151,7 @@ REMOTE_ANSWERS: list[tuple[str, str, Stance]] = [
 ]
 
 
+@pytest.mark.slow
 def test_eight_questions_on_another_topic_are_enough_to_judge_seven_answers_of_eight():
     rows = enumerate(REMOTE_WORK, start=1)
     questions = [Question(id=number, prompt=ask, support=good, oppose=bad) for number, (ask, good, bad) in rows]
@@ -177,6 +181,7 @@ def test_code_knows_no_topic():
     assert [word for word in topics if word in source] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_command_prints_every_row_with_its_verdict(tmp_path, ending):
     known = read_labelled(VALIDATION / "live_action.jsonl")[:3]
@@ -207,6 +212,7 @@ def test_bad_row_is_named(tmp_path, text):
         _read(file)
 
 
+@pytest.mark.slow
 def test_validation_prints_accuracy_confusion_and_the_worst_cases():
     command = [sys.executable, "-m", "tasks.stance", "--validate"]
     printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
