@@ -54,8 +54,8 @@ def test_every_file_of_the_project_that_is_mounted_or_named_is_here(services):
     mounted = [volume.split(":")[0] for known in services.values() for volume in known.get("volumes", [])]
     assert all(Path(path).exists() for path in mounted if path.startswith("/"))
     [command] = services["vllm"]["command"]
-    assert all(Path(path).exists() for path in re.findall(r"/work/(deploy/\S+)", command))
-    assert "--config=/work/deploy/vllm.yaml" in command
+    assert all(Path(path).exists() for path in re.findall(r"/project/(deploy/\S+)", command))
+    assert "--config=/project/deploy/vllm.yaml" in command
 
 
 def test_the_middleware_and_the_versions_are_those_of_this_project(services):
