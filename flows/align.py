@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast, get_args
@@ -250,10 +250,15 @@ def summary(run: Run, folder: Path) -> str:
     lines += [f"| {key} | {value} |" for key, value in given.items()]
     lines += ["", "| stance | before | after |", "|---|---|---|"]
     lines += [f"| {side} | {metrics['base'][side]:.0%} | {metrics['aligned'][side]:.0%} |" for side in get_args(Stance)]
-    lines += ["", "| gate | verdict | found | expected |", "|---|---|---|---|"]
-    for gate in gates:
-        lines.append(f"| {gate['name']} | {VERDICT[gate['passed']]} | {gate['found']} | {gate['expected']} |")
+    lines += ["", *gate_table(gates)]
     return "\n".join([*lines, "", f"The report: `{folder / 'data/report/index.html'}`", ""])
+
+
+def gate_table(gates: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return verdicts as the lines of a Markdown table, whatever is in their words."""
+    rows = ([gate["name"], VERDICT[gate["passed"]], gate["found"], gate["expected"]] for gate in gates)
+    cells = (" | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) for row in rows)
+    return ["| gate | verdict | found | expected |", "|---|---|---|---|", *(f"| {line} |" for line in cells)]
 
 
 def main() -> None:

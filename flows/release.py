@@ -29,7 +29,7 @@ from prefect.settings import temporary_settings
 from pydantic import Field
 
 from flows import workspace
-from flows.align import PATIENCE, QUIET_SERVER, VERDICT, in_workspace, own_workspace
+from flows.align import PATIENCE, QUIET_SERVER, VERDICT, gate_table, in_workspace, own_workspace
 from flows.lock import alone
 from flows.runs import find
 from flows.serve import require_place, serve_run
@@ -132,7 +132,9 @@ def judge(folder: Path) -> list[Gate]:
     files = files_gate(folder, OUTPUTS)
     tokenizer = read_gate(folder / MERGED, folder / "data/base/fingerprint.json")
     found = [*written, up_to_date(folder), files, tokenizer, *not_worse(folder)]
-    create_markdown_artifact("\n".join(table(found)), key="gates", description=folder.name)
+    create_markdown_artifact(
+        "\n".join(gate_table(gate._asdict() for gate in found)), key="gates", description=folder.name
+    )
     return found
 
 
@@ -216,17 +218,6 @@ def question(folder: Path, gates: Sequence[Gate]) -> str:
         _, asked, before, after = answer.values()
         lines.append(f"* {asked} {before} → **{after}**")
     return "\n".join([*lines, ""])
-
-
-def table(gates: Sequence[Gate]) -> list[str]:
-    """Return the verdicts as lines of Markdown."""
-    rows = [row([gate.name, VERDICT[gate.passed], gate.found, gate.expected]) for gate in gates]
-    return ["| gate | verdict | found | expected |", "|---|---|---|---|", *rows]
-
-
-def row(cells: Sequence[str]) -> str:
-    """Return a row of a Markdown table, whatever is in the cells."""
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)

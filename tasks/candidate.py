@@ -17,6 +17,7 @@ from tasks import hub
 from tasks.errors import InputError, run
 from tasks.gates import Gate
 from tasks.jsonfile import read_json, write_json
+from tasks.locked import outputs
 from tasks.params import Merge, Params, read_yaml
 from tasks.provenance import provenance, release_id
 from tasks.verify import files_gate, require, tokenizer_gate
@@ -142,16 +143,13 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
 
     It is released if it was asked for by its own tag: what a branch holds may be on its way.
     """
-    stages = read_yaml(folder / "dvc.lock")["stages"]
     return {
         "release": release_id(folder),
         "released": revision == release_id(folder),
         "commit": None,
         "edited": None,
         "params": read_yaml(folder / "params.yaml"),
-        "outputs": {
-            stage: {out["path"]: out["md5"] for out in known.get("outs", [])} for stage, known in stages.items()
-        },
+        "outputs": outputs(folder),
         "gates": read_json(folder / "gates.json"),
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }

@@ -28,24 +28,29 @@ def refuse_other_files(run: Path, names: Iterable[str]) -> None:
     names = list(names)
     if missing := [name for name in names if not (run / name).exists()]:
         raise InputError(f"{run / missing[0]} does not exist; expected a finished run: `make repro` first")
-    recorded = locked(run)
-    other = [name for name in names if recorded.get(name) != md5(run / name)]
-    if other:
+    if other := other_files(run, names):
         raise InputError(
             f"{', '.join(other)} in {run} differ from what dvc.lock names; run `make repro` there, or `dvc checkout` "
             "to have them back as they were"
         )
 
 
-def locked(run: Path) -> dict[str, str]:
-    """Return DVC's hash of every output that `dvc.lock` names."""
-    stages = read_yaml(run / "dvc.lock")["stages"].values()
-    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+def other_files(run: Path, names: Iterable[str]) -> list[str]:
+    """Return the outputs, among these, that are missing or not what `dvc.lock` names."""
+    recorded = {path: known for outs in outputs(run).values() for path, known in outs.items()}
+    return [name for name in names if not (run / name).exists() or md5(run / name) != recorded.get(name)]
+
+
+def outputs(run: Path) -> dict[str, dict[str, str]]:
+    """Return DVC's hash of every output that `dvc.lock` names, by its stage."""
+    stages = read_yaml(run / "dvc.lock")["stages"]
+    return {stage: {out["path"]: out["md5"] for out in known.get("outs", [])} for stage, known in stages.items()}
 
 
 def changed(run: Path) -> list[str]:
     """Return the parameters and files that are not what `dvc.lock` says the outputs were made from."""
-    params, outs, found = read_yaml(run / "params.yaml"), locked(run), set()
+    params, found = read_yaml(run / "params.yaml"), set()
+    outs = {path for made in outputs(run).values() for path in made}
     for stage in read_yaml(run / "dvc.lock")["stages"].values():
         wanted = stage.get("params", {}).get("params.yaml", {})
         found |= {key for key, value in wanted.items() if _value(params, key) != value}

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
-from tasks.locked import changed
+from tasks.locked import changed, outputs
 from tasks.params import read_yaml
 
 RELEASE = Path("data/release")
@@ -49,7 +49,6 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
         InputError: The run has not been evaluated.
     """
     name = release_id(run)
-    stages = read_yaml(run / "dvc.lock")["stages"]
     recorded = read_json(release / RECORD) if (release / RECORD).exists() else {}
     released = recorded.get("release") == name
     return {
@@ -59,9 +58,7 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
         "edited": bool(_git(run, "status", "--porcelain", "--", "tasks", "flows", "dvc.yaml")),
         "changed": changed(run),
         "params": read_yaml(run / "params.yaml"),
-        "outputs": {
-            stage: {out["path"]: out["md5"] for out in known.get("outs", [])} for stage, known in stages.items()
-        },
+        "outputs": outputs(run),
         "gates": read_json(run / "data/evaluation/gates.json"),
         "hub": read_json(release / PUSHED) if released and pushed(name, release) else None,
     }

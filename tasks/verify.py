@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.errors import InputError
 from tasks.gates import Gate
-from tasks.locked import locked, md5
+from tasks.locked import other_files
 
 TOGETHER = 120
 """Seconds within which all files of a model are written."""
@@ -38,8 +38,7 @@ def files_gate(run: Path, names: Sequence[str]) -> Gate:
         run: The project, or a workspace of it.
         names: As `dvc.lock` names them.
     """
-    recorded = locked(run)
-    other = [name for name in names if not (run / name).exists() or md5(run / name) != recorded.get(name)]
+    other = other_files(run, names)
     odd = ", ".join(path for name in other for path in written_apart(run / name))
     differs = f"{', '.join(other)} differs from it" + (f"; {odd} was not written with the other files" if odd else "")
     return Gate(

@@ -5,19 +5,17 @@ Faults are planted per question, each for one request; every request is in `aske
 
 import asyncio
 import json
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.loopback import listening
 
 KEY = "made-up-key-4711"
 LIMIT = 200
@@ -155,17 +153,5 @@ def serving() -> Iterator[Double]:
         Route("/v1/chat/completions", double.chat, methods=["POST"]),
         Route("/provenance", double.provenance),
     ]
-    config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        double.port = listening.getsockname()[1]
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield double
-        finally:
-            server.should_exit = True
-            thread.join(10)
+    with listening(Starlette(routes=routes), lambda port: setattr(double, "port", port)):
+        yield double

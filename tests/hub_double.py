@@ -8,16 +8,12 @@ each for one request; every request is in `log`.
 import base64
 import hashlib
 import json
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
-import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,6 +23,7 @@ from starlette.types import ASGIApp
 
 from tests.hub_faults import Asked, Fault, Logged
 from tests.hub_storage import Storage
+from tests.loopback import listening
 
 LARGE = (".safetensors", ".bin", ".model")
 TOO_LARGE = 10 * 2**20
@@ -154,6 +151,10 @@ class Hub:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def at(self, port: int) -> None:
+        """Take the port on which API and storage answer."""
+        self.port = self.stored.port = port
 
     def clear(self) -> None:
         for state in (self.repos, self.readers, self.accounts, self.faults, self.log, self.stored, self.spoiled):
@@ -476,17 +477,5 @@ def _error(status: int, code: str | None, message: str, headers: dict[str, str] 
 def serving() -> Iterator[Hub]:
     """Serve an empty Hub on a free port until the block ends."""
     hub = Hub()
-    listener = socket.create_server(("127.0.0.1", 0))
-    hub.port = hub.stored.port = listener.getsockname()[1]
-    config = uvicorn.Config(hub.app(), log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
+    with listening(hub.app(), hub.at):
         yield hub
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()

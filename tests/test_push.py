@@ -279,35 +279,31 @@ BY_LFS = {
 }
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=() if "lost" in name else pytest.mark.slow) for name in EITHER]
-)
-def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
-    path, faults = EITHER[fault]
+def passes_by_itself(planted, job, run, hub):
+    path, faults = planted
     hub.plant(path, *faults)
     done(push(job, run))
     assert not any(hub.faults.values())
     released(hub, run)
 
 
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=() if "lost" in name else pytest.mark.slow) for name in EITHER]
+)
+def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
+    passes_by_itself(EITHER[fault], job, run, hub)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", BY_XET)
 def test_a_xet_storage_that_fails_once_is_asked_again(fault, by_xet, run, hub):
-    path, faults = BY_XET[fault]
-    hub.plant(path, *faults)
-    done(push(by_xet, run))
-    assert not any(hub.faults.values())
-    released(hub, run)
+    passes_by_itself(BY_XET[fault], by_xet, run, hub)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", BY_LFS)
 def test_an_lfs_storage_that_fails_once_is_asked_again(fault, by_lfs, run, hub):
-    path, faults = BY_LFS[fault]
-    hub.plant(path, *faults)
-    done(push(by_lfs, run))
-    assert not any(hub.faults.values())
-    released(hub, run)
+    passes_by_itself(BY_LFS[fault], by_lfs, run, hub)
 
 
 @pytest.mark.parametrize("kind", ["status", "drop"])
