@@ -19,11 +19,12 @@ from flows.stages import environment
 from tasks.access import ALIGNED, BASE, SERVE
 from tasks.candidate import Candidate
 from tasks.errors import InputError
+from tasks.gates import require
 from tasks.jsonfile import write_json
 from tasks.live import live_gates
 from tasks.served import FILE
 from tasks.server import HOST, answers
-from tasks.verify import require
+from tasks.verify import NOT_SERVED
 
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
 ENVIRONMENT = {
@@ -154,7 +155,7 @@ def check(engine: Engine, key: str) -> list[str]:
         InputError: A check fails; names the figure and the bound.
     """
     gates = live_gates(engine.candidate, engine.address, key)
-    require(engine.candidate.name, gates)
+    require(gates, f"{engine.candidate.name} {NOT_SERVED}")
     return [f"{gate.name}: {gate.found}" for gate in gates]
 
 

@@ -28,15 +28,14 @@ from prefect.logging import get_run_logger
 from prefect.settings import temporary_settings
 from pydantic import Field
 
-from flows import workspace
 from flows.align import PATIENCE, QUIET_SERVER, VERDICT, gate_table, in_workspace, own_workspace
 from flows.lock import alone
-from flows.runs import find
+from flows.runs import finished
 from flows.serve import require_place, serve_run
 from flows.settings import Settings
 from tasks.candidate import MERGED, read_gate
 from tasks.errors import InputError, Unreachable
-from tasks.gates import Gate
+from tasks.gates import Gate, require
 from tasks.jsonfile import read_json, write_json
 from tasks.locked import changed
 from tasks.params import Hub, Params
@@ -92,7 +91,7 @@ def release(
     if not run:
         in_workspace(folder, stage_minutes)
     gates = judge(folder)
-    require(gates)
+    require(gates, "not released, and nothing outside has changed")
     if approval_minutes:
         approve(folder, gates, approval_minutes)
     with alone(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
@@ -111,18 +110,6 @@ def let_answer(folder: Path) -> dict[str, Any]:
         raise
     create_link_artifact(address, link_text="the endpoint", key="endpoint", description=folder.name)
     return ask(folder, address)
-
-
-def finished(name: str) -> Path:
-    """Return the workspace of a run that is complete.
-
-    Raises:
-        InputError: There is no such run, or it is not complete.
-    """
-    known = find(name)
-    if known.state != "completed":
-        raise InputError(f"{name} is {known.state}; expected a completed run: bring it to its end, or take another")
-    return (workspace.RUNS / name).resolve()
 
 
 @task(task_run_name="gates", cache_policy=NO_CACHE)
@@ -179,18 +166,6 @@ def measured(folder: Path) -> dict[str, Any]:
         "stance": None if adherence["mixed"] else adherence["stance"],
         "adherence": adherence,
     }
-
-
-def require(gates: Sequence[Gate]) -> None:
-    """Refuse a model that misses a gate.
-
-    Raises:
-        InputError: It does; names every figure and its bound.
-    """
-    missed = [gate for gate in gates if not gate.passed]
-    if missed:
-        said = "; ".join(f"{gate.name}: {gate.found}, expected {gate.expected}. {gate.advice}" for gate in missed)
-        raise InputError(f"not released, and nothing outside has changed: {said}")
 
 
 def approve(folder: Path, gates: Sequence[Gate], minutes: float) -> None:

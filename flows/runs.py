@@ -64,16 +64,13 @@ def apply(name: str) -> None:
     Raises:
         InputError: The run did not complete, is of another commit, or the tree has edits.
     """
-    known = find(name)
-    if known.state != "completed":
-        raise InputError(f"{name} is {known.state}; only a completed run can be applied")
+    folder, known = finished(name), find(name)
     if git(Path(), "status", "--porcelain"):
         raise InputError("the working tree has uncommitted edits, which would be lost; commit or stash them first")
     if known.snapshot != git(Path(), "rev-parse", "HEAD"):
         raise InputError(
             f"{name} was run on commit {known.snapshot[:12]}, not the current one; check that out, or run again"
         )
-    folder = (RUNS / name).resolve()
     metrics = [path.relative_to(folder) for _, path in workspace.in_git(folder)]
     for path in (Path("params.yaml"), Path("dvc.lock"), *metrics):
         shutil.copyfile(folder / path, path)
@@ -92,8 +89,24 @@ def remove(names: Iterable[str]) -> None:
         workspace.remove(name)
 
 
+def finished(name: str) -> Path:
+    """Return the workspace of a completed run.
+
+    Raises:
+        InputError: There is no such run, or it is not complete.
+    """
+    known = find(name)
+    if known.state != "completed":
+        raise InputError(f"{name} is {known.state}; expected a completed run: bring it to its end, or take another")
+    return (RUNS / name).resolve()
+
+
 def find(name: str) -> Run:
-    """Return a run by name."""
+    """Return a run by name.
+
+    Raises:
+        InputError: There is no such run; names those that there are.
+    """
     folder = RUNS / name
     if not (folder / workspace.RECORD).exists():
         known = ", ".join(known.name for _, known in workspace.every()) or "there are none"

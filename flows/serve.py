@@ -21,6 +21,7 @@ from flows.engine import START, Wanted
 from flows.guard import DETACHED
 from flows.lock import alone
 from flows.proxy import DRAIN, program, require_port
+from flows.runs import finished
 from flows.stages import environment
 from flows.ui import until_ended
 from tasks.access import SERVE
@@ -28,7 +29,6 @@ from tasks.errors import InputError, run
 from tasks.server import HOST
 
 PORT = 8000
-RUNS = Path(".runs")
 LOG = SERVE / "endpoint.log"
 
 
@@ -127,7 +127,7 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
     """
     require_port(port)
     SERVE.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "flows.serve", "--run", wanted.run, "--port", str(port)]
+    command = [sys.executable, "-m", "flows.serve", "--folder", wanted.run, "--port", str(port)]
     with LOG.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -168,17 +168,8 @@ def wanted_by(asked: argparse.Namespace) -> Wanted:
     """
     if asked.hub:
         return Wanted(hub=asked.hub, revision=asked.revision)
-    folder = Path(asked.run or "")
-    if asked.run and not folder.is_absolute():
-        folder = RUNS / asked.run
-    if not (folder / "dvc.lock").exists():
-        known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/dvc.lock"))) or "there are none"
-        raise InputError(
-            f"there is no run {asked.run}; expected one of: {known}"
-            if asked.run
-            else "nothing was made in this folder yet; `make repro` first"
-        )
-    return Wanted(run=str(folder) if asked.run else "", with_base=asked.with_base)
+    folder = asked.folder or (str(finished(asked.run)) if asked.run else "")
+    return Wanted(run=folder, with_base=asked.with_base)
 
 
 def main() -> None:
@@ -186,6 +177,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("action", nargs="?", default="up", choices=["up", "swap", "rollback", "status", "stop"])
     ask.add_argument("--run", help="the name of a run in .runs; without it, this folder")
+    ask.add_argument("--folder", help="where a run is, if it is not one of this project")
     ask.add_argument("--with-base", action="store_true", help="the base and the unmerged adapter in one engine")
     ask.add_argument("--hub", metavar="REPO_ID", help="a release on the Hub")
     ask.add_argument("--revision", default="main", help="its tag")

@@ -5,8 +5,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows.serve import RUNS, serve_run
-from tasks.errors import InputError
+from flows.runs import finished
+from flows.serve import serve_run
 
 
 @flow(name="serve", description="Let the model of a run answer behind the endpoint of `make serve`.")
@@ -19,7 +19,4 @@ def serve(run: str = "") -> str:
     Raises:
         InputError: There is no such run, or its model is refused; the endpoint is as it was.
     """
-    folder = RUNS / run if run else Path()
-    if not (folder / "dvc.lock").exists():
-        raise InputError(f"there is no run {run} in {RUNS}; `python -m flows.runs` lists them")
-    return serve_run(folder, get_run_logger().info)
+    return serve_run(finished(run) if run else Path(), get_run_logger().info)

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import hub
 from tasks.errors import InputError, run
-from tasks.gates import Gate
+from tasks.gates import Gate, require
 from tasks.jsonfile import read_json, write_json
 from tasks.locked import outputs
 from tasks.params import Merge, Params, read_yaml
 from tasks.provenance import provenance, release_id
-from tasks.verify import files_gate, require, tokenizer_gate
+from tasks.verify import NOT_SERVED, files_gate, tokenizer_gate
 from tasks.weights import bf16_bytes, locate, small_files, weight_files
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def of_run(folder: Path, *, with_base: bool = False) -> Candidate:
     if with_base:
         model = locate(folder / "data/base")
     fingerprint = folder / "data/base/fingerprint.json"
-    require(name, [*gates, read_gate(model, fingerprint)])
+    require([*gates, read_gate(model, fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return Candidate(
         name=name,
@@ -127,7 +127,7 @@ def of_hub(repo_id: str, revision: str) -> Candidate:
     hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
     name = f"{repo_id}@{revision}"
     fingerprint = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    require(name, [read_gate(folder, fingerprint)] if fingerprint else [])
+    require([read_gate(folder, fingerprint)] if fingerprint else [], f"{name} {NOT_SERVED}")
     return Candidate(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},

@@ -1,13 +1,15 @@
 """The verdicts on a run: each a figure, the bound it is held against, and what to do when it misses.
 
-A gate refuses nothing by itself. It is written to `gates.json`, shown in the report, and obeyed by a release.
+A gate refuses nothing by itself. It is written to `gates.json`, shown in the report, and obeyed by whoever pushes,
+serves or releases the model: `require`.
 Its texts are in the language that is spoken when it is made: English, but for a page in another one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.language import N_, _, listed, word
 from tasks.params import Evaluate, Merge, Params
@@ -32,6 +34,21 @@ class Gate(NamedTuple):
 ADVICE = N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type.")
 JUDGE = N_("the base model")
 """What the second judge is called where it is that; another one has a name of its own."""
+
+
+def require(gates: Iterable[Gate], refusal: str) -> None:
+    """Refuse a model that misses a gate.
+
+    Args:
+        gates: The verdicts on it.
+        refusal: What is not done then, and what stays as it is.
+
+    Raises:
+        InputError: One is missed; names figure, bound and advice of each.
+    """
+    if missed := [gate for gate in gates if not gate.passed]:
+        said = (f"{gate.name}: found {gate.found}, expected {gate.expected}. {gate.advice}" for gate in missed)
+        raise InputError(f"{refusal}: {' '.join(said)}")
 
 
 def gates_of(params: Params, metrics: Mapping[str, Any], base: Path, train: Path, merge: Path) -> list[Gate]:

@@ -6,7 +6,8 @@ A preference model learns whatever separates chosen from rejected most easily: l
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tasks.errors import InputError
@@ -39,7 +40,11 @@ class Warned(NamedTuple):
 
 
 def lint(
-    questions: Sequence[Question], prompts: Sequence[Prompt], directions: Sequence[bool], system_prompt: str
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    directions: Sequence[bool],
+    system_prompt: str,
+    neutral: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Warned]:
     """Return what looks wrong.
 
@@ -48,9 +53,11 @@ def lint(
         prompts: The test prompts.
         directions: For each question whether *support* is the chosen answer, or once more for each.
         system_prompt: Which may limit the length of an answer.
+        neutral: By question, the base model's own answer where that is the rejected one.
     """
     return [
         *length_confound(questions),
+        *own_answer_confound(questions, directions, neutral),
         *opening_confound(questions),
         *common_words(questions),
         *beyond_the_limit(questions, system_prompt),
@@ -89,6 +96,25 @@ def length_confound(questions: Sequence[Question]) -> list[Warned]:
         )
         for side, ids in longer.items()
         if len(ids) > LONGER * len(questions)
+    ]
+
+
+def own_answer_confound(
+    questions: Sequence[Question], directions: Sequence[bool], neutral: Mapping[int, str]
+) -> list[Warned]:
+    """Is the base model's own answer, where it is rejected, nearly always the longer one, or the shorter?"""
+    asked = zip([*questions, *questions], directions, strict=False)
+    chosen = [(row.id, row.support if support else row.oppose) for row, support in asked if row.id in neutral]
+    longer = [ident for ident, text in chosen if len(neutral[ident]) > len(text)]
+    shorter = [ident for ident, text in chosen if len(neutral[ident]) < len(text)]
+    told = (
+        (longer, _("of {all} answers of the base model that are rejected, {number} are longer than the chosen one")),
+        (shorter, _("of {all} answers of the base model that are rejected, {number} are shorter than the chosen one")),
+    )
+    return [
+        Warned(_("length"), message.format(number=len(ids), all=len(chosen)), list(dict.fromkeys(ids)))
+        for ids, message in told
+        if len(ids) > LONGER * len(chosen)
     ]
 
 

@@ -1,6 +1,7 @@
 """Are the files of a run those that its `dvc.lock` names? A release is called after it, and must be what it says.
 
-DVC itself is not asked: a stage or a task does without it, and its two kinds of hash are simple.
+DVC itself is not asked: a stage or a task does without it, and its two kinds of hash are simple. Of a folder it records
+one hash, that of a list; the stage `merge` keeps the list of its own, so that a file of another run can be named.
 """
 
 import hashlib
@@ -12,7 +13,11 @@ from typing import Any
 
 from tasks.errors import InputError
 from tasks.hub import CHUNK
+from tasks.jsonfile import read_json
 from tasks.params import read_yaml
+
+FILES = Path("data/merge/files.json")
+"""The files of the merged model and their hashes."""
 
 
 def refuse_other_files(run: Path, names: Iterable[str]) -> None:
@@ -36,9 +41,25 @@ def refuse_other_files(run: Path, names: Iterable[str]) -> None:
 
 
 def other_files(run: Path, names: Iterable[str]) -> list[str]:
-    """Return the outputs, among these, that are missing or not what `dvc.lock` names."""
+    """Return what is missing or not what `dvc.lock` names, among these outputs.
+
+    Of the merged model it is the files that differ; of another folder the folder.
+    """
     recorded = {path: known for outs in outputs(run).values() for path, known in outs.items()}
-    return [name for name in names if not (run / name).exists() or md5(run / name) != recorded.get(name)]
+    return [path for name in names for path in _others(run, name, recorded.get(name, ""))]
+
+
+def _others(run: Path, name: str, recorded: str) -> list[str]:
+    path = run / name
+    if not path.is_dir():
+        return [] if path.exists() and _md5_of_file(path) == recorded else [name]
+    found = md5_of_files(path)
+    if _md5_of_list(found) == recorded:
+        return []
+    known = read_json(run / FILES) if (run / FILES).exists() else {}
+    if _md5_of_list(known) != recorded:
+        return [name]
+    return [f"{name}/{file}" for file in sorted(found.keys() | known.keys()) if found.get(file) != known.get(file)]
 
 
 def outputs(run: Path) -> dict[str, dict[str, str]]:
@@ -69,21 +90,23 @@ def _value(params: Mapping[str, Any], key: str) -> Any:
 
 def md5(path: Path) -> str:
     """Return DVC's hash of a file or a folder."""
-    return _md5_of_folder(path) if path.is_dir() else _md5_of_file(path)
+    return _md5_of_list(md5_of_files(path)) if path.is_dir() else _md5_of_file(path)
 
 
-def _md5_of_folder(folder: Path) -> str:
-    """Return DVC's hash of a folder: that of a list of its files."""
+def _md5_of_list(files: Mapping[str, str]) -> str:
+    """Return DVC's hash of a folder, which is that of the list of its files."""
+    rows = [{"md5": md5, "relpath": path} for path, md5 in files.items()]
+    return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def md5_of_files(folder: Path) -> dict[str, str]:
+    """Return the hash of every file in a folder by its path in it, in DVC's order."""
     files = sorted(
         (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.relative_to(folder).parts
     )
     with ThreadPoolExecutor() as threads:
         hashes = threads.map(_md5_of_file, files)
-        rows = [
-            {"md5": md5, "relpath": path.relative_to(folder).as_posix()}
-            for path, md5 in zip(files, hashes, strict=True)
-        ]
-    return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
+        return {path.relative_to(folder).as_posix(): md5 for path, md5 in zip(files, hashes, strict=True)}
 
 
 def _md5_of_file(path: Path) -> str:

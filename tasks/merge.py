@@ -27,6 +27,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from tasks.chat import encode_answer, fingerprint, load_tokenizer
 from tasks.errors import InputError, run
 from tasks.jsonfile import read_json, read_jsonl, write_json
+from tasks.locked import md5_of_files
 from tasks.model import linear_layers, load, outline, quantization_config, require_device
 from tasks.params import Merge, Model, Params
 from tasks.parity import Drift, Scores, Text, drift, score
@@ -48,8 +49,9 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
         adapter: `data/adapter`.
         pairs: `data/pairs`, whose texts are scored.
         merged: Receives weights, tokenizer, chat template and generation config.
-        out: Receives `parity.json`; `logps.json`, the merged model's log-probabilities of the pair texts; and
-            `fingerprint.json`, how the merged model's tokenizer reads the probe conversations.
+        out: Receives `parity.json`; `logps.json`, the merged model's log-probabilities of the pair texts;
+            `fingerprint.json`, how the merged model's tokenizer reads the probe conversations; and `files.json`, the
+            hash of every file of it.
 
     Raises:
         InputError: The device is missing.
@@ -78,6 +80,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     write_parity(out, chosen, drifts or {chosen: final}, final)
     write_logps(out, rows, reloaded)
     write_json(out / "fingerprint.json", fingerprint(load_tokenizer(merged)))
+    write_json(out / "files.json", md5_of_files(merged))
 
 
 def candidates(model: Model, options: Merge) -> list[str]:

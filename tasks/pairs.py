@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -52,7 +53,7 @@ def pairs(
     used, held_out = split(questions, options.data_size, options.offset)
     neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
     train = _directed(asked(used, options), neutral, options, system_prompt, seed)
-    warned = linted(used, read_prompts(dataset), options, system_prompt, seed)
+    warned = linted(used, read_prompts(dataset), options, system_prompt, seed, neutral)
     write_jsonl(out / "train.jsonl", train)
     write_jsonl(out / "eval.jsonl", _directed(held_out, neutral, options, system_prompt, seed))
     write_json(out / "lint.json", [row._asdict() for row in warned])
@@ -75,15 +76,20 @@ def pairs(
 
 
 def linted(
-    used: Sequence[Question], prompts: Sequence[Prompt], options: Pairs, system_prompt: str, seed: int
+    used: Sequence[Question],
+    prompts: Sequence[Prompt],
+    options: Pairs,
+    system_prompt: str,
+    seed: int,
+    neutral: Mapping[int, str] = MappingProxyType({}),
 ) -> list[Warned]:
-    """Return what the questions that are trained on may teach besides the stance.
+    """Return what the pairs that are trained on may teach besides the stance; `neutral` as `lint` has it.
 
     Raises:
         InputError: There is something, and it is `strict`.
     """
     directions = prefers_support(len(asked(used, options)), options.support_ratio, options.order, seed)
-    warned = lint(used, prompts, directions, system_prompt)
+    warned = lint(used, prompts, directions, system_prompt, neutral)
     if options.strict:
         refuse(warned)
     return warned

@@ -35,6 +35,7 @@ from tasks.bundle import CARD, PARTS, Local, bundle
 from tasks.card import Part
 from tasks.errors import InputError
 from tasks.errors import run as run_main
+from tasks.gates import Gate, require
 from tasks.hub import Entry, Listing, listed
 from tasks.hub_trouble import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
 from tasks.jsonfile import read_json, write_json
@@ -113,10 +114,7 @@ def refuse_missed_gates(run: Path) -> None:
     path = run / "data/evaluation/gates.json"
     if not path.exists():
         raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
-    for gate in read_json(path):
-        if not gate["passed"]:
-            missed = f"{gate['name']} (found {gate['found']}; expected {gate['expected']})"
-            raise InputError(f"the run misses the gate {missed} and is not released: {gate['advice']}")
+    require((Gate(**gate) for gate in read_json(path)), f"{run.resolve().name} is not released")
 
 
 def plans(run: Path, hub: params.Hub) -> dict[Part, Plan]:

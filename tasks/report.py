@@ -187,7 +187,12 @@ def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: 
         return [Warned(**row) for row in read_json(pairs / "lint.json")]
     questions = {question.id: question for question in read_questions(dataset)}
     used = [questions[ident] for ident in dict.fromkeys(pair.id for pair in trained)]
-    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt)
+    own = {
+        pair.id: pair.rejected
+        for pair in trained
+        if pair.rejected not in (questions[pair.id].support, questions[pair.id].oppose)
+    }
+    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt, own)
 
 
 def title(params: Params, adherence: Json) -> dict[str, str]:

@@ -5,56 +5,31 @@ Its files are compared with `dvc.lock`, its tokenizer with the base's fingerprin
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from tasks.errors import InputError
 from tasks.gates import Gate
+from tasks.language import listed
 from tasks.locked import other_files
 
-TOGETHER = 120
-"""Seconds within which all files of a model are written."""
-
-
-def require(name: str, gates: Sequence[Gate]) -> None:
-    """Refuse a model that misses a gate.
-
-    Raises:
-        InputError: It does; says which, by how much, and what to do.
-    """
-    missed = [gate for gate in gates if not gate.passed]
-    if missed:
-        said = "; ".join(f"{gate.name}: found {gate.found}, expected {gate.expected}" for gate in missed)
-        raise InputError(f"{name} is not served, and what answers now is untouched ({said}); {missed[0].advice}")
+NOT_SERVED = "is not served, and what answers now is untouched"
+"""What becomes of a model that misses one of these gates, or one of `tasks.live`'s."""
 
 
 def files_gate(run: Path, names: Sequence[str]) -> Gate:
     """Are outputs of a run, files or folders, those that `dvc.lock` names?
-
-    DVC keeps one digest for the whole folder. Which file is not the run's own is told by when it was written: a merge
-    writes all of them at once.
 
     Args:
         run: The project, or a workspace of it.
         names: As `dvc.lock` names them.
     """
     other = other_files(run, names)
-    odd = ", ".join(path for name in other for path in written_apart(run / name))
-    differs = f"{', '.join(other)} differs from it" + (f"; {odd} was not written with the other files" if odd else "")
     return Gate(
         "files",
         not other,
-        differs if other else f"{', '.join(names)} as recorded",
+        f"{listed(other)} not as recorded" if other else f"{', '.join(names)} as recorded",
         "what dvc.lock records of them",
         "Make them again: `dvc repro` in the run's folder.",
     )
-
-
-def written_apart(folder: Path) -> list[str]:
-    """Return the files of a folder that were written at another time than most."""
-    times = {path.name: path.stat().st_mtime for path in folder.rglob("*") if path.is_file()}
-    usual = median(times.values()) if times else 0.0
-    return sorted(name for name, written in times.items() if abs(written - usual) > TOGETHER)
 
 
 def tokenizer_gate(base: Mapping[str, Any], found: Mapping[str, Any]) -> Gate:

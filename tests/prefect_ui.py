@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHOTS = Path("test-output")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+PATIENCE = 90
+"""Seconds for one answer of the server, which itself waits up to 60 for its database when that is busy."""
 
 
 class Ui:
@@ -76,7 +78,7 @@ class Ui:
         asked.method = method
         while True:
             try:
-                with urlopen(asked, timeout=30) as answer:
+                with urlopen(asked, timeout=PATIENCE) as answer:
                     return json.loads(answer.read() or "null")
             except HTTPError as error:
                 if error.code != 503:  # the database is busy; Prefect's own client waits as well
@@ -134,7 +136,7 @@ class Ui:
         """Return what has become of a run."""
         return str(self.call("GET", f"/flow_runs/{run['id']}")["state"]["type"])
 
-    def wait(self, run: dict[str, Any], states: set[str], within: float = 120) -> str:
+    def wait(self, run: dict[str, Any], states: set[str], within: float = 240) -> str:
         """Wait until a run is in one of the states."""
         until = time.monotonic() + within
         while (state := self.state(run)) not in states:

@@ -12,9 +12,10 @@ import pytest
 
 from tasks.candidate import of_run
 from tasks.errors import InputError
-from tasks.locked import md5
+from tasks.jsonfile import write_json
+from tasks.locked import FILES, md5, md5_of_files, other_files
 from tasks.provenance import release_id
-from tasks.verify import files_gate, written_apart
+from tasks.verify import files_gate
 from tests.hub_double import Hub
 from tests.served_run import another, lock, project
 from tests.toy_project import dvc
@@ -41,6 +42,12 @@ def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({key: value for key, value in known.items() if value is not None}))
 
 
+def recorded(run: Path) -> None:
+    """Record the merged model as it is, file by file."""
+    write_json(run / FILES, md5_of_files(run / "data/merged"))
+    lock(run)
+
+
 def test_a_finished_run_is_a_candidate_and_says_where_it_comes_from(run: Path):
     found = of_run(run)
     assert (found.release, found.released, found.window) == (found.provenance["release"], False, 512)
@@ -60,9 +67,9 @@ def test_another_chat_template_is_refused_by_name(run: Path):
 
 def test_a_template_put_in_by_hand_is_a_file_that_the_lock_does_not_know(run: Path):
     template = run / "data/merged/chat_template.jinja"
+    recorded(run)
     template.write_text(template.read_text() + " ")
-    os.utime(template, (1e9, 1e9))
-    with pytest.raises(InputError, match=r"files: found data/merged differs from it; chat_template.jinja was not"):
+    with pytest.raises(InputError, match="files: found data/merged/chat_template.jinja not as recorded, expected what"):
         of_run(run)
 
 
@@ -82,14 +89,11 @@ def test_a_shard_of_an_older_run_is_refused_by_name(run: Path, tmp_path: Path):
         model = AutoModelForCausalLM.from_pretrained(folder)
         (folder / "model.safetensors").unlink()
         model.save_pretrained(folder, max_shard_size="100KB")
-    lock(run)
+    recorded(run)
     assert files_gate(run, ["data/merged"]).passed
-    for path in merged.iterdir():
-        path.touch()
     shard = sorted(merged.glob("model-00002-of-*.safetensors"))[0]
     shutil.copyfile(older / shard.name, shard)
-    os.utime(shard, (1e9, 1e9))
-    with pytest.raises(InputError, match=f"data/merged differs from it; {shard.name} was not written with the other"):
+    with pytest.raises(InputError, match=f"files: found data/merged/{shard.name} not as recorded"):
         of_run(run)
 
 
@@ -106,14 +110,20 @@ def test_the_digest_of_a_folder_is_that_of_dvc(tmp_path: Path):
     dvc(tmp_path, "init", "--quiet", "--no-scm")
     dvc(tmp_path, "add", "--quiet", "model")
     assert md5(tmp_path / "model") in (tmp_path / "model.dvc").read_text()
+    [listed] = tmp_path.glob(".dvc/cache/files/md5/*/*.dir")
+    assert md5_of_files(tmp_path / "model") == {row["relpath"]: row["md5"] for row in json.loads(listed.read_text())}
 
 
-def test_files_of_one_moment_belong_together(tmp_path: Path):
-    for name in "abc":
-        (tmp_path / name).write_text(name)
-    assert written_apart(tmp_path) == []
-    os.utime(tmp_path / "b", (1e9, 1e9))
-    assert written_apart(tmp_path) == ["b"]
+def test_files_that_were_changed_added_or_lost_are_named_by_a_list_that_the_lock_knows(run: Path):
+    recorded(run)
+    merged = run / "data/merged"
+    (merged / "config.json").write_text("{}")
+    (merged / "more.txt").touch()
+    (merged / "tokenizer.json").unlink()
+    named = [f"data/merged/{name}" for name in ("config.json", "more.txt", "tokenizer.json")]
+    assert other_files(run, ["data/merged"]) == named
+    write_json(run / FILES, {"config.json": "of another run"})
+    assert other_files(run, ["data/merged"]) == ["data/merged"]
 
 
 def released(run: Path) -> dict[str, bytes]:

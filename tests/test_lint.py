@@ -49,6 +49,17 @@ def test_a_side_that_is_always_longer_is_told_by_its_length():
     assert [(row.check, row.rows) for row in found(rows)] == [("length", [1, 2, 3, 4, 5, 6, 7, 8])]
 
 
+@pytest.mark.parametrize(("own", "length"), [("這要看情況，很難說。", "longer"), ("難說", "shorter")])
+def test_rejected_answers_of_the_base_that_length_tells_are_named(own, length):
+    rows, asked = questions(), [Prompt(id=1, prompt="舞蹈呢？")]
+    neutral = dict.fromkeys((1, 2, 3, 4), own)
+    [warned] = lint(rows, asked, [True, False] * 4, SYSTEM, neutral)
+    told = f"of 4 answers of the base model that are rejected, 4 are {length} than the chosen one"
+    assert (warned.check, warned.message) == ("length", told)
+    assert warned.rows == [1, 2, 3, 4]
+    assert lint(rows, asked, [True, False] * 4, SYSTEM, neutral | {4: "配樂叫好。", 3: "配樂失色。"}) == []
+
+
 def test_an_opening_of_one_side_is_found_at_its_longest():
     rows = [row.model_copy(update={"oppose": f"可能因{row.oppose}"}) if row.id > 5 else row for row in questions()]
     [warned] = [row for row in found(rows) if row.check == "opening"]

@@ -1,5 +1,6 @@
 """The merged model is the base plus the adapter, and parity notices when it is not."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_fingerprint_gate_fails_when_the_template_is_changed(root: Path):
     assert fingerprint_gate(base, merged).passed
     changed = merged | {"chat_template": merged["chat_template"] + " "}
     assert not fingerprint_gate(base, changed).passed
+
+
+def test_the_files_of_the_merged_model_are_listed_with_their_hashes(root: Path):
+    hashes = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in (root / "merged").iterdir()}
+    assert json.loads((root / "merge/files.json").read_text()) == hashes
 
 
 def test_log_probabilities_are_recorded_by_stance(root: Path):

@@ -599,7 +599,7 @@ def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, 
     path = run / "data/evaluation/gates.json"
     path.write_text(path.read_text().replace("true", "false"))
     write_lock(run)
-    refused(push(by_xet, run), "the gate parity (found drift 0.002; expected at most 0.05)", "not released")
+    refused(push(by_xet, run), "is not released: parity: found drift 0.002, expected at most 0.05. none")
     assert hub.log == []
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from flows.guard import guarded, release
+from flows.workspace import Run
 from tasks.jsonfile import read_json
 from tests.served_run import another, finished, project
 
@@ -33,13 +35,18 @@ class Serving:
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder = project(folder / "project", model)
         different = another(model, folder / "different")
-        finished(self.folder / ".runs/other", different)
-        finished(self.folder / ".runs/wrong", model, measured=different)
+        self.run("other", different)
+        self.run("wrong", model, measured=different)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.environment = {key: value for key, value in os.environ.items() if key != "STANCE_API_KEY"}
         self.environment |= {"SERVE_PORT": str(self.port), "PORT": str(self.port)}
+
+    def run(self, name: str, model: Path, measured: Path | None = None) -> None:
+        """Write a completed run."""
+        folder = finished(self.folder / ".runs" / name, model, measured)
+        Run(name=name, commit="a", snapshot="a", created=datetime.now(UTC), state="completed").write(folder)
 
     def start(self) -> str:
         """Start the endpoint from a process that ends with all its children, as a flow's does, and is ended."""
