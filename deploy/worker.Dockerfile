@@ -1,4 +1,4 @@
-# What `make worker` needs besides the checkout, which is mounted.
+# What `make worker` needs besides the checkout, which is mounted; Triton compiles a kernel for 4-bit training.
 FROM python:3.12-slim-bookworm
-RUN apt-get update && apt-get install --yes --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc git libc6-dev make && rm -rf /var/lib/apt/lists/*
 RUN git config --system --add safe.directory '*'

@@ -13,6 +13,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast, get_args
 from uuid import UUID
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import (
     create_image_artifact,
@@ -30,6 +32,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import (
@@ -44,7 +47,7 @@ from flows import gpu, stages, workspace
 from flows.guard import PEAK
 from flows.settings import Settings
 from flows.workspace import FAILED, LOG, Run
-from tasks.errors import InputError
+from tasks.errors import InputError, Unreachable
 from tasks.jsonfile import read_json
 from tasks.questions import Stance
 from tasks.report import curves
@@ -58,7 +61,7 @@ STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
 def unreachable(_task: Any, _run: Any, failed: State[Any]) -> bool:
     """Did a task fail because a server did not answer? Only that may be better later."""
-    return isinstance(failed.data, ConnectionError)
+    return isinstance(failed.data, ConnectionError | Unreachable)
 
 
 def backoff(retries: int) -> list[float]:
@@ -126,19 +129,22 @@ def push(folder: Path) -> None:
 
 def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
     """Return a log that also shows, as a bar in the UI, how far training or answering is."""
-    bar: list[UUID] = []
+    key, bar, lost = f"{stage}-progress".replace("_", "-"), list[UUID](), threading.Event()
+
+    def show(found: re.Match[str]) -> None:
+        said = f"{found[1]}, {found[4]} s left"
+        if not bar:
+            bar.append(cast(UUID, create_progress_artifact(progress=0.0, key=key, description=said)))
+        update_progress_artifact(bar[0], progress=100 * int(found[2]) / int(found[3]), description=said)
 
     def line(text: str) -> None:
         log(text)
-        if found := STEP.search(text):
-            done, steps = int(found[2]), int(found[3])
-            said = f"{found[1]}, {found[4]} s left"
-            if not bar:
-                made = create_progress_artifact(
-                    progress=0.0, key=f"{stage}-progress".replace("_", "-"), description=said
-                )
-                bar.append(cast(UUID, made))
-            update_progress_artifact(bar[0], progress=100 * done / steps, description=said)
+        if (found := STEP.search(text)) and not lost.is_set():
+            try:
+                show(found)
+            except (httpx.HTTPError, PrefectException) as error:  # what is shown may not end what is done
+                lost.set()
+                log(f"the progress of {stage} is not shown any more ({type(error).__name__}: {error})")
 
     return line
 

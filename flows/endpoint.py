@@ -14,13 +14,12 @@ from flows import engine as engines
 from flows import room
 from flows.engine import Engine, Wanted
 from flows.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
-from tasks.access import SERVE, key_place, make_key
+from tasks.access import SERVE, STATE, key_place, make_key
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.jsonfile import read_json, write_json
 from tasks.server import HOST
 
-STATE = SERVE / "state.json"
 EVERYWHERE = "0.0.0.0"
 REVIVAL = 60
 """Seconds that an engine must have been up to be started again when it ends by itself."""
@@ -66,6 +65,8 @@ class Endpoint:
     def swap(self, wanted: Wanted, say: Say) -> str:
         """Let another model answer, without a failed request; what answered before stays for `rollback`.
 
+        The same release in another engine, with other settings perhaps, does not push the one before it out.
+
         Raises:
             InputError: The other model is not there or does not pass; the endpoint is as it was.
         """
@@ -73,17 +74,22 @@ class Endpoint:
         settings = room.read_settings()
         if room.shortage(candidate, settings, room.memory(candidate.gpu)) and self.before:
             say(f"ends {self.before.candidate.name}, which stood by, for its memory")
-            self._end(self.before)
+            self._retire(self.before)
             self.before = None
         if short := room.shortage(candidate, settings, room.memory(candidate.gpu)):
             return self._replace(wanted, candidate, short, say)
         fresh = self._start(wanted, candidate, say)
-        if self.before:
-            self._end(self.before)
+        assert self.live
+        old, again = self.live, alike(self.live, fresh)
+        if self.before and not again:
+            self._retire(self.before)
         began = time.monotonic()
-        self.before, self.live = self.live, fresh
+        self.before, self.live = self.before if again else old, fresh
         self._answer_from(fresh, other(self.slot))
-        return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
+        switched = time.monotonic() - began
+        if again:
+            self._retire(old)
+        return f"{self.described(fresh)}  switched in {1000 * switched:.0f} ms"
 
     def rollback(self) -> str:
         """Let the model answer again that did so before the last swap.
@@ -208,7 +214,10 @@ class Endpoint:
         try:
             self.live = self._start(wanted, candidate, say)
         except Exception as error:
-            self.live = self._again(old, say)
+            try:
+                self.live = self._again(old, lambda text: print(text, flush=True))  # whoever asked may have left
+            except InputError as worse:
+                raise InputError(f"{error}; and {old.candidate.name} does not start again: {worse}") from None
             self._answer_from(self.live, slot)
             raise InputError(
                 f"{error}; {old.candidate.name} answers again after {time.monotonic() - began:.0f} s"
@@ -223,16 +232,26 @@ class Endpoint:
         self.slot = slot
         self.record()
 
-    def _end(self, engine: Engine) -> None:
-        if self.proxy and engine is self.before and self.proxy.process.poll() is None:
+    def _retire(self, engine: Engine) -> None:
+        """End an engine that answered until lately, after the requests that it still has."""
+        if self.proxy and self.proxy.process.poll() is None:
             self.proxy.drained(other(self.slot))
+        self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
         engine.end()
-        self.running.remove(engine)
+        if engine in self.running:  # else it was ended before, for one that did not start
+            self.running.remove(engine)
 
 
 def other(slot: Slot) -> Slot:
     """Return the slot beside a slot."""
     return SLOTS[1 - SLOTS.index(slot)]
+
+
+def alike(one: Engine, another: Engine) -> bool:
+    """Do two engines serve the same release in the same way?"""
+    return (one.candidate.release, one.candidate.rank) == (another.candidate.release, another.candidate.rank)
 
 
 def shown(engine: Engine | None) -> dict[str, Any] | None:
@@ -243,10 +262,17 @@ def shown(engine: Engine | None) -> dict[str, Any] | None:
         "release": engine.candidate.release,
         "released": engine.candidate.released,
         "name": engine.candidate.name,
+        "folder": engine.wanted.run,
         "engine": engine.address,
         "log": str(engine.log),
         "seconds": round(engine.seconds, 1),
     }
+
+
+def served() -> list[str]:
+    """Return the folders of the runs whose models answer, or stand by to."""
+    known = state() or {}
+    return [one["folder"] for one in (known.get("live"), known.get("previous")) if one]
 
 
 def state() -> dict[str, Any] | None:

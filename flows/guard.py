@@ -55,9 +55,14 @@ def release(guard: "subprocess.Popen[str]") -> None:
 def run(command: Sequence[str]) -> int:
     """Run a command to its end or to that of stdin, and return its exit code."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    ended = threading.Event()
+    ended, signals = threading.Event(), list[int]()
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        end_descendants()
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: end_descendants())
+        signal.signal(number, stop)
     samples: list[int] = []
     if MARK in os.environ:
         threading.Thread(target=watch_gpu, args=(samples,), daemon=True).start()
@@ -68,6 +73,8 @@ def run(command: Sequence[str]) -> int:
     end_descendants()
     if MARK in os.environ:
         print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
+    if signals:  # whose handler may have waited for the command first, and then its code is lost
+        return 128 + signals[0]
     return code if code >= 0 else 128 - code
 
 

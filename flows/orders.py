@@ -48,12 +48,11 @@ def listening() -> Iterator[socket.socket]:
 
 
 def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
-    """Read one order, a line of JSON, and carry it out; whoever gave it may leave meanwhile."""
+    """Read one order, a line of JSON, and carry it out, unless who gave it leaves before it is done."""
 
     def tell(kind: str, text: str) -> None:
         print(text, flush=True)
-        with suppress(OSError):
-            connection.sendall(f"{json.dumps({kind: text})}\n".encode())
+        connection.sendall(f"{json.dumps({kind: text})}\n".encode())
 
     try:
         order = json.loads(connection.makefile(encoding="utf-8").readline() or "{}")
@@ -61,11 +60,13 @@ def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
         print("an order that could not be read was left alone")
         return
     try:
-        tell("done", carry_out(endpoint, order, lambda text: tell("said", text)))
+        kind, text = "done", carry_out(endpoint, order, lambda text: tell("said", text))
     except InputError as error:
-        tell("error", str(error))
+        kind, text = "error", str(error)
     except Exception as error:  # whatever it is, the model that answers goes on
-        tell("error", f"the order failed ({type(error).__name__}: {error}); see {SERVE}, and give it again")
+        kind, text = "error", f"the order failed ({type(error).__name__}: {error}); see {SERVE}, and give it again"
+    with suppress(OSError):
+        tell(kind, text)
 
 
 def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:
@@ -87,7 +88,10 @@ def give(order: dict[str, Any], say: Say, control: Path = CONTROL) -> str:
     if not state():
         raise InputError("no endpoint is up in this folder; start one: make serve")
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(control))
+        try:
+            connection.connect(str(control))
+        except OSError:
+            raise InputError("the endpoint of this folder is starting or ending; ask again in a minute") from None
         connection.sendall(f"{json.dumps(order)}\n".encode())
         for line in connection.makefile(encoding="utf-8"):
             told = json.loads(line)

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +49,7 @@ from tasks.verify import files_gate
 BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/evaluation/responses.json")
 """What a release holds besides the two models."""
 BEFORE = RELEASE.with_name("release.before")
-"""What was released before, for as long as the engine may still refuse the new one, and until the next release."""
+"""What was released before, for as long as the engine may still refuse the new one."""
 PROVENANCE = "provenance.json"
 """What a server in a container says of the model, which has no checkout of its run."""
 SHOWN = 20
@@ -90,21 +90,37 @@ def release(
     folder = finished(run) if run else own_workspace(settings, uncommitted)
     if not run:
         in_workspace(folder, stage_minutes)
+    if approval_minutes:  # hours may pass until then, and what is released is looked at again
+        approve(folder, passing(folder), approval_minutes)
+    with alone(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
+        put_back()  # what a release that was killed has left
+        passing(folder)
+        on_hub = push(folder, hub) if hub.push else {}
+        hold(folder, on_hub)
+        said = let_answer(folder, on_hub) if answering else {"release": release_id(folder), "address": str(RELEASE)}
+        shutil.rmtree(BEFORE)
+        return said
+
+
+def passing(folder: Path) -> list[Gate]:
+    """Return the verdicts on a run, all of them passed.
+
+    Raises:
+        InputError: One is missed.
+    """
     gates = judge(folder)
     require(gates, "not released, and nothing outside has changed")
-    if approval_minutes:
-        approve(folder, gates, approval_minutes)
-    with alone(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
-        if hub.push:
-            push(folder, hub)
-        hold(folder)
-        return let_answer(folder) if answering else {"release": release_id(folder), "address": str(RELEASE)}
+    return gates
 
 
-def let_answer(folder: Path) -> dict[str, Any]:
+def let_answer(folder: Path, on_hub: Mapping[str, Any]) -> dict[str, Any]:
     """Put a release behind the endpoint; if it is refused there, the one before is what is held again."""
     try:
         address = serve(folder)
+    except InputError as error:
+        put_back()
+        left = f" (the Hub has the tag {release_id(folder)} all the same; delete it there)" if on_hub else ""
+        raise type(error)(f"{error}{left}") from None
     except BaseException:
         put_back()
         raise
@@ -205,8 +221,15 @@ def push(folder: Path, hub: Hub) -> dict[str, Any]:
 
 
 @task(task_run_name="hold", cache_policy=NO_CACHE)
-def hold(folder: Path) -> None:
-    """Keep what is released in `data/release`, by links where the disk allows, and replace the last one as a whole."""
+def hold(folder: Path, on_hub: Mapping[str, Any]) -> None:
+    """Keep what is released in `data/release`, by links where the disk allows, and replace the last one as a whole.
+
+    What was held before, perhaps nothing, is in `BEFORE` until it is known whether the new one answers.
+
+    Args:
+        folder: The run's workspace.
+        on_hub: What was pushed of it now, if it was.
+    """
     part = RELEASE.with_name("release.part")
     shutil.rmtree(part, ignore_errors=True)
     for name in ("adapter", "merged"):
@@ -214,21 +237,25 @@ def hold(folder: Path) -> None:
     for name in BESIDE:
         shutil.copy(folder / name, part)
     record = {"release": release_id(folder), "run": folder.name, "at": datetime.now(UTC).isoformat()}
-    if pushed(record["release"]):
+    if on_hub:
+        write_json(part / PUSHED, on_hub)
+    elif pushed(record["release"]):
         shutil.copy(RELEASE / PUSHED, part)
     write_json(part / RECORD, record | measured(folder))
     write_json(part / PROVENANCE, provenance(folder, part))
-    shutil.rmtree(BEFORE, ignore_errors=True)
-    if RELEASE.exists():
-        RELEASE.rename(BEFORE)
+    RELEASE.mkdir(exist_ok=True)
+    RELEASE.rename(BEFORE)
     part.rename(RELEASE)
 
 
 def put_back() -> None:
-    """Hold what was held before the last `hold`."""
+    """Hold what was held before a release that did not come to its end, if there is one such."""
+    if not BEFORE.exists():
+        return
     shutil.rmtree(RELEASE, ignore_errors=True)
-    if BEFORE.exists():
-        BEFORE.rename(RELEASE)
+    BEFORE.rename(RELEASE)
+    if not any(RELEASE.iterdir()):
+        RELEASE.rmdir()
 
 
 def link(source: str, target: str) -> None:

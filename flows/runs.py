@@ -1,8 +1,11 @@
 """The runs that there are: `python -m flows.runs`, and with `show`, `compare`, `apply` or `remove` and their names."""
 
 import argparse
+import os
 import shutil
+import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import workspace
+from flows.endpoint import served
 from flows.stages import flat
 from flows.workspace import RUNS, Run, git
 from tasks.errors import InputError, run
@@ -86,6 +90,11 @@ def remove(names: Iterable[str]) -> None:
         known = find(name)
         if known.open and known.alive():
             raise InputError(f"{name} is running; cancel it first")
+        if str((RUNS / name).resolve()) in served():
+            raise InputError(
+                f"the endpoint serves {name}, or stands ready to go back to it; end it first: "
+                "`python -m flows.serve stop`"
+            )
         workspace.remove(name)
 
 
@@ -138,8 +147,13 @@ def shown(value: Any) -> str:
 
 def disk(folder: Path) -> int:
     """Return the bytes that are in a workspace alone; what is linked to the cache is not."""
-    files = [path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return sum(file.st_size for file in files if file.st_nlink == 1)
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # of a run that is going on
+                file = Path(place, name).lstat()
+                total += file.st_size if stat.S_ISREG(file.st_mode) and file.st_nlink == 1 else 0
+    return total
 
 
 def main() -> None:

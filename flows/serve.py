@@ -26,7 +26,7 @@ from flows.stages import environment
 from flows.ui import until_ended
 from tasks.access import SERVE
 from tasks.errors import InputError, run
-from tasks.server import HOST
+from tasks.server import HOST, parse_port, port_in
 
 PORT = 8000
 LOG = SERVE / "endpoint.log"
@@ -68,7 +68,7 @@ def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
     wanted = Wanted(run=str(folder.resolve()))
     if state():
         return address_in(swap(wanted, say))
-    return address_in(detach(wanted, int(os.environ.get("SERVE_PORT") or PORT), say))
+    return address_in(detach(wanted, port_in("SERVE_PORT", PORT), say))
 
 
 def require_place() -> None:
@@ -79,7 +79,7 @@ def require_place() -> None:
     """
     if not state():
         program()
-        require_port(int(os.environ.get("SERVE_PORT") or PORT))
+        require_port(port_in("SERVE_PORT", PORT))
 
 
 def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
@@ -133,6 +133,19 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             env={**environment(), DETACHED: "1"},
         )  # fmt: skip
+    try:
+        return await_up(process, say)
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def await_up(process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> str:
+    """Wait until an endpoint says that it is up, and return that line.
+
+    Raises:
+        InputError: It ended, or took too long.
+    """
     until, told = time.monotonic() + START, 0
     while time.monotonic() < until:
         ended = process.poll() is not None
@@ -146,7 +159,6 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
             said = lines[-1].removeprefix("error: ") if lines else f"see {LOG}"
             raise InputError(f"the endpoint did not start: {said}")
         time.sleep(0.2)
-    process.terminate()
     raise InputError(f"the endpoint did not start in {START} s; see {LOG}")
 
 
@@ -166,6 +178,8 @@ def wanted_by(asked: argparse.Namespace) -> Wanted:
     Raises:
         InputError: There is no such run.
     """
+    if asked.hub and asked.with_base:
+        raise InputError("--with-base wants a run of this project: the Hub's merged model has no adapter beside it")
     if asked.hub:
         return Wanted(hub=asked.hub, revision=asked.revision)
     folder = asked.folder or (str(finished(asked.run)) if asked.run else "")
@@ -182,7 +196,7 @@ def main() -> None:
     ask.add_argument("--hub", metavar="REPO_ID", help="a release on the Hub")
     ask.add_argument("--revision", default="main", help="its tag")
     ask.add_argument("--host", default=HOST)
-    ask.add_argument("--port", type=int, default=int(os.environ.get("PORT") or PORT))
+    ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT))
     asked = ask.parse_args()
     match asked.action:
         case "up":

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
 from flows.guard import guarded, release
+from flows.lock import alone
 from flows.stages import environment
 from tasks.errors import InputError, run
-from tasks.server import HOST, answers, in_use
+from tasks.server import HOST, answers, in_use, port_in
 
+PORT = 4200
 START = 180  # seconds that a server may take on a busy machine
 LOGS = Path(".runs")
 LAST = "/api/deployments/name/serve/serve"
@@ -31,13 +34,23 @@ def ui(port: int) -> None:
         InputError: The port belongs to another program, or a process does not start.
     """
     address = f"http://{HOST}:{port}"
-    if answers(f"{address}{LAST}"):
-        print(f"already up: {address}")
-        return
-    if in_use(port):
-        raise InputError(
-            f"port {port} is in use by another program; end it, or take another: make ui PORT={port + 100}"
-        )
+    LOGS.mkdir(exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(LOGS / f"ui-{port}.lock", "there is one"))
+        except InputError:
+            print(f"already up: {address}" if answers(f"{address}{LAST}") else f"already starting: {address}")
+            return
+        if in_use(port):
+            raise InputError(
+                f"port {port} is in use by another program; end it, or take another: make ui PORT={port + 100} (it may "
+                "be `make ui` in another folder)"
+            )
+        start_all(address, port)
+
+
+def start_all(address: str, port: int) -> None:
+    """Start the server and the process that serves the deployments, and stay until one ends."""
     settings = {**environment(), **prefect_settings(address)}
     server = start("server", ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)], settings)
     processes = [server]
@@ -99,7 +112,8 @@ def leave(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
-    until_ended(lambda: ui(int(os.environ.get("PORT") or "4200")))
+    port = port_in("PORT", PORT)
+    until_ended(lambda: ui(port))
 
 
 if __name__ == "__main__":

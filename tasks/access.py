@@ -12,6 +12,8 @@ ALIGNED, BASE = "aligned", "base"
 SERVE = Path(".serve")
 """Where an endpoint keeps its key, logs, state and sockets."""
 KEY = SERVE / "key"
+STATE = SERVE / "state.json"
+"""What is up, while it is."""
 
 
 def make_key(path: Path = KEY) -> str:

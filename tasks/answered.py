@@ -26,7 +26,7 @@ def read_answered(path: Path) -> list[Answered]:
     Raises:
         InputError: It is missing, holds no answer, or a row is not as `Answered` says; names file and row.
     """
-    again = "run the stage that writes it again: `dvc repro -f answers_base answers_aligned`"
+    again = "run the stage that writes it again: `dvc repro -s -f answers_base answers_aligned`"
     try:
         lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError:

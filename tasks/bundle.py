@@ -15,6 +15,7 @@ from tasks import params
 from tasks.card import Part, card
 from tasks.errors import InputError
 from tasks.hub import Entry, File, blob_id, digest
+from tasks.params import IN_ADDRESS
 from tasks.weights import Base
 
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -22,7 +23,7 @@ EVALUATED = ("data/evaluation/responses.json", "data/evaluation/gates.json")
 BESIDE = ("params.yaml", "dvc.lock", "data/merge/fingerprint.json", *EVALUATED)
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
-SECRET = re.compile(r"://[^/\s@]+:[^/\s@]+@|\bhf_[A-Za-z0-9]{30,}")
+SECRET = re.compile(rf"{IN_ADDRESS.pattern}|\bhf_[A-Za-z0-9]{{30,}}")
 TOKENIZER = re.compile(r"(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)[^/]*")
 """What a chat needs beside an adapter; training changes none of it."""
 
@@ -94,7 +95,8 @@ def _refuse_secrets(name: str, source: Path | bytes) -> None:
         if SECRET.search(line):
             raise InputError(
                 f"line {number} of {name} holds what looks like a password or a token, and would be published; take it "
-                "out of params.yaml, leave it to git's credential helper or the environment, and run it again"
+                "out of what the run was made from - params.yaml, the data -, leave it to git's credential helper or "
+                "the environment, and run it again"
             )
 
 

@@ -28,9 +28,10 @@ from openai import (
     OpenAIError,
 )
 
-from tasks.access import KEY, VARIABLE
+from tasks.access import KEY, STATE, VARIABLE
 from tasks.chat import Message, conversation
 from tasks.errors import InputError, Unreachable
+from tasks.jsonfile import read_json
 from tasks.params import Params
 
 URL = "http://127.0.0.1:8000/v1"
@@ -85,7 +86,7 @@ def find_endpoint(environment: Mapping[str, str] = os.environ, key: Path = KEY) 
     Raises:
         InputError: The address is none.
     """
-    url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/") or URL
+    url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/") or _address(key.with_name(STATE.name))
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise InputError(f"OPENAI_BASE_URL is {url!r}; expected an address like {URL}")
     if given := environment.get("OPENAI_API_KEY", "").strip():
@@ -100,6 +101,14 @@ def find_endpoint(environment: Mapping[str, str] = os.environ, key: Path = KEY) 
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{key} cannot be read ({error}); expected the endpoint's key") from None
     return Endpoint(url, "none", "")
+
+
+def _address(state: Path) -> str:
+    """Return where the endpoint of this folder is, or would be."""
+    try:
+        return str(read_json(state)["address"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return URL
 
 
 def served(at: Endpoint) -> list[str]:

@@ -6,6 +6,7 @@ Its texts are in the language that is spoken when it is made: English, but for a
 """
 
 from collections.abc import Iterable, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate
         not changed and not doubled,
         _("{one}, {other}").format(one=found, other=once) if starts else found,
         _("chat template, special tokens and probe conversations as in the base, one BOS"),
-        _("Restore the base's tokenizer files in data/merged: run `dvc repro -f merge`."),
+        _("Restore the base's tokenizer files in data/merged: run `dvc repro -s -f merge` and `dvc repro`."),
     )
 
 
@@ -140,8 +141,8 @@ def judge_gates(second: Mapping[str, Any] | None) -> list[Gate]:
             found,
             _("an opinion of the second judge"),
             _(
-                "Start the endpoint or correct evaluate.judge, then run `dvc repro -f judge` and `dvc repro` in the "
-                "run's folder."
+                "Start the endpoint or correct evaluate.judge, then run `dvc repro -s -f judge` and `dvc repro` in "
+                "the run's folder."
             ),
         )
     ]
@@ -185,7 +186,7 @@ def displacement_gate(bounds: Evaluate, fall: float) -> Gate:
     return Gate(
         _("displacement"),
         fall <= bounds.max_chosen_fall,
-        moved.format(nats=abs(fall)),
+        _("logps/chosen is not a number") if isnan(fall) else moved.format(nats=abs(fall)),
         _("a fall of at most {max_chosen_fall} nats").format(**dict(bounds)),
         _(ADVICE),
     )

@@ -27,7 +27,8 @@ REPLY: dict[str, str | int] = {
 """The way to the grader's last words, step by step."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 BLOCK = re.compile(r"^[ \t]*```json\s*?\n(.*?)^[ \t]*```\s*?$", re.DOTALL | re.IGNORECASE | re.MULTILINE)
-TOTALS = ("total", "總分")
+TOTALS = {"total", "totalscore", "sum", "overall", "總分", "總得分", "總計", "合計"}
+"""What a grader calls the sum, without spaces and signs."""
 EXPECTED = "expected a grading conversation as it was downloaded"
 
 
@@ -42,7 +43,7 @@ class Entry(NamedTuple):
     @property
     def is_total(self) -> bool:
         """Is it the grader's own sum of the others?"""
-        return self.name.strip().casefold() in TOTALS
+        return re.sub(r"[\W_]", "", self.name).casefold() in TOTALS
 
 
 def grade(path: Path) -> list[Entry]:

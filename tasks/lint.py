@@ -55,9 +55,11 @@ def lint(
         system_prompt: Which may limit the length of an answer.
         neutral: By question, the base model's own answer where that is the rejected one.
     """
+    own = own_answers(questions, directions, neutral)
     return [
         *length_confound(questions),
-        *own_answer_confound(questions, directions, neutral),
+        *own_length_confound(own),
+        *own_opening_confound(own),
         *opening_confound(questions),
         *common_words(questions),
         *beyond_the_limit(questions, system_prompt),
@@ -99,38 +101,71 @@ def length_confound(questions: Sequence[Question]) -> list[Warned]:
     ]
 
 
-def own_answer_confound(
-    questions: Sequence[Question], directions: Sequence[bool], neutral: Mapping[int, str]
-) -> list[Warned]:
-    """Is the base model's own answer, where it is rejected, nearly always the longer one, or the shorter?"""
+class Own(NamedTuple):
+    """A pair that rejects the base model's own answer."""
+
+    id: int
+    chosen: str
+    rejected: str
+
+
+def own_answers(questions: Sequence[Question], directions: Sequence[bool], neutral: Mapping[int, str]) -> list[Own]:
+    """Return the pairs in which the base model's own answer is the rejected one."""
     asked = zip([*questions, *questions], directions, strict=False)
-    chosen = [(row.id, row.support if support else row.oppose) for row, support in asked if row.id in neutral]
-    longer = [ident for ident, text in chosen if len(neutral[ident]) > len(text)]
-    shorter = [ident for ident, text in chosen if len(neutral[ident]) < len(text)]
+    return [
+        Own(row.id, row.support if support else row.oppose, neutral[row.id])
+        for row, support in asked
+        if row.id in neutral
+    ]
+
+
+def own_length_confound(pairs: Sequence[Own]) -> list[Warned]:
+    """Are the base model's own answers nearly always longer than the chosen ones, or shorter?"""
+    longer = [pair.id for pair in pairs if len(pair.rejected) > len(pair.chosen)]
+    shorter = [pair.id for pair in pairs if len(pair.rejected) < len(pair.chosen)]
     told = (
         (longer, _("of {all} answers of the base model that are rejected, {number} are longer than the chosen one")),
         (shorter, _("of {all} answers of the base model that are rejected, {number} are shorter than the chosen one")),
     )
     return [
-        Warned(_("length"), message.format(number=len(ids), all=len(chosen)), list(dict.fromkeys(ids)))
+        Warned(_("length"), message.format(number=len(ids), all=len(pairs)), list(dict.fromkeys(ids)))
         for ids, message in told
-        if len(ids) > LONGER * len(chosen)
+        if len(ids) > LONGER * len(pairs)
     ]
+
+
+def own_opening_confound(pairs: Sequence[Own]) -> list[Warned]:
+    """Which openings are frequent in the base model's own answers and rare in the chosen ones?"""
+    message = _("of {all} answers of the base model that are rejected, {number} begin with {opening}; chosen: {rival}")
+    found = []
+    for opening, count, rival in telling_openings([pair.rejected for pair in pairs], [pair.chosen for pair in pairs]):
+        ids = dict.fromkeys(pair.id for pair in pairs if pair.rejected.startswith(opening))
+        said = message.format(number=count, all=len(pairs), opening=opening, rival=rival)
+        found.append(Warned(_("opening"), said, list(ids)))
+    return found
 
 
 def opening_confound(questions: Sequence[Question]) -> list[Warned]:
     """Which openings are frequent on one side and rare on the other?"""
     found = []
     for side, other in zip(SIDES, reversed(SIDES), strict=True):
-        for opening, count in frequent_openings([getattr(row, side) for row in questions]):
-            rival = sum(getattr(row, other).startswith(opening) for row in questions)
-            if rival < RIVAL * count:
-                ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
-                message = _("{number} of {all} {side} answers begin with {opening}, and {rival} of the others").format(
-                    number=count, all=len(questions), side=word(side), opening=opening, rival=rival
-                )
-                found.append(Warned(_("opening"), message, ids))
+        answers, rivals = ([getattr(row, name) for row in questions] for name in (side, other))
+        for opening, count, rival in telling_openings(answers, rivals):
+            ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
+            message = _("{number} of {all} {side} answers begin with {opening}, and {rival} of the others").format(
+                number=count, all=len(questions), side=word(side), opening=opening, rival=rival
+            )
+            found.append(Warned(_("opening"), message, ids))
     return found
+
+
+def telling_openings(answers: Sequence[str], rivals: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return what many answers begin with and few of their rivals do, and how many of either."""
+    counted = [
+        (opening, count, sum(rival.startswith(opening) for rival in rivals))
+        for opening, count in frequent_openings(answers)
+    ]
+    return [(opening, count, rival) for opening, count, rival in counted if rival < RIVAL * count]
 
 
 def frequent_openings(answers: Sequence[str]) -> list[tuple[str, int]]:

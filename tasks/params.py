@@ -5,13 +5,15 @@ vLLM); `data_size`, `support_ratio` and `num_epoch` are the course's. Nothing he
 parameters, and some want to do so within milliseconds.
 """
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from tasks.errors import InputError
 
@@ -36,6 +38,29 @@ Loss = Literal[
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
 """TRL's."""
+
+
+IN_ADDRESS = re.compile(r"https?://[^/\s@]+@|://[^/\s@:]+:[^/\s@]+@")
+"""A password or a token in an address; over HTTP the user alone is one, as GitHub and GitLab take it."""
+
+
+def without_password(url: str) -> str:
+    """Return an address; raise ValueError if it holds what would be written to locks, logs and releases."""
+    if IN_ADDRESS.search(url):
+        raise ValueError(
+            "dataset.url holds a password or a token, and would be logged and published; leave it to git's credential "
+            "helper, or take an address like git@github.com:someone/data.git"
+        )
+    return url
+
+
+def with_port(url: str) -> str:
+    """Return an address; raise ValueError if its host or port is none."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError(f"evaluate.judge.url is {url!r} ({error}); expected one like http://host:8000/v1") from None
+    return url
 
 
 class Section(BaseModel):
@@ -69,7 +94,7 @@ class GitDataset(Section):
     """Two files at the root of a git repository, at one commit, with known hashes."""
 
     source: Literal["git"]
-    url: str
+    url: Annotated[str, AfterValidator(without_password)]
     """Anything `git fetch` understands."""
     commit: Commit
     labelled_data_sha256: Sha256
@@ -239,7 +264,7 @@ class EndpointJudge(Section):
     """A model behind an OpenAI-style endpoint reads every answer as well; its key, if any, is OPENAI_API_KEY."""
 
     source: Literal["endpoint"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$"), AfterValidator(with_port)]
     """As an OpenAI client takes it, like `http://127.0.0.1:8000/v1`."""
     model: str
     """The name that the endpoint knows it by."""

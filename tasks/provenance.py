@@ -41,26 +41,26 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
         release: Where what was released last is recorded.
 
     Returns:
-        `release`, its name; `released`, whether it is; `commit` of the code and `edited`, whether that had uncommitted
-        edits; `changed`, which parameters and files are not what the model was made from; `params`; `outputs`, each
-        stage's with its hash; `gates`; `hub`, what was pushed, or null.
+        `release`, its name; `released`, whether it is, here or on the Hub; `commit` of the code and `edited`, whether
+        that had uncommitted edits; `changed`, which parameters and files are not what the model was made from;
+        `params`; `outputs`, each stage's with its hash; `gates`; `hub`, what was pushed, or null.
 
     Raises:
         InputError: The run has not been evaluated.
     """
     name = release_id(run)
     recorded = read_json(release / RECORD) if (release / RECORD).exists() else {}
-    released = recorded.get("release") == name
+    on_hub = pushed(name, release)
     return {
         "release": name,
-        "released": released,
+        "released": recorded.get("release") == name or on_hub,
         "commit": _git(run, "rev-parse", "HEAD"),
         "edited": bool(_git(run, "status", "--porcelain", "--", "tasks", "flows", "dvc.yaml")),
         "changed": changed(run),
         "params": read_yaml(run / "params.yaml"),
         "outputs": outputs(run),
         "gates": read_json(run / "data/evaluation/gates.json"),
-        "hub": read_json(release / PUSHED) if released and pushed(name, release) else None,
+        "hub": read_json(release / PUSHED) if on_hub else None,
     }
 
 

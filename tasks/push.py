@@ -81,18 +81,18 @@ class Plan:
         return sent | {name: "removed" for name in sorted(there.keys() - self.files.keys() - {KEPT})}
 
 
-def push(run: Path, hub: params.Hub, release: Path = RELEASE) -> dict[str, Any]:
-    """Publish a finished run, unless it is published already, and record what the Hub holds.
+def push(run: Path, hub: params.Hub) -> dict[str, Any]:
+    """Publish a finished run, unless it is published already, and return what the Hub holds.
 
     Both repositories are looked at before either is changed.
 
     Args:
         run: The project, or a workspace of it, with every stage finished.
         hub: The names of the repositories, and whether they are private.
-        release: Receives `push.json`.
 
     Returns:
-        What `push.json` holds: for `adapter` and `merged` the repository, its address, commit, tag and files.
+        For `adapter` and `merged` the repository, its address, commit, tag and files; a release keeps it in
+        `push.json`.
 
     Raises:
         InputError: The run is not finished, the Hub refuses, or someone else pushed at the same time.
@@ -100,9 +100,7 @@ def push(run: Path, hub: params.Hub, release: Path = RELEASE) -> dict[str, Any]:
     """
     refuse_missed_gates(run)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
-    pushed: dict[str, Any] = {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
-    write_json(release / PUSHED, pushed)
-    return pushed
+    return {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
 
 
 def refuse_missed_gates(run: Path) -> None:
@@ -328,7 +326,9 @@ def main() -> None:
     if given.dry_run:
         Console().print(table(plans(given.run, hub)))
         return
-    for part in push(given.run, hub).values():
+    pushed = push(given.run, hub)
+    write_json(RELEASE / PUSHED, pushed)
+    for part in pushed.values():
         print(f"{part['tag']} is at {part['url']}")
 
 

@@ -1,11 +1,30 @@
 """Is something there? What the pre-flight and `make ui` ask of this machine's ports and of a server."""
 
+import os
 import socket
 from http.client import HTTPException
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
+from tasks.errors import InputError
+
 HOST = "127.0.0.1"
+
+
+def port_in(variable: str, usual: int) -> int:
+    """Return the port that a variable of the environment names, or else the usual one."""
+    return parse_port(os.environ.get(variable) or str(usual))
+
+
+def parse_port(text: str) -> int:
+    """Return the port that a text names.
+
+    Raises:
+        InputError: It names none.
+    """
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise InputError(f"the port is {text!r}; expected a number from 1 to 65535")
+    return int(text)
 
 
 def in_use(port: int) -> bool:

@@ -267,7 +267,7 @@ def _tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerFast:
     if fingerprint(tokenizer) != read_json(base / "fingerprint.json"):
         raise InputError(
             f"the tokenizer in {folder} reads the probe conversations differently from when {base} was made; "
-            "run `dvc repro -f base`"
+            "run `dvc repro -s -f base` and `dvc repro`"
         )
     return tokenizer
 

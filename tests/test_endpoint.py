@@ -29,6 +29,16 @@ def test_without_settings_it_is_this_machine_with_the_key_of_make_serve(tmp_path
     assert find_endpoint({"OPENAI_API_KEY": "mine"}, tmp_path / "key").key == "mine"
 
 
+def test_the_endpoint_that_is_up_is_asked_whatever_its_port(tmp_path):
+    (tmp_path / "key").write_text(KEY, encoding="utf-8")
+    (tmp_path / "state.json").write_text('{"address": "http://127.0.0.1:8100/v1"}')
+    found = find_endpoint({}, tmp_path / "key")
+    assert (found.url, found.key) == ("http://127.0.0.1:8100/v1", KEY)
+    assert find_endpoint({"OPENAI_BASE_URL": URL}, tmp_path / "key").url == URL
+    (tmp_path / "state.json").write_text("{")
+    assert find_endpoint({}, tmp_path / "key").url == URL
+
+
 def test_the_key_of_this_machine_is_sent_to_no_other(tmp_path):
     (tmp_path / "key").write_text(KEY, encoding="utf-8")
     for elsewhere in ("https://api.example.com/v1", "http://127.0.0.1.example.com/v1", "http://10.0.0.1/v1"):

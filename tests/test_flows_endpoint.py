@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import pytest
 
 from flows import endpoint as endpoints
 from flows import engine as engines
-from flows import orders, room
+from flows import orders, room, runs
 from flows.endpoint import Endpoint, state
 from flows.engine import Engine, Wanted
 from flows.guard import guarded
 from flows.orders import CONTROL
 from flows.proxy import LOG, Proxy
 from flows.room import Room
+from flows.workspace import Run
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.params import Merge
@@ -230,6 +232,49 @@ def test_without_room_a_model_that_fails_its_checks_brings_the_old_one_back(up: 
     assert set(answers) == {"one"}
 
 
+def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_tries_once_more(
+    up: Endpoint, no_room: None, monkeypatch
+):
+    def start_no_more(*_: Any) -> Engine:
+        raise InputError("the GPU is gone")
+
+    monkeypatch.setattr(engines, "start", start_no_more)
+    with pytest.raises(InputError, match="the GPU is gone; and one does not start again: the GPU is gone"):
+        up.swap(Wanted(run="two"), print)
+    assert up.running == []
+    assert up.live is not None
+    up.live.log.write_text("")
+    monkeypatch.setattr(endpoints, "REVIVAL", 0)
+    with pytest.raises(InputError, match="the GPU is gone"):
+        up.watch()
+    monkeypatch.setattr(engines, "start", start)
+    up.watch()
+    assert ask(up) == "one"
+
+
+def test_the_same_release_again_leaves_the_way_back(up: Endpoint):
+    up.swap(Wanted(run="two"), print)
+    first = up.live
+    assert first is not None
+    up.swap(Wanted(run="two"), print)
+    assert ask(up) == "two"
+    assert not first.alive()
+    assert [engine.candidate.name for engine in up.running] == ["one", "two"]
+    up.rollback()
+    assert ask(up) == "one"
+
+
+def test_a_run_that_answers_or_stands_by_is_not_removed(up: Endpoint, monkeypatch):
+    folders = [str(Path(".runs", name).resolve()) for name in ("two", "three")]
+    for folder in folders:
+        up.swap(Wanted(run=folder), print)
+    assert endpoints.served() == folders[::-1]
+    monkeypatch.setattr(runs, "find", lambda name: Run(name=name, commit="a", snapshot="a", created=datetime.now(UTC)))
+    for name in ("two", "three"):
+        with pytest.raises(InputError, match=f"the endpoint serves {name}, or stands ready to go back to it"):
+            runs.remove([name])
+
+
 def test_requests_that_run_end_before_the_endpoint_does(up: Endpoint):
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(ask(up, path="slow")))
@@ -303,6 +348,32 @@ def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
     up.live.log.write_text("")
     up.live.end()
     thread.join()
+
+
+def test_who_leaves_before_the_switch_has_asked_for_nothing(up: Endpoint, monkeypatch):
+    left = threading.Event()
+
+    def check_later(engine: Engine, key: str) -> list[str]:
+        assert left.wait(10)
+        return ["fine"]
+
+    monkeypatch.setattr(engines, "check", check_later)
+    here, there = socket.socketpair()
+    here.sendall(b'{"order": "swap", "wanted": {"run": "two"}}\n')
+    thread = threading.Thread(target=orders.serve_order, args=(up, there))
+    thread.start()
+    assert b"starts an engine for two" in here.recv(1000)
+    here.close()
+    left.set()
+    thread.join()
+    there.close()
+    assert ask(up) == "one"
+    assert [engine.candidate.name for engine in up.running] == ["one"]
+
+
+def test_an_endpoint_that_is_ending_takes_no_orders(up: Endpoint):
+    with pytest.raises(InputError, match="the endpoint of this folder is starting or ending"):
+        orders.give({"order": "rollback"}, print)  # nobody listens, and the state is there
 
 
 def test_an_order_without_an_endpoint_says_how_to_start_one(tmp_path, monkeypatch):

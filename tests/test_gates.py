@@ -1,5 +1,6 @@
 """Each verdict, passed and missed, on figures made by hand."""
 
+import math
 from typing import Any
 
 import pytest
@@ -132,7 +133,12 @@ def test_degeneration_counts_answers_that_are_no_sentences():
 
 @pytest.mark.parametrize(
     ("fall", "passed", "found"),
-    [(10.0, True, "fell by 10.0 nats"), (10.1, False, "fell by 10.1 nats"), (-3.0, True, "rose by 3.0 nats")],
+    [
+        (10.0, True, "fell by 10.0 nats"),
+        (10.1, False, "fell by 10.1 nats"),
+        (-3.0, True, "rose by 3.0 nats"),
+        (math.nan, False, "is not a number"),
+    ],
 )
 def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
     gate = displacement_gate(BOUNDS, fall)

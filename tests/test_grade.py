@@ -51,7 +51,7 @@ def test_text_and_booleans_are_shown_and_not_counted(record):
     assert total(found) == 3
 
 
-@pytest.mark.parametrize("name", ["total", "Total", "總分"])
+@pytest.mark.parametrize("name", ["total", "Total", "總分", "總分：", "Total Score", "total_score", "總得分", "Sum"])
 def test_a_total_in_the_object_is_compared_and_not_added(record, name):
     found = grade(write(record, fenced(f'{{"Q1": 3, "Q2": 4, "{name}": 7}}')))
     assert total(found) == 7

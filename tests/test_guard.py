@@ -104,3 +104,4 @@ def test_a_signal_to_the_guard_ends_the_command():
     process.send_signal(signal.SIGTERM)
     assert gone(started, within=15)
     release(process)
+    assert process.returncode == 128 + signal.SIGTERM

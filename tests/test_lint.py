@@ -49,15 +49,26 @@ def test_a_side_that_is_always_longer_is_told_by_its_length():
     assert [(row.check, row.rows) for row in found(rows)] == [("length", [1, 2, 3, 4, 5, 6, 7, 8])]
 
 
-@pytest.mark.parametrize(("own", "length"), [("這要看情況，很難說。", "longer"), ("難說", "shorter")])
-def test_rejected_answers_of_the_base_that_length_tells_are_named(own, length):
+OWN = ("看你要什麼", "因人而異，各有所好", "要試過才知道", "不好一概而論")
+
+
+@pytest.mark.parametrize(("texts", "length"), [([*OWN], "longer"), ([text[:2] for text in OWN], "shorter")])
+def test_rejected_answers_of_the_base_that_length_tells_are_named(texts, length):
     rows, asked = questions(), [Prompt(id=1, prompt="舞蹈呢？")]
-    neutral = dict.fromkeys((1, 2, 3, 4), own)
+    neutral = {number: f"{text}。" if length == "longer" else text for number, text in enumerate(texts, start=1)}
     [warned] = lint(rows, asked, [True, False] * 4, SYSTEM, neutral)
     told = f"of 4 answers of the base model that are rejected, 4 are {length} than the chosen one"
     assert (warned.check, warned.message) == ("length", told)
     assert warned.rows == [1, 2, 3, 4]
-    assert lint(rows, asked, [True, False] * 4, SYSTEM, neutral | {4: "配樂叫好。", 3: "配樂失色。"}) == []
+    other = {3: "看。", 4: "看。"} if length == "longer" else {3: "要試過才知道。", 4: "不好一概而論。"}
+    assert lint(rows, asked, [True, False] * 4, SYSTEM, neutral | other) == []
+
+
+def test_rejected_answers_of_the_base_that_begin_alike_are_named():
+    rows, neutral = questions(), {1: "這要看情況。", 2: "這要看誰看", 3: "很難說啊。", 4: "難說。"}
+    [warned] = lint(rows, [Prompt(id=1, prompt="舞蹈呢？")], [True, False] * 4, SYSTEM, neutral)
+    told = "of 4 answers of the base model that are rejected, 2 begin with 這要看; chosen: 0"
+    assert (warned.check, warned.message, warned.rows) == ("opening", told, [1, 2])
 
 
 def test_an_opening_of_one_side_is_found_at_its_longest():

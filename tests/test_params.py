@@ -60,6 +60,27 @@ def test_breeze_reads_the_course_data_at_its_commit():
     assert source.test_prompt_sha256 == "475782fd638f363a66b109bc5b28366e9ec572c23d7cbe7979cc365744d7fdbb"
 
 
+@pytest.mark.parametrize("secret", ["https://ghp_abc@host/data.git", "https://me:abc@host/d", "ssh://me:abc@host/d"])
+def test_a_password_in_the_address_of_the_data_is_refused_and_not_repeated(secret):
+    with pytest.raises(InputError, match="dataset.url holds a password or a token") as refused:
+        compose("breeze-7b", {"dataset.url": secret})
+    assert "abc" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["git@github.com:me/data.git", "ssh://git@host/data", "https://host/a@b", "../data"]
+)
+def test_an_address_without_a_password_is_the_data_sets(address):
+    assert compose("breeze-7b", {"dataset.url": address})["dataset"]["url"] == address
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80a0/v1", "http://[::1/v1", "http://host:99999/v1"])
+def test_a_judge_without_a_host_and_port_is_refused(url):
+    judge = {"source": "endpoint", "url": url, "model": "gpt"}
+    with pytest.raises(InputError, match="evaluate.judge.url is .*expected one like http://host:8000/v1"):
+        compose("miniature", {"evaluate.judge": judge})
+
+
 @pytest.mark.parametrize("key", ["train.bata", "tarin", "pairs.suport_ratio", "model.system-prompt"])
 def test_a_misspelt_key_is_refused_by_name_with_what_to_do(key):
     with pytest.raises(InputError, match=f"{key}: there is no such parameter; remove it or correct its spelling"):

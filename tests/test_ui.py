@@ -11,6 +11,8 @@ from urllib.error import HTTPError
 
 import pytest
 
+from flows.lock import alone
+from flows.ui import ui as start_ui
 from flows.workspace import Run
 from tests.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
 from tests.repository import git
@@ -149,6 +151,16 @@ def test_a_second_ui_says_that_it_is_up(ui: Ui):
         [sys.executable, "-m", "flows.ui"], cwd=ui.project, env=ui.environment, capture_output=True, text=True
     )
     assert (again.returncode, again.stdout) == (0, f"already up: http://127.0.0.1:{ui.port}\n")
+
+
+def test_a_second_ui_while_the_first_starts_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with alone(tmp_path / f".runs/ui-{port}.lock", "the first"):
+        start_ui(port)
+    assert capsys.readouterr().out == f"already starting: http://127.0.0.1:{port}\n"
 
 
 def test_a_port_of_another_program_is_refused_in_a_sentence(ui: Ui):
