@@ -35,26 +35,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import (
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
 from prefect.states import Completed, State
 from pydantic import Field
 
 from flows import gpu, stages, workspace
 from flows.guard import PEAK
 from flows.settings import Settings
+from flows.ui import some_server
 from flows.workspace import FAILED, LOG, Run
 from tasks.errors import InputError, Unreachable
 from tasks.jsonfile import read_json
 from tasks.questions import Stance
 from tasks.report import curves
 
-# For the server that Prefect starts where none is running: its telemetry competes with it for the database, and 20 s,
-# the default, are too short on a busy machine.
-QUIET_SERVER = {PREFECT_SERVER_ANALYTICS_ENABLED: False, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180}
 VERDICT = {True: "passed", False: "**missed**"}
 STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
@@ -271,7 +264,7 @@ def main() -> None:
     """Run the flow here; a failure ends with exit code 1 and is explained in the log."""
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
-        with temporary_settings(QUIET_SERVER):
+        with some_server():
             outcomes = align_here()
     except (InputError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,7 +22,7 @@ from tasks.gates import require
 from tasks.jsonfile import write_json
 from tasks.live import live_gates
 from tasks.served import FILE
-from tasks.server import HOST, answers
+from tasks.server import HOST, answers, free_port
 from tasks.verify import NOT_SERVED
 
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
@@ -200,10 +199,3 @@ def reason(log: Path) -> str:
 def log_of(number: int) -> Path:
     """Return where an engine's log is; that of the engine which had its number before is beside it, as `.old`."""
     return SERVE / f"engine-{number}.log"
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])

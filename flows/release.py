@@ -25,14 +25,14 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
-from prefect.settings import temporary_settings
 from pydantic import Field
 
-from flows.align import PATIENCE, QUIET_SERVER, VERDICT, gate_table, in_workspace, own_workspace
+from flows.align import PATIENCE, VERDICT, gate_table, in_workspace, own_workspace
 from flows.lock import alone
 from flows.runs import finished
 from flows.serve import require_place, serve_run
 from flows.settings import Settings
+from flows.ui import some_server
 from tasks.candidate import MERGED, read_gate
 from tasks.errors import InputError, Unreachable
 from tasks.gates import Gate, require
@@ -288,7 +288,7 @@ def main() -> None:
     asked = ask_for.parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
-        with temporary_settings(QUIET_SERVER):
+        with some_server():
             said = release(run=asked.run, uncommitted=asked.uncommitted)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

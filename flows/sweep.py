@@ -25,15 +25,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
 from flows import workspace
-from flows.align import QUIET_SERVER, in_workspace
+from flows.align import in_workspace
 from flows.compare import compare
 from flows.settings import Settings
+from flows.ui import some_server
 from flows.workspace import RECORD, RUNS, Run, git
 from tasks.errors import InputError, run
 
@@ -135,7 +135,7 @@ def main() -> None:
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
-        with temporary_settings(QUIET_SERVER):
+        with some_server():
             print(f"The comparison: {sweep(asked.grid, asked.jobs)}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")

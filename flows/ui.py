@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
+
+from prefect.context import refresh_global_settings_context
+from prefect.settings import PREFECT_API_URL
 
 from flows.guard import guarded, release
 from flows.lock import alone
 from flows.stages import environment
 from tasks.errors import InputError, run
-from tasks.server import HOST, answers, in_use, port_in
+from tasks.server import HOST, answers, free_port, in_use, port_in
 
 PORT = 4200
 START = 180  # seconds that a server may take on a busy machine
@@ -65,6 +68,38 @@ def start_all(address: str, port: int) -> None:
     finally:
         for process in reversed(processes):
             release(process)
+
+
+@contextmanager
+def some_server() -> Iterator[None]:
+    """Have a Prefect server: the one that is configured, or else one that ends with this process, however that ends.
+
+    The one that Prefect itself would start stays behind where the process is killed.
+
+    Raises:
+        InputError: It does not start.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    port = free_port()
+    address = f"http://{HOST}:{port}"
+    settings = {**environment(), **prefect_settings(address)}
+    command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services", "--no-ui"]
+    server = start("temporary-server", command, settings)
+    try:
+        wait_for(f"{address}/api/health", "temporary-server", server)
+        configure(f"{address}/api")
+        yield
+    finally:
+        release(server)
+        configure("")
+
+
+def configure(api: str) -> None:
+    """Let Prefect's client, in all threads, ask a server."""
+    os.environ["PREFECT_API_URL"] = api
+    refresh_global_settings_context()
 
 
 def prefect_settings(address: str) -> dict[str, str]:

@@ -33,6 +33,13 @@ def in_use(port: int) -> bool:
         return attempt.connect_ex((HOST, port)) == 0
 
 
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
 def answers(url: str) -> bool:
     """Does a server know what the URL names, and say so in JSON? A page that is sent for any address is not it."""
     here = urlsplit(url).hostname in (HOST, "localhost")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 
 from flows.guard import guarded, release
 from flows.ui import prefect_settings
+from tasks.server import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -32,9 +32,7 @@ class Ui:
     """`make ui` in a project, and a client of its server."""
 
     def __init__(self, project: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.project = project
         home = {"PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": ""}
         self.environment = {**os.environ, **home, "PORT": str(self.port)}

@@ -12,6 +12,7 @@ import pytest
 
 from flows.chat import PAGE, command
 from tasks.errors import InputError
+from tasks.server import free_port
 from tests.endpoint_double import KEY, Double
 
 SHOTS = Path("test-output")
@@ -20,9 +21,7 @@ SHOTS = Path("test-output")
 @pytest.fixture
 def page(double: Double) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Serve the page; gives its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "NO_COLOR": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "flows.chat", str(port)], env=environment, stdout=subprocess.PIPE, text=True

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from tasks.ask import answer
 from tasks.endpoint import Endpoint, find_endpoint, messages, served
 from tasks.engine import ENVIRONMENT
 from tasks.errors import Unreachable
+from tasks.server import free_port
 from tests.endpoint_double import KEY
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -40,9 +40,7 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(tiny_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Start the server with the base model and the adapter; gives the clients' settings for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
     # One slot more than adapters: on a CPU, vLLM applies the last slot to the base model's rows of a mixed batch
     # (https://github.com/vllm-project/vllm/pull/48421).

@@ -49,7 +49,28 @@ def torn(project: Path, opposing: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def back(project: Path, torn: Run) -> Run:
+def lesser(project: Path, torn: Run) -> list[Run]:
+    """A fifth of the questions, and a third of the epochs, at ratio 1."""
+    change(project, pairs__support_ratio=1.0, pairs__data_size=10)
+    few = command(project, "dvc", "repro")
+    change(project, pairs__data_size=50, train__num_epoch=1)
+    brief = command(project, "dvc", "repro")
+    change(project, train__num_epoch=3)
+    return [few, brief]
+
+
+@pytest.fixture(scope="module")
+def curve(project: Path, opposing: Run, torn: Run, supporting: Run, lesser: list[Run]) -> list[Run]:
+    """The runs at ratio 0, 1/4, 1/2, 3/4 and 1."""
+    between = []
+    for ratio in (0.25, 0.75):
+        change(project, pairs__support_ratio=ratio)
+        between.append(command(project, "dvc", "repro"))
+    return [opposing, between[0], torn, between[1], supporting]
+
+
+@pytest.fixture(scope="module")
+def back(project: Path, curve: list[Run]) -> Run:
     change(project, pairs__support_ratio=1.0)
     return command(project, "flows.align")
 
@@ -104,9 +125,19 @@ def test_another_ratio_reruns_pairs_and_what_follows_only(opposing: Run):
     assert opposing.stages(r"^Running stage '(\w+)'") == BY_RATIO
 
 
-def test_margin_rises_with_the_ratio(opposing: Run, torn: Run, supporting: Run):
-    margins = [run.metrics["margin"]["held_out"]["aligned"] for run in (opposing, torn, supporting)]
-    assert margins[0] < margins[1] < margins[2]
+def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_rises(curve: list[Run]):
+    assert [run.code for run in curve] == [0] * 5
+    shares = [run.metrics["aligned"]["support"] for run in curve]
+    margins = [run.metrics["margin"]["held_out"]["aligned"] for run in curve]
+    assert shares == sorted(shares)
+    assert margins == sorted(set(margins))
+
+
+def test_fewer_questions_or_epochs_move_the_model_less(lesser: list[Run], supporting: Run):
+    assert [run.code for run in lesser] == [0, 0]
+    moved = [run.metrics["margin"]["held_out"]["change"] for run in (*lesser, supporting)]
+    assert 0 < moved[0] < moved[2]
+    assert 0 < moved[1] < moved[2]
 
 
 def test_going_back_restores_the_run_and_merges_again(back: Run):

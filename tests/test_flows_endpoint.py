@@ -30,7 +30,7 @@ from flows.workspace import Run
 from tasks.candidate import Candidate
 from tasks.errors import InputError
 from tasks.params import Merge
-from tasks.server import HOST
+from tasks.server import HOST, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def candidate(name: str, **values: Any) -> Candidate:
 
 
 def start(wanted: Wanted, known: Candidate, number: int, key: str) -> Engine:
-    port = engines.free_port()
+    port = free_port()
     return Engine(number, wanted, known, port, guarded([sys.executable, "-c", ECHO, str(port), f'"{known.name}"']))
 
 
@@ -93,12 +93,6 @@ def check(engine: Engine, key: str) -> list[str]:
     if engine.candidate.name == "bad":
         raise InputError("bad is not served")
     return ["fine"]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

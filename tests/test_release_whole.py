@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.jsonfile import read_json, write_json
 from tasks.provenance import release_id
+from tasks.server import free_port
 from tests.hub_double import Hub, serving
 from tests.made_up import TOKEN, traces
 from tests.prefect_ui import FINAL, SHOTS, Ui
@@ -49,12 +49,6 @@ def ui(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
         yield running
         running.stop()
         typed(running, "flows.serve", "stop")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def typed(ui: Ui, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,6 @@
 """The endpoint with real engines, as the official client meets it, through a swap, a refusal and the way back."""
 
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 from flows.guard import guarded, release
 from flows.workspace import Run
 from tasks.jsonfile import read_json
+from tasks.server import free_port
 from tests.served_run import another, finished, project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,9 +37,7 @@ class Serving:
         different = another(model, folder / "different")
         self.run("other", different)
         self.run("wrong", model, measured=different)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.environment = {key: value for key, value in os.environ.items() if key != "STANCE_API_KEY"}
         self.environment |= {"SERVE_PORT": str(self.port), "PORT": str(self.port)}
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from tasks.jsonfile import read_json
+from tasks.server import free_port
 from tests.repository import git
 from tests.test_soak import clone, note
 from tests.toy_project import dvc
@@ -111,9 +111,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
         shutil.copy("dvc.lock", project)
     else:
         dvc(project, "repro", "--quiet")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serving = subprocess.Popen(
         [sys.executable, "-m", "flows.serve", "--port", str(port)], cwd=project,
         env={**os.environ, "STANCE_API_KEY": ""}, stdout=subprocess.PIPE, text=True,

@@ -14,6 +14,7 @@ import pytest
 from flows.lock import alone
 from flows.ui import ui as start_ui
 from flows.workspace import Run
+from tasks.server import free_port
 from tests.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
 from tests.repository import git
 from tests.toy_project import make
@@ -155,9 +156,7 @@ def test_a_second_ui_says_that_it_is_up(ui: Ui):
 
 def test_a_second_ui_while_the_first_starts_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with alone(tmp_path / f".runs/ui-{port}.lock", "the first"):
         start_ui(port)
     assert capsys.readouterr().out == f"already starting: http://127.0.0.1:{port}\n"
