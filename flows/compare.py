@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from flows import pooled
 from flows.pooled import STANCES_FILE, chance, counted, groups, pools
-from flows.rows import Row, measured, parameters, row, with_interval
+from flows.rows import Row, margin, parameters, reward, row, with_interval
 from tasks.defects import STYLE
 from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
@@ -149,15 +149,14 @@ def cells(known: Row) -> dict[str, str]:
     """Return the figures of a run in words; none of a run that is not complete."""
     if known.metrics is None or known.chosen is None:
         return {}
-    aligned, adherence = known.metrics["aligned"], known.metrics["adherence"]
-    defects = known.metrics["defects"]["aligned"]
+    aligned, defects = known.metrics["aligned"], known.metrics["defects"]["aligned"]
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
-        "adherence": with_interval(adherence) if adherence["stance"] else "–",
+        "adherence": with_interval(known.metrics["adherence"]),
         "degenerate": f"{defects['degenerate']:.0%}",
         "hedged": f"{defects['hedged']:.0%}",
-        "reward accuracy": with_interval(measured(known.metrics["rewards"])),
-        "margin": signed(measured(known.metrics["margin"])["aligned"]),
+        "reward accuracy": with_interval(reward(known.metrics)),
+        "margin": signed(margin(known.metrics)),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
         "GiB": gibibytes(known.memory),
@@ -217,10 +216,10 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     at = [float(point[varied[0]]) for point, _ in found]
     done = [[known.metrics for known in runs if known.metrics] for _, runs in found]
     support = [fmean(metrics["aligned"]["support"] for metrics in runs) for runs in done]
-    margin = [fmean(measured(metrics["margin"])["aligned"] for metrics in runs) for runs in done]
+    margins = [fmean(map(margin, runs)) for runs in done]
     return [
         curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
-        curve(_("Mean margin, nats"), at, {_("margin"): margin}, label=varied[0]),
+        curve(_("Mean margin, nats"), at, {_("margin"): margins}, label=varied[0]),
     ]
 
 

@@ -57,11 +57,20 @@ def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point))
 
 
-def measured(found: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return figures over the held-out questions, or over the trained ones where none was held out."""
-    return dict(found["held_out"] or found["trained"])
+def margin(metrics: Mapping[str, Any]) -> float:
+    """Return the mean margin over the held-out pairs, or over the trained ones where none was held out."""
+    found = metrics["margin"]
+    return float((found["held_out"] or found["trained"])["aligned"])
 
 
-def with_interval(found: Mapping[str, float]) -> str:
-    """Return a share with its interval."""
+def reward(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how often chosen beats the opposite answer, over the same; None where no question has one direction."""
+    found: Mapping[str, Any] | None = metrics["rewards"]["held_out"] or metrics["rewards"]["trained"]
+    return found
+
+
+def with_interval(found: Mapping[str, Any] | None) -> str:
+    """Return a share with its interval; a dash where there is none."""
+    if found is None or found["share"] is None:
+        return "–"
     return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"

@@ -170,14 +170,14 @@ def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, An
     the majority (`mixed`).
     """
     if support_ratio == 0.5:
-        return {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+        return {"stance": None, "mixed": True, **dict.fromkeys(("share", "low", "high", "count", "total"))}
     stance: Stance = "support" if support_ratio > 0.5 else "oppose"
     held = share(sum(verdict.stance == stance for verdict in verdicts), len(verdicts))
     return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
 
 
 def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str, Any]:
-    """Return log p(support answer) - log p(oppose answer), in nats, over trained and held-out questions.
+    """Return log p(support answer) - log p(oppose answer), in nats, over the questions of trained and held-out pairs.
 
     Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
     """
@@ -195,8 +195,8 @@ def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float)
     """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
 
     The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
-    The share has Wilson's 95 % interval. Each question counts once, and not where it stands in both directions; null
-    where none is left, as of `held_out` where every question was trained on.
+    The share has Wilson's 95 % interval, and `total` questions: each counts once, and not where it stands in both
+    directions. Null where none is left, as of `held_out` where every question was trained on.
     """
     return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import sqrt
 from pathlib import Path
@@ -20,6 +20,7 @@ from flows.rows import Row
 from flows.sweep import named, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
+from tasks.intervals import share
 from tests.pages import Page, english, numbers
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
@@ -83,7 +84,6 @@ def write(path: Path, text: str) -> None:
 def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Sequence[int], margin: float) -> None:
     """Write a made-up run of which `held` of 4 answers support, and `beaten` of the held-out pairs are as chosen."""
     folder = Path(".runs") / name
-    share = {"share": held / 4, "low": 0.0, "high": 1.0}
     known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
     known.now(
         folder,
@@ -94,9 +94,9 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     )
     metrics = {
         "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
-        "adherence": {"stance": "support", "mixed": False, **share},
+        "adherence": {"stance": "support", "mixed": False, **share(held, 4)},
         "margin": {"trained": {"aligned": 99.0}, "held_out": {"aligned": margin}},
-        "rewards": {"trained": share, "held_out": {**share, "share": beaten / len(pairs)}},
+        "rewards": {"trained": share(1, 50), "held_out": share(beaten, len(pairs))},
         "defects": {"aligned": dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}},
         "characters": {"aligned": 10.0},
     }
@@ -105,8 +105,19 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
     write(folder / "data/evaluation/stances.json", json.dumps(stances))
     write(folder / "data/evaluation/responses.json", json.dumps([{"id": n, "prompt": "?", **texts} for n in range(4)]))
-    write(folder / "data/pairs/eval.jsonl", "".join(f'{{"id": {n}}}\n' for n in pairs))
+    write(folder / "data/pairs/eval.jsonl", directed((n, "support") for n in pairs))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
+
+
+def directed(pairs: Iterable[tuple[int, str]]) -> str:
+    """Return preference pairs as their file has them: question and the stance that it prefers."""
+    return "".join(f'{{"id": {n}, "preferred": "{stance}"}}\n' for n, stance in pairs)
+
+
+def edit(name: str, **metrics: Any) -> None:
+    """Replace figures of a made-up run."""
+    file = Path(".runs") / name / "data/evaluation/metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | metrics))
 
 
 def wilson(held: int, asked: int) -> str:
@@ -229,7 +240,7 @@ def test_a_workspace_removed_by_hand_is_a_row_that_says_so(project):
 def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
     metrics = {
         "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
-        "adherence": {"stance": None},
+        "adherence": {"stance": None, "share": None},
         "margin": {"trained": {"aligned": 1.0}, "held_out": None},
         "rewards": {"trained": {"share": 1.0, "low": 0.5, "high": 1.0}, "held_out": None},
         "defects": {"aligned": {"degenerate": 0.0, "hedged": 0.0}},
@@ -282,7 +293,7 @@ def test_the_markdown_stays_english(two_languages):
     assert not re.search(r"[\u4e00-\u9fff]", two_languages.with_name("index.md").read_text("utf-8"))
 
 
-def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
+def test_folds_are_pooled_over_questions_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs: dict[str, dict[str, Any]] = {f"run-{fold}": {"pairs.offset": 10 * fold} for fold in range(3)}
     for fold, (held, beaten, margin) in enumerate([(4, 10, 2.0), (3, 7, -1.0), (2, 10, 5.0)]):
@@ -295,7 +306,7 @@ def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp
             "answers": "12 (4)",
             "adherence by run": "75% (50% to 100%)",
             "reward accuracy": wilson(27, 30),
-            "pairs": "30",
+            "questions": "30",
             "reward accuracy by run": "90% (70% to 100%)",
             "margin by run": "+2.00 (−1.00 to +5.00)",
         }
@@ -312,7 +323,7 @@ def test_seeds_are_pooled_for_each_value_of_another_parameter(tmp_path, monkeypa
     first, second, third = tables(compare("seeds", runs))[1]
     assert [row["pairs.support_ratio"] for row in (first, second, third)] == ["0.6", "0.8", "1"]
     assert [row["adherence"] for row in (first, second, third)] == [wilson(2, 8), wilson(5, 8), wilson(8, 8)]
-    assert (second["reward accuracy"], second["pairs"]) == (wilson(16, 20), "20 (10)")
+    assert (second["reward accuracy"], second["questions"]) == (wilson(16, 20), "20 (10)")
     assert second["margin by run"] == "+2.50 (+2.00 to +3.00)"
     page = Path("data/compare/seeds/index.html").read_text("utf-8")
     assert 'aria-label="margin from 1 to 4, pairs.support_ratio 0.6 to 1"' in page  # over the means
@@ -350,12 +361,39 @@ def test_a_ratio_of_one_half_has_no_adherence_to_pool(tmp_path, monkeypatch):
     runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
     for name, point in runs.items():
         complete(name, point, 4, 8, range(10), 1.0)
-        file = Path(".runs") / name / "data/evaluation/metrics.json"
-        none = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"adherence": none}))
+        edit(name, adherence=dict.fromkeys(("stance", *share(0, 1))) | {"mixed": True})
     [row] = tables(compare("half", runs))[1]
     assert (row["adherence"], row["answers"], row["adherence by run"]) == ("–", "–", "–")
     assert row["reward accuracy"] == wilson(16, 20)
+
+
+def test_where_every_question_stands_in_both_directions_there_is_no_reward_and_a_page_all_the_same(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+        edit(name, rewards={"trained": None, "held_out": None}, margin={"trained": {"aligned": 1.5}, "held_out": None})
+    each, together, _ = tables(compare("both-ways", runs))
+    assert [(row["reward accuracy"], row["margin"]) for row in each] == [("–", "+1.50")] * 2
+    assert [(row["reward accuracy"], row["questions"], row["reward accuracy by run"]) for row in together] == [
+        ("–", "–", "–")
+    ]
+
+
+def test_a_pooled_share_is_of_the_questions_that_stand_in_one_direction_alone(tmp_path, monkeypatch):
+    """Of 4 questions, twice each, 1 prefers support once and oppose once: 3 are left, of which chosen wins 2."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 0, range(1), 1.5)
+        edit(name, rewards={"trained": share(2, 3), "held_out": None})
+        folder = Path(".runs") / name / "data/pairs"
+        write(folder / "eval.jsonl", "")
+        write(folder / "train.jsonl", directed([*((n, "support") for n in (1, 2, 3, 4, 1, 2, 3)), (4, "oppose")]))
+    [row] = tables(compare("three-quarters", runs))[1]
+    assert (row["reward accuracy"], row["questions"]) == (wilson(4, 6), "6 (3)")
 
 
 def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, monkeypatch):
