@@ -3,8 +3,8 @@
     make sweep GRID=course JOBS=2
 
 A grid is a file in `grids/`, in the terms of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
-values. A run is known by its commit and its parameters: started again, a sweep repeats none that is complete and takes
-up the others where they were.
+values. A run starts from the last commit and is known by that and its parameters: started again, a sweep repeats none
+that is complete and takes up the others where they were.
 """
 
 import argparse
@@ -38,6 +38,34 @@ from flows.workspace import RECORD, RUNS, Run, git
 from tasks.errors import InputError, run
 
 GRIDS = Path("grids")
+ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "flows", "data/sources")
+"""What a run is made from, as it was committed."""
+
+
+def planned(grid: str) -> dict[str, dict[str, Any]]:
+    """Return the parameters of each run of a grid by its name.
+
+    Raises:
+        InputError: As `points` and `refuse_edits` do.
+    """
+    refuse_edits()
+    return {named(grid, point): point for point in points(grid)}
+
+
+def refuse_edits() -> None:
+    """Refuse to start runs that would not see what was edited.
+
+    Raises:
+        InputError: Something of what they are made from is not committed; names it.
+    """
+    found = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *ORIGIN).split("\0")
+    edited = [entry.split(maxsplit=1)[1] for entry in found if entry]
+    if edited:
+        are = "are" if len(edited) > 1 else "is"
+        raise InputError(
+            f"{', '.join(edited)} {are} edited and the runs of a grid start from the last commit; commit or stash the "
+            "edits first"
+        )
 
 
 def points(grid: str) -> list[dict[str, Any]]:
@@ -98,7 +126,7 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
         grid: Name of a file in `grids/`.
         jobs: How many runs go on at a time.
     """
-    runs = {named(grid, point): point for point in points(grid)}
+    runs = planned(grid)
     left = {name: point for name, point in runs.items() if not complete(name)}
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
@@ -130,7 +158,7 @@ def main() -> None:
     ask.add_argument("grid")
     ask.add_argument("--jobs", type=int, default=1, help="how many runs go on at a time")
     asked = ask.parse_args()
-    points(asked.grid)
+    planned(asked.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)

@@ -17,7 +17,7 @@ import pytest
 
 from flows.compare import changes, compare, marked, response_curves
 from flows.rows import Row
-from flows.sweep import named, points
+from flows.sweep import named, planned, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
 from tasks.intervals import share
@@ -168,6 +168,47 @@ def test_a_grid_that_cannot_run_is_refused_before_anything_runs(project, text, r
     (project / "grids/wrong.yaml").write_text(text)
     with pytest.raises(InputError, match=reason):
         points("wrong")
+
+
+@pytest.mark.parametrize(
+    ("path", "named_as"),
+    [
+        ("params.yaml", "params.yaml is"),
+        ("dvc.yaml", "dvc.yaml is"),
+        ("tasks/pairs.py", "tasks/pairs.py is"),
+        ("flows/stages.py", "flows/stages.py is"),
+        ("data/sources/一 二/labelled_data.json", "data/sources/一 二/ is"),
+    ],
+)
+def test_an_edit_that_the_runs_would_not_see_is_named_and_refused(project, path, named_as):
+    for file in (project / path, project / "grids/curve.yaml"):
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as opened:
+            opened.write("\n# edited\n")
+    with pytest.raises(InputError, match=rf"^{named_as} edited and the runs of a grid start from the last commit"):
+        planned("curve")
+    git(project, "add", "--all")
+    with pytest.raises(InputError, match="start from the last commit"):
+        planned("curve")
+    git(project, "commit", "--quiet", "--message", "edit")
+    assert len(planned("curve")) == 3
+
+
+def test_an_edit_to_a_grid_is_none_to_its_runs(project):
+    (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0.2, 0.4]\n")
+    assert [point["pairs.support_ratio"] for point in planned("curve").values()] == [0.2, 0.4]
+
+
+def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project):
+    write(project / "params.yaml", Path("profiles/breeze-7b.yaml").read_text("utf-8"))
+    (project / "tasks/new.py").touch()
+    code, printed = sweep(project, "curve")
+    assert (code, printed) == (
+        1,
+        "error: params.yaml, tasks/new.py are edited and the runs of a grid start from the last commit; commit or "
+        "stash the edits first\n",
+    )
+    assert records(project) == {}
 
 
 def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
