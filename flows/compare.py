@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
 from flows import pooled
-from flows.pooled import STANCES_FILE, chance, counted, groups, pools
-from flows.rows import Row, margin, parameters, reward, row, with_interval
+from flows.pooled import chance, counted, groups, pools
+from flows.rows import RESPONSES, STANCES_FILE, Row, margin, parameters, reward, row, with_interval
 from tasks.defects import STYLE
 from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
-from tasks.language import LANGUAGES, N_, NAMES, _, speaking, spoken, word
+from tasks.language import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from tasks.report import CATALOGUE, STANCES, Curve, curve, render, signed
 
 COMPARED = Path("data/compare")
-RESPONSES = Path("data/evaluation/responses.json")
 DEFECTS = (*DEGENERATE, *STYLE)
 CATALOGUES = (CATALOGUE, Path(__file__).with_name("zh_TW.po"))
 
@@ -53,26 +53,29 @@ class Table(NamedTuple):
     lines: list[Line]
 
 
-def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
+def compare(
+    grid: str, runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Write `index.html`, `index.zh-TW.html` and `index.md` to `data/compare/GRID` and return the first.
 
     Args:
         grid: Its name.
         runs: The parameters of each run, by its name.
+        reasons: Why those failed that were tried just now.
     """
     out = COMPARED / grid
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.md").write_text(markdown(grid, rows_of(runs)), encoding="utf-8")
+    (out / "index.md").write_text(markdown(grid, rows_of(runs, reasons)), encoding="utf-8")
     for language in LANGUAGES:
         with speaking(language, *CATALOGUES):
-            text = page(grid, rows_of(runs))
+            text = page(grid, rows_of(runs, reasons))
         (out / language.page).write_text(text, encoding="utf-8")
     return out / "index.html"
 
 
-def rows_of(runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def rows_of(runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> list[Row]:
     """Return what is known of each run, in the language of now."""
-    return [row(name, point) for name, point in runs.items()]
+    return [row(name, point, reasons.get(name)) for name, point in runs.items()]
 
 
 def page(grid: str, rows: Sequence[Row]) -> str:
@@ -95,10 +98,10 @@ def page(grid: str, rows: Sequence[Row]) -> str:
     )
 
 
-def report_of(known: Row) -> Path:
-    """Return the report of a run, in the language of now if it was made in that."""
-    reports = known.folder / "data/report"
-    return reports / (spoken().page if (reports / spoken().page).exists() else "index.html")
+def report_of(known: Row) -> Path | None:
+    """Return the report of a run, in the language of now if it was made in that; None where it has none."""
+    reports = (known.folder / "data/report" / language.page for language in (spoken(), ENGLISH))
+    return next((report for report in reports if report.exists()), None)
 
 
 FIGURES = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flows.rows import Row, margin, reward, with_interval
+from flows.rows import PAIRS, STANCES_FILE, Row, margin, reward, with_interval
 from tasks.evaluate import one_way
 from tasks.intervals import share
 from tasks.jsonfile import read_json, read_jsonl
@@ -13,7 +13,6 @@ from tasks.language import N_, _
 from tasks.report import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
-STANCES_FILE, PAIRS = Path("data/evaluation/stances.json"), Path("data/pairs")
 FIGURES = (
     N_("adherence"),
     N_("answers"),

@@ -1,16 +1,22 @@
 """What is known of each run of a grid: what was set, what came of it, what it took."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.runs import METRICS
 from flows.workspace import LOG, RECORD, RUNS, Run
+from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.language import _
+from tasks.params import read_yaml
 
+PARAMS = Path("params.yaml")
+PAIRS = Path("data/pairs")
 TRAINING = Path("data/train/log.csv")
+RESPONSES = Path("data/evaluation/responses.json")
+STANCES_FILE = Path("data/evaluation/stances.json")
 
 
 class Row(NamedTuple):
@@ -32,24 +38,57 @@ class Row(NamedTuple):
     """`logps/chosen` at the first and last step, in nats."""
 
 
-def row(name: str, point: Mapping[str, Any]) -> Row:
-    """Return what is known of a run; its workspace may be gone."""
+def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
+    """Return what is known of a run; its workspace may be gone, or files of it.
+
+    Args:
+        name: Its name.
+        point: What was set.
+        reason: Why the sweep could not bring it to its end, where it was tried just now.
+    """
     folder = RUNS / name
     if not (folder / RECORD).exists():
-        return Row(name, point, "missing", _("its workspace was removed; sweep again"), folder, {}, {}, {}, None, None)
+        problem = reason or _("its workspace was removed; sweep again")
+        return Row(name, point, "missing", problem, folder, {}, {}, {}, None, None)
     known = Run.read(folder)
     took = (known.seconds, known.memory, known.gpu_memory)
     if known.state != "completed":
-        problem = _("{problem} (log: {path})").format(problem=known.problem or _("it has not ended"), path=folder / LOG)
+        problem = reason or known.problem or _("it has not ended")
+        problem = _("{problem} (log: {path})").format(problem=problem, path=folder / LOG)
         return Row(name, point, known.state, problem, folder, *took, None, None)
-    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder))
+    if path := lost(folder):
+        problem = reason or _("{path} cannot be read; sweep again").format(path=path)
+        return Row(name, point, "missing", problem, folder, *took, None, None)
+    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder / TRAINING))
 
 
-def ends(folder: Path) -> tuple[float, float]:
+def ends(log: Path) -> tuple[float, float]:
     """Return `logps/chosen` at the first and the last step."""
-    with (folder / TRAINING).open(encoding="utf-8", newline="") as file:
+    with log.open(encoding="utf-8", newline="") as file:
         found = [float(step["logps/chosen"]) for step in csv.DictReader(file)]
     return found[0], found[-1]
+
+
+READ: Mapping[Path, Callable[[Path], object]] = {
+    PARAMS: read_yaml,
+    PAIRS / "train.jsonl": Path.stat,
+    PAIRS / "eval.jsonl": Path.stat,
+    TRAINING: ends,
+    METRICS: read_json,
+    RESPONSES: read_json,
+    STANCES_FILE: read_json,
+}
+"""What a comparison reads of a complete run, and how."""
+
+
+def lost(folder: Path) -> Path | None:
+    """Return the first file of a complete run that cannot be read any more, if there is one."""
+    for path, read in READ.items():
+        try:
+            read(folder / path)
+        except (InputError, LookupError, OSError, ValueError):
+            return path
+    return None
 
 
 def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:

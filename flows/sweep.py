@@ -22,7 +22,7 @@ import yaml
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import temporary_settings
@@ -33,6 +33,7 @@ from sklearn.model_selection import ParameterGrid
 from flows import workspace
 from flows.align import QUIET_SERVER, in_workspace
 from flows.compare import compare
+from flows.rows import PARAMS, lost
 from flows.settings import Settings
 from flows.workspace import RECORD, RUNS, Run, git
 from tasks.errors import InputError, run
@@ -105,7 +106,7 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
         known = Run.read(folder)
         if known.open and known.alive():
             raise InputError(f"process {known.pid} works on the run {name}; wait for it, or end it")
-        if known.state == "starting":  # its workspace is not whole
+        if known.state == "starting" or lost(folder) == PARAMS:  # its workspace is not whole
             workspace.remove(name)
     if not (folder / RECORD).exists():
         workspace.create(name, Settings(overrides=point), edits=False, flow_run_id=str(flow_run.id))
@@ -131,8 +132,9 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
     with runner:
-        wait([runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()])
-    page = compare(grid, runs)
+        tried = {name: runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()}
+        wait(list(tried.values()))
+    page = compare(grid, runs, reasons(tried))
     create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
     failed = [name for name in runs if not complete(name)]
     if failed:
@@ -140,10 +142,16 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
     return str(page)
 
 
+def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
+    """Return why runs failed, by their names."""
+    ended = {name: future.result(raise_on_failure=False) for name, future in tried.items()}
+    return {name: str(found) or type(found).__name__ for name, found in ended.items() if isinstance(found, Exception)}
+
+
 def complete(name: str) -> bool:
-    """Has a run come to its end, and is its workspace still there?"""
+    """Has a run come to its end, and is what it made still there?"""
     folder = RUNS / name
-    return (folder / RECORD).exists() and Run.read(folder).state == "completed"
+    return (folder / RECORD).exists() and Run.read(folder).state == "completed" and lost(folder) is None
 
 
 def leave(*_: object) -> NoReturn:

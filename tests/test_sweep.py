@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.compare import changes, compare, marked, response_curves
 from flows.rows import Row
+from flows.sweep import complete as is_complete
 from flows.sweep import named, planned, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
 from tasks.intervals import share
+from tasks.params import PROFILES, read_yaml, replaced
 from tests.pages import Page, english, numbers
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
 from tests.toy_project import enter, make
 
+MINIATURE = PROFILES.resolve() / "miniature.yaml"
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,6 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = make(tmp_path_factory.mktemp("toy") / "project")
     (project / "grids/tiny.yaml").write_text(GRID)
     (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
+    (project / "grids/pair.yaml").write_text("pairs.support_ratio: [0, 1]\n")
     (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0, 0.5, 1]\n")
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "grids")
@@ -106,7 +111,9 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/evaluation/stances.json", json.dumps(stances))
     write(folder / "data/evaluation/responses.json", json.dumps([{"id": n, "prompt": "?", **texts} for n in range(4)]))
     write(folder / "data/pairs/eval.jsonl", directed((n, "support") for n in pairs))
+    write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
+    write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
 
 
 def directed(pairs: Iterable[tuple[int, str]]) -> str:
@@ -276,6 +283,67 @@ def test_a_workspace_removed_by_hand_is_a_row_that_says_so(project):
     page = compare("tiny", {"tiny-12345678": {"seed": 1}})
     assert "missing: its workspace was removed; sweep again" in page.read_text("utf-8")
     assert "* tiny-12345678: its workspace was removed" in (page.parent / "index.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")], ids=["gone", "empty"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/evaluation/metrics.json",
+        "data/evaluation/stances.json",
+        "data/evaluation/responses.json",
+        "data/train/log.csv",
+        "params.yaml",
+    ],
+)
+def test_a_complete_run_that_lost_a_file_is_a_row_that_names_it_among_the_others(tmp_path, monkeypatch, path, damage):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    damage(Path(".runs/run-1") / path)
+    page = compare("torn", runs)
+    lost, whole = tables(page)[0]
+    assert (lost["support"], whole["support"]) == ("missing", "100%")
+    assert f"missing: {path} cannot be read; sweep again" in page.read_text("utf-8")
+    assert f"無法讀取 {path}" in page.with_name("index.zh-TW.html").read_text("utf-8")
+    assert (is_complete("run-1"), is_complete("run-2")) == (False, True)
+
+
+@pytest.mark.parametrize("path", ["data/pairs/train.jsonl", "data/pairs/eval.jsonl"])
+def test_pairs_that_are_gone_are_missed_as_well(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    complete("run-1", {"seed": 1}, 4, 8, range(10), 1.5)
+    (Path(".runs/run-1") / path).unlink()
+    assert f"{path} cannot be read" in compare("torn", {"run-1": {"seed": 1}}).read_text("utf-8")
+
+
+def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
+    assert Page(two_languages.read_text("utf-8")).links.count("../../../.runs/run-2/data/report/index.html") == 0
+    write(Path(".runs/run-2/data/report/index.html"), "<h1>report</h1>")
+    compare("both", {"run-2": {}, "run-gone": {}})
+    links = [link for link in Page(two_languages.read_text("utf-8")).links if "report" in link]
+    assert links == ["../../../.runs/run-2/data/report/index.html"] * 2  # beside its figures and its defects
+
+
+def test_a_workspace_that_cannot_be_made_says_why_and_one_that_lost_files_gets_them_back(project):
+    (project / ".runs").touch()
+    code, printed = sweep(project, "pair")
+    page = project / "data/compare/pair/index.html"
+    assert code == 1
+    assert "error: 2 of 2 runs failed" in printed
+    assert page.read_text("utf-8").count("missing: [Errno 17] File exists: ") == 4  # beside figures and beside defects
+    (project / ".runs").unlink()
+    code, printed = sweep(project, "pair", "--jobs", "2")
+    assert code == 0, printed
+    torn, bare = (project / ".runs" / named("pair", point) for point in points("pair"))
+    for path in ("data/evaluation/metrics.json", "data/train/log.csv", "data/evaluation/stances.json"):
+        (torn / path).unlink()
+    (bare / "params.yaml").unlink()
+    code, printed = sweep(project, "pair", "--jobs", "2")
+    assert code == 0, printed
+    assert "0 of the 2 runs of pair are complete already" in printed
+    assert "missing" not in page.read_text("utf-8")
 
 
 def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
