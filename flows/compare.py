@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from flows import pooled
 from flows.pooled import chance, counted, groups, pools
-from flows.rows import RESPONSES, STANCES_FILE, Row, margin, parameters, reward, row, with_interval
+from flows.rows import RESPONSES, STANCES_FILE, Row, as_run, margin, parameters, reward, row, with_interval, written
 from tasks.defects import STYLE
 from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
@@ -31,7 +31,7 @@ class Change(NamedTuple):
     """Two runs that differ in one parameter, and what changed with it."""
 
     parameter: str
-    values: tuple[Any, Any]
+    values: tuple[str, str]
     names: tuple[str, str]
     figures: list[tuple[str, str, str]]
 
@@ -75,7 +75,8 @@ def compare(
 
 def rows_of(runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> list[Row]:
     """Return what is known of each run, in the language of now."""
-    return [row(name, point, reasons.get(name)) for name, point in runs.items()]
+    keys = parameters(list(runs.values()))
+    return [row(name, as_run(name, point, keys), reasons.get(name)) for name, point in runs.items()]
 
 
 def page(grid: str, rows: Sequence[Row]) -> str:
@@ -90,6 +91,7 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         note=_(pooled.NOTE),
         reports={known.name: report_of(known) for known in rows},
         titled=titled,
+        written=written,
         defects=of_runs(rows, DEFECTS, flaws),
         done=done,
         curves=response_curves(done),
@@ -145,7 +147,7 @@ def of_pools(rows: Sequence[Row]) -> Table:
 
 def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """Return the values of parameters, empty where one is not set."""
-    return [str(point.get(key, "")) for key in keys]
+    return [written(point.get(key, "")) for key in keys]
 
 
 def cells(known: Row) -> dict[str, str]:
@@ -208,7 +210,7 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     """
     found = groups(rows)
     keys = parameters([point for point, _ in found])
-    varied = [key for key in keys if len({str(point.get(key)) for point, _ in found}) > 1]
+    varied = [key for key in keys if any(point.get(key) != found[0][0].get(key) for point, _ in found)]
     if (
         len(varied) != 1
         or len(found) < 3
@@ -238,7 +240,7 @@ def changes(rows: Sequence[Row]) -> list[Change]:
         differing = [key for key in parameters([one.point, other.point]) if one.point.get(key) != other.point.get(key)]
         if len(differing) == 1:
             [key] = differing
-            set_to = (one.point.get(key), other.point.get(key))
+            set_to = (written(one.point.get(key)), written(other.point.get(key)))
             found.append(
                 Change(key, set_to, (one.name, other.name), list(zip(labels(), facts(one), facts(other), strict=True)))
             )

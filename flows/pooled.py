@@ -42,14 +42,17 @@ def chance(point: Mapping[str, Any]) -> list[Any]:
 
 
 def groups(rows: Sequence[Row]) -> list[tuple[dict[str, Any], list[Row]]]:
-    """Return the runs of each combination of the parameters that are not chance, in the order in which they come."""
+    """Return the runs of each combination of the parameters that are not chance, in the order in which they come.
+
+    Of runs with the same chance as well, which is one run under several names, it is the first.
+    """
     found: list[tuple[dict[str, Any], list[Row]]] = []
     for known in rows:
         others = {key: value for key, value in known.point.items() if key not in CHANCE}
         alike = next((runs for point, runs in found if point == others), None)
         if alike is None:
             found.append((others, [known]))
-        else:
+        elif known.point not in [run.point for run in alike]:
             alike.append(known)
     return found
 

@@ -91,6 +91,30 @@ def lost(folder: Path) -> Path | None:
     return None
 
 
+def as_run(name: str, point: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    """Return what parameters a run was made with: the profile's where a grid sets them for other runs alone."""
+    try:
+        values = read_yaml(RUNS / name / PARAMS)
+    except InputError:  # it has no workspace, or none that is whole
+        return point
+    return {key: point.get(key, lookup(values, key)) for key in keys}
+
+
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def written(value: object) -> str:
+    """Return a parameter as people write it: 1.0 as 1, and a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the parameters that were set, in the order in which they first come."""
     return list(dict.fromkeys(key for point in points for key in point))

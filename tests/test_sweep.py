@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from flows.compare import changes, compare, marked, response_curves
-from flows.rows import Row
+from flows.rows import Row, written
 from flows.sweep import complete as is_complete
 from flows.sweep import named, planned, points
 from flows.workspace import RECORD, Run
@@ -364,6 +364,71 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
         ("a", ("run-01", "run-11")),
     ]
     assert response_curves(rows) == []
+
+
+def test_a_run_is_compared_with_what_it_ran_with_and_not_only_with_what_its_grid_says(tmp_path, monkeypatch):
+    """In follow-up the run of beta 0.1 is the profile itself: r is 64 and lora_alpha 16 wherever the grid is silent."""
+    runs = {f"run-{n}": point for n, point in enumerate(points("follow-up"))}
+    monkeypatch.chdir(tmp_path)
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    page = compare("follow-up", runs | {"run-gone": {"train.r": 4}})
+    keys = ("train.beta", "train.r", "train.lora_alpha")
+    assert [tuple(row[key] for key in keys) for row in tables(page)[0]] == [
+        ("0.05", "64", "16"),
+        ("0.1", "64", "16"),
+        ("0.5", "64", "16"),
+        ("0.1", "8", "16"),
+        ("0.1", "16", "16"),
+        ("0.1", "64", "32"),
+        ("0.1", "64", "64"),
+        ("", "4", ""),
+    ]
+    shown = page.read_text("utf-8")
+    assert sorted(re.findall(r"<h3>train\.(\S+: \S+ or \S+)</h3>", shown)) == [
+        "beta: 0.05 or 0.1",
+        "beta: 0.05 or 0.5",
+        "beta: 0.1 or 0.5",
+        "lora_alpha: 16 or 32",
+        "lora_alpha: 16 or 64",
+        "lora_alpha: 32 or 64",
+        "r: 64 or 16",
+        "r: 64 or 8",
+        "r: 8 or 16",
+    ]
+    assert "beta 0.5, r 64, lora_alpha 16</th>" in shown
+
+
+def test_a_curve_is_over_values_and_not_over_how_they_are_written(tmp_path, monkeypatch):
+    """The miniature's own ratio is written 1.0, which the last run has and the grid does not say."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {
+        f"run-{n}": {"train.beta": beta} | ratio
+        for n, (beta, ratio) in enumerate([(1, {"pairs.support_ratio": 1}), (2, {"pairs.support_ratio": 1}), (3, {})])
+    }
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    page = compare("mixed", runs)
+    assert [row["pairs.support_ratio"] for row in tables(page)[0]] == ["1", "1", "1"]
+    assert 'aria-label="support from 1 to 1, train.beta 1 to 3"' in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (1.0, "1"), (0.0002, "0.0002"), ("both", "both"), (None, "–"), (True, "True")]
+)
+def test_a_parameter_is_written_as_people_write_it(value, text):
+    assert written(value) == text
+
+
+def test_one_setting_under_two_names_is_pooled_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {"run-1": {"train.beta": 0.1}, "run-2": {"train.r": 64}}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    assert len(tables(compare("twice", runs))) == 2  # runs and defects
+    runs["run-3"] = {"seed": 43}
+    complete("run-3", runs["run-3"], 2, 8, range(10), 1.5)
+    assert [(row["runs"], row["adherence"]) for row in tables(compare("twice", runs))[1]] == [("2", wilson(6, 8))]
 
 
 @pytest.fixture
