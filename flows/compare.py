@@ -36,6 +36,32 @@ class Change(NamedTuple):
     figures: list[tuple[str, str, str]]
 
 
+class Said(NamedTuple):
+    """What a run says to a test prompt."""
+
+    before: str
+    after: str
+    stance: str
+
+
+class Asked(NamedTuple):
+    """A test prompt, with what each run says to it that was asked."""
+
+    id: int
+    prompt: str
+    runs: list[Said | None]
+
+    @property
+    def first(self) -> Said:
+        """What the first run says that was asked."""
+        return next(said for said in self.runs if said)
+
+    @property
+    def one_base(self) -> bool:
+        """Did all runs say the same before?"""
+        return all(said.before == self.first.before for said in self.runs if said)
+
+
 class Line(NamedTuple):
     """A row of a table: what it is, and its figures by title, or why there are none."""
 
@@ -82,6 +108,7 @@ def rows_of(runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -
 def page(grid: str, rows: Sequence[Row]) -> str:
     """Return the page over the runs in the language of now."""
     done = [known for known in rows if known.metrics]
+    asked = answers(done)
     return render(
         Path(__file__).with_name("compare.html.j2"),
         grid=grid,
@@ -96,7 +123,9 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         done=done,
         curves=response_curves(done),
         changes=changes(done),
-        answers=answers(done),
+        answers=asked,
+        one_base=all(prompt.one_base for prompt in asked),
+        marked=marked,
     )
 
 
@@ -265,24 +294,17 @@ def facts(known: Row) -> list[str]:
     ]
 
 
-def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return every test prompt with the answers of the base and of all runs, differences from the first marked."""
-    read = [(read_json(known.folder / RESPONSES), read_json(known.folder / STANCES_FILE)) for known in rows]
-    if not read:
-        return []
-    table = []
-    for number, asked in enumerate(read[0][0]):
-        texts = [responses[number]["response_from_trained_model"] for responses, _ in read]
-        verdicts = [stances[number]["aligned"]["stance"] for _, stances in read]
-        table.append(
-            {
-                "id": asked["id"],
-                "prompt": asked["prompt"],
-                "base": asked["response_from_original_model"],
-                "runs": [(marked(texts[0], text), verdict) for text, verdict in zip(texts, verdicts, strict=True)],
-            }
-        )
-    return table
+def answers(rows: Sequence[Row]) -> list[Asked]:
+    """Return every test prompt that any run was asked, with the answers of all runs."""
+    table: dict[tuple[int, str], Asked] = {}
+    for number, known in enumerate(rows):
+        stances = {found["id"]: found["aligned"]["stance"] for found in read_json(known.folder / STANCES_FILE)}
+        for found in read_json(known.folder / RESPONSES):
+            key = found["id"], found["prompt"]
+            table.setdefault(key, Asked(*key, [None] * len(rows))).runs[number] = Said(
+                found["response_from_original_model"], found["response_from_trained_model"], stances[found["id"]]
+            )
+    return list(table.values())
 
 
 def marked(first: str, text: str) -> Markup:

@@ -127,6 +127,23 @@ def edit(name: str, **metrics: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | metrics))
 
 
+def answer(name: str, *rows: tuple[int, str, str, str]) -> None:
+    """Replace what a made-up run was asked, and what it said before and after."""
+    keys = ("id", "prompt", "response_from_original_model", "response_from_trained_model")
+    folder = Path(".runs") / name / "data/evaluation"
+    write(folder / "responses.json", json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+    verdicts = [{"id": row[0], "aligned": {"stance": "oppose" if "不" in row[3] else "support"}} for row in rows]
+    write(folder / "stances.json", json.dumps(verdicts[::-1]))
+
+
+def side_by_side(page: Path) -> list[list[list[str]]]:
+    """Return the tables of answers, each a list of rows, each a list of the words in its cells."""
+    section = page.read_text("utf-8").partition('<h2 id="answers">')[2]
+    rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in section.split("<table>")[1:]]
+    cells = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>", re.DOTALL)
+    return [[[" ".join(Page(cell).shown.split()) for cell in cells.findall(row)] for row in table] for table in rows]
+
+
 def wilson(held: int, asked: int) -> str:
     """Return a share with Wilson's 95 % interval by its formula."""
     z, share = 1.959964, held / asked
@@ -600,14 +617,59 @@ def test_what_differs_from_the_first_answer_is_marked_and_escaped():
     assert marked("真人版更好。", "真人版<更>差。") == "真人版<mark>&lt;</mark>更<mark>&gt;差</mark>。"
 
 
-@pytest.fixture
-def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_runs_that_were_asked_other_prompts_have_their_answers_at_their_own(tmp_path, monkeypatch):
+    """The second run was asked the first prompt last, another one of the same id, and fewer; the third the same."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2, 3)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    answer(
+        "run-1", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"), (3, "特效？", "未定。", "好。")
+    )
+    answer("run-2", (2, "繪圖？", "也許。", "不好。"), (1, "真人版？", "難說。", "不好看。"))
+    answer("run-3", (1, "真人版？", "難說。", "好看。"), (2, "繪圖？", "也許。", "不行。"))
+    page = compare("sets", runs)
+    assert side_by_side(page) == [
+        [
+            ["Prompt", "Before", "beta 1", "beta 2", "beta 3"],
+            ["1 真人版？", "難說。", "好看。support", "不好看。oppose", "好看。support"],
+            ["2 配樂？", "未知。", "好聽。support", "", ""],
+            ["3 特效？", "未定。", "好。support", "", ""],
+            ["2 繪圖？", "也許。", "", "不好。oppose", "不行。oppose"],
+        ]
+    ]
+    assert re.findall(r"<mark>(.*?)</mark>", page.read_text("utf-8")) == ["不", "行"]  # from the first that was asked
+
+
+def test_runs_of_different_bases_show_what_their_own_said_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (42, 43)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    answer("run-42", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"))
+    answer("run-43", (1, "真人版？", "各有利弊。", "很好看。"), (2, "配樂？", "未知。", "好聽。"))
+    page = compare("seeds", runs)
+    assert side_by_side(page) == [
+        [
+            ["Prompt", "seed 42", "seed 43"],
+            ["1 真人版？", "Before 難說。 好看。support", "Before 各有利弊。 很好看。support"],
+            ["2 配樂？", "Before 未知。 好聽。support", "Before 未知。 好聽。support"],
+        ]
+    ]
+    assert "The runs have different base models" in page.read_text("utf-8")
+    assert "基礎模型不同" in page.with_name("index.zh-TW.html").read_text("utf-8")
+
+
+@pytest.fixture(params=["one base", "a base each"])
+def wide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page of 8 runs that set 5 parameters."""
     monkeypatch.chdir(tmp_path)
     keys = ("pairs.support_ratio", "pairs.data_size", "train.learning_rate", "train.lora_alpha")
     runs: dict[str, dict[str, Any]] = {f"wide-{seed:08}": dict.fromkeys(keys, 1) | {"seed": seed} for seed in range(8)}
     for name, point in runs.items():
         complete(name, point, 4, 10, range(10), 4.44)
+        base = "難說。" if request.param == "one base" else f"難說，{point['seed']}。"
+        answer(name, *((n, "真人版會好看嗎？" * 3, base * 5, "好看。" * 9) for n in range(4)))
     return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
 
 
