@@ -30,6 +30,7 @@ from tests.repository import git
 from tests.toy_project import enter, make
 
 MINIATURE = PROFILES.resolve() / "miniature.yaml"
+READY = sorted(Path("grids").glob("*.yaml"))
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -174,9 +175,16 @@ def test_the_course_grid_is_the_three_questions_of_its_report():
     assert found == [(3, 50, 0), (3, 50, 1), (1, 50, 1), (3, 10, 1)]
 
 
-@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds", "folds"])
-def test_every_grid_holds_runs_that_could_start(grid):
-    assert len(points(grid)) >= 3
+def test_the_grids_that_the_readme_names_are_there():
+    named_there = set(re.findall(r"GRID=([a-z-]+)", Path("README.md").read_text("utf-8")))
+    assert {"course", "response-curve"} <= named_there <= {path.stem for path in READY}
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_every_grid_holds_runs_that_could_start_and_no_run_twice(path):
+    found = points(path.stem)
+    assert len(found) >= 2
+    assert all(point not in found[:number] for number, point in enumerate(found))
 
 
 @pytest.mark.parametrize(
