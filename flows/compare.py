@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
 from flows import pooled
-from flows.pooled import STANCES_FILE, chance, counted, groups, pools
-from flows.rows import Row, measured, parameters, row, with_interval
+from flows.pooled import chance, counted, groups, pools
+from flows.rows import RESPONSES, STANCES_FILE, Row, as_run, margin, parameters, reward, row, with_interval, written
 from tasks.defects import STYLE
 from tasks.gates import DEGENERATE
 from tasks.jsonfile import read_json
-from tasks.language import LANGUAGES, N_, NAMES, _, speaking, spoken, word
+from tasks.language import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from tasks.report import CATALOGUE, STANCES, Curve, curve, render, signed
 
 COMPARED = Path("data/compare")
-RESPONSES = Path("data/evaluation/responses.json")
 DEFECTS = (*DEGENERATE, *STYLE)
 CATALOGUES = (CATALOGUE, Path(__file__).with_name("zh_TW.po"))
 
@@ -31,9 +31,35 @@ class Change(NamedTuple):
     """Two runs that differ in one parameter, and what changed with it."""
 
     parameter: str
-    values: tuple[Any, Any]
+    values: tuple[str, str]
     names: tuple[str, str]
     figures: list[tuple[str, str, str]]
+
+
+class Said(NamedTuple):
+    """What a run says to a test prompt."""
+
+    before: str
+    after: str
+    stance: str
+
+
+class Asked(NamedTuple):
+    """A test prompt, with what each run says to it that was asked."""
+
+    id: int
+    prompt: str
+    runs: list[Said | None]
+
+    @property
+    def first(self) -> Said:
+        """What the first run says that was asked."""
+        return next(said for said in self.runs if said)
+
+    @property
+    def one_base(self) -> bool:
+        """Did all runs say the same before?"""
+        return all(said.before == self.first.before for said in self.runs if said)
 
 
 class Line(NamedTuple):
@@ -53,31 +79,36 @@ class Table(NamedTuple):
     lines: list[Line]
 
 
-def compare(grid: str, runs: Mapping[str, Mapping[str, Any]]) -> Path:
+def compare(
+    grid: str, runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Write `index.html`, `index.zh-TW.html` and `index.md` to `data/compare/GRID` and return the first.
 
     Args:
         grid: Its name.
         runs: The parameters of each run, by its name.
+        reasons: Why those failed that were tried just now.
     """
     out = COMPARED / grid
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.md").write_text(markdown(grid, rows_of(runs)), encoding="utf-8")
+    (out / "index.md").write_text(markdown(grid, rows_of(runs, reasons)), encoding="utf-8")
     for language in LANGUAGES:
         with speaking(language, *CATALOGUES):
-            text = page(grid, rows_of(runs))
+            text = page(grid, rows_of(runs, reasons))
         (out / language.page).write_text(text, encoding="utf-8")
     return out / "index.html"
 
 
-def rows_of(runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def rows_of(runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> list[Row]:
     """Return what is known of each run, in the language of now."""
-    return [row(name, point) for name, point in runs.items()]
+    keys = parameters(list(runs.values()))
+    return [row(name, as_run(name, point, keys), reasons.get(name)) for name, point in runs.items()]
 
 
 def page(grid: str, rows: Sequence[Row]) -> str:
     """Return the page over the runs in the language of now."""
     done = [known for known in rows if known.metrics]
+    asked = answers(done)
     return render(
         Path(__file__).with_name("compare.html.j2"),
         grid=grid,
@@ -87,18 +118,21 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         note=_(pooled.NOTE),
         reports={known.name: report_of(known) for known in rows},
         titled=titled,
+        written=written,
         defects=of_runs(rows, DEFECTS, flaws),
         done=done,
         curves=response_curves(done),
         changes=changes(done),
-        answers=answers(done),
+        answers=asked,
+        one_base=all(prompt.one_base for prompt in asked),
+        marked=marked,
     )
 
 
-def report_of(known: Row) -> Path:
-    """Return the report of a run, in the language of now if it was made in that."""
-    reports = known.folder / "data/report"
-    return reports / (spoken().page if (reports / spoken().page).exists() else "index.html")
+def report_of(known: Row) -> Path | None:
+    """Return the report of a run, in the language of now if it was made in that; None where it has none."""
+    reports = (known.folder / "data/report" / language.page for language in (spoken(), ENGLISH))
+    return next((report for report in reports if report.exists()), None)
 
 
 FIGURES = (
@@ -142,22 +176,21 @@ def of_pools(rows: Sequence[Row]) -> Table:
 
 def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """Return the values of parameters, empty where one is not set."""
-    return [str(point.get(key, "")) for key in keys]
+    return [written(point.get(key, "")) for key in keys]
 
 
 def cells(known: Row) -> dict[str, str]:
     """Return the figures of a run in words; none of a run that is not complete."""
     if known.metrics is None or known.chosen is None:
         return {}
-    aligned, adherence = known.metrics["aligned"], known.metrics["adherence"]
-    defects = known.metrics["defects"]["aligned"]
+    aligned, defects = known.metrics["aligned"], known.metrics["defects"]["aligned"]
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
-        "adherence": with_interval(adherence) if adherence["stance"] else "–",
+        "adherence": with_interval(known.metrics["adherence"]),
         "degenerate": f"{defects['degenerate']:.0%}",
         "hedged": f"{defects['hedged']:.0%}",
-        "reward accuracy": with_interval(measured(known.metrics["rewards"])),
-        "margin": signed(measured(known.metrics["margin"])["aligned"]),
+        "reward accuracy": with_interval(reward(known.metrics)),
+        "margin": signed(margin(known.metrics)),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
         "GiB": gibibytes(known.memory),
@@ -206,7 +239,7 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     """
     found = groups(rows)
     keys = parameters([point for point, _ in found])
-    varied = [key for key in keys if len({str(point.get(key)) for point, _ in found}) > 1]
+    varied = [key for key in keys if any(point.get(key) != found[0][0].get(key) for point, _ in found)]
     if (
         len(varied) != 1
         or len(found) < 3
@@ -217,10 +250,10 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     at = [float(point[varied[0]]) for point, _ in found]
     done = [[known.metrics for known in runs if known.metrics] for _, runs in found]
     support = [fmean(metrics["aligned"]["support"] for metrics in runs) for runs in done]
-    margin = [fmean(measured(metrics["margin"])["aligned"] for metrics in runs) for runs in done]
+    margins = [fmean(map(margin, runs)) for runs in done]
     return [
         curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
-        curve(_("Mean margin, nats"), at, {_("margin"): margin}, label=varied[0]),
+        curve(_("Mean margin, nats"), at, {_("margin"): margins}, label=varied[0]),
     ]
 
 
@@ -236,7 +269,7 @@ def changes(rows: Sequence[Row]) -> list[Change]:
         differing = [key for key in parameters([one.point, other.point]) if one.point.get(key) != other.point.get(key)]
         if len(differing) == 1:
             [key] = differing
-            set_to = (one.point.get(key), other.point.get(key))
+            set_to = (written(one.point.get(key)), written(other.point.get(key)))
             found.append(
                 Change(key, set_to, (one.name, other.name), list(zip(labels(), facts(one), facts(other), strict=True)))
             )
@@ -261,24 +294,17 @@ def facts(known: Row) -> list[str]:
     ]
 
 
-def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return every test prompt with the answers of the base and of all runs, differences from the first marked."""
-    read = [(read_json(known.folder / RESPONSES), read_json(known.folder / STANCES_FILE)) for known in rows]
-    if not read:
-        return []
-    table = []
-    for number, asked in enumerate(read[0][0]):
-        texts = [responses[number]["response_from_trained_model"] for responses, _ in read]
-        verdicts = [stances[number]["aligned"]["stance"] for _, stances in read]
-        table.append(
-            {
-                "id": asked["id"],
-                "prompt": asked["prompt"],
-                "base": asked["response_from_original_model"],
-                "runs": [(marked(texts[0], text), verdict) for text, verdict in zip(texts, verdicts, strict=True)],
-            }
-        )
-    return table
+def answers(rows: Sequence[Row]) -> list[Asked]:
+    """Return every test prompt that any run was asked, with the answers of all runs."""
+    table: dict[tuple[int, str], Asked] = {}
+    for number, known in enumerate(rows):
+        stances = {found["id"]: found["aligned"]["stance"] for found in read_json(known.folder / STANCES_FILE)}
+        for found in read_json(known.folder / RESPONSES):
+            key = found["id"], found["prompt"]
+            table.setdefault(key, Asked(*key, [None] * len(rows))).runs[number] = Said(
+                found["response_from_original_model"], found["response_from_trained_model"], stances[found["id"]]
+            )
+    return list(table.values())
 
 
 def marked(first: str, text: str) -> Markup:

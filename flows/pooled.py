@@ -3,40 +3,37 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
-from flows.rows import Row, measured, with_interval
+from flows.rows import PAIRS, STANCES_FILE, Row, margin, reward, with_interval
+from tasks.evaluate import one_way
 from tasks.intervals import share
 from tasks.jsonfile import read_json, read_jsonl
 from tasks.language import N_, _
 from tasks.report import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
-STANCES_FILE, PAIRS = Path("data/evaluation/stances.json"), Path("data/pairs")
 FIGURES = (
     N_("adherence"),
     N_("answers"),
     N_("adherence by run"),
     N_("reward accuracy"),
-    N_("pairs"),
+    N_("questions"),
     N_("reward accuracy by run"),
     N_("margin by run"),
 )
 NOTE = N_(
-    "Runs that differ only in the seed or in which questions are held out, taken together. Adherence and reward "
-    "accuracy are over all answers and all pairs of these runs, with Wilson's 95% interval; by run, the mean of the "
-    "runs and, in parentheses, the least and the most. Every run answers the same test prompts, and runs that hold out "
-    "the same questions are asked about the same pairs: the intervals count a repeated question as if it were another "
-    "one, and are then too narrow. Answers and pairs: their number and, in parentheses where questions are repeated, "
-    "how many different ones there are."
+    "Runs that differ only in the seed or in which questions are held out, taken together. Adherence is over all "
+    "answers of these runs and reward accuracy over all questions that have one, with Wilson's 95% interval; by run, "
+    "the mean of the runs and, in parentheses, the least and the most. Every run answers the same test prompts, and "
+    "runs that hold out the same questions are asked about the same ones: the intervals count a repeated question as "
+    "if it were another one, and are then too narrow. Answers and questions: their number and, in parentheses where "
+    "questions are repeated, how many different ones there are."
 )
 
 
-class Tally(NamedTuple):
-    """How often something held, and the question of each time."""
-
-    held: int
-    questions: list[int]
+Counted = tuple[Mapping[str, Any], list[str]]
+"""A share as `tasks.intervals` has it, and the questions that it is of."""
 
 
 def chance(point: Mapping[str, Any]) -> list[Any]:
@@ -45,14 +42,17 @@ def chance(point: Mapping[str, Any]) -> list[Any]:
 
 
 def groups(rows: Sequence[Row]) -> list[tuple[dict[str, Any], list[Row]]]:
-    """Return the runs of each combination of the parameters that are not chance, in the order in which they come."""
+    """Return the runs of each combination of the parameters that are not chance, in the order in which they come.
+
+    Of runs with the same chance as well, which is one run under several names, it is the first.
+    """
     found: list[tuple[dict[str, Any], list[Row]]] = []
     for known in rows:
         others = {key: value for key, value in known.point.items() if key not in CHANCE}
         alike = next((runs for point, runs in found if point == others), None)
         if alike is None:
             found.append((others, [known]))
-        else:
+        elif known.point not in [run.point for run in alike]:
             alike.append(known)
     return found
 
@@ -76,9 +76,8 @@ def cells(runs: Sequence[Row]) -> dict[str, str]:
         return {}
     return {
         **adherence(done),
-        **interval("reward accuracy", "pairs", [pairs(folder, metrics["rewards"]) for folder, metrics in done]),
-        "reward accuracy by run": spread([measured(metrics["rewards"])["share"] for _, metrics in done], percent),
-        "margin by run": spread([measured(metrics["margin"])["aligned"] for _, metrics in done], signed),
+        **rewards(done),
+        "margin by run": spread([margin(metrics) for _, metrics in done], signed),
     }
 
 
@@ -86,35 +85,36 @@ def adherence(done: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, str]:
     """Return how many answers of all runs hold the stance that was chosen, if one was."""
     if not all(metrics["adherence"]["stance"] for _, metrics in done):
         return dict.fromkeys(FIGURES[:3], "–")
-    tallies = [answers(folder, metrics["adherence"]["stance"]) for folder, metrics in done]
-    by_run = spread([metrics["adherence"]["share"] for _, metrics in done], percent)
-    return {**interval("adherence", "answers", tallies), "adherence by run": by_run}
+    return together(FIGURES[:3], [(metrics["adherence"], answered(folder)) for folder, metrics in done])
 
 
-def answers(folder: Path, stance: str) -> Tally:
-    """Return how many of a run's answers hold a stance."""
-    rows = read_json(folder / STANCES_FILE)
-    return Tally(sum(found["aligned"]["stance"] == stance for found in rows), [found["id"] for found in rows])
+def rewards(done: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return on how many questions of all runs chosen beats the opposite answer, if any stands in one direction."""
+    found = [(reward(metrics), folder) for folder, metrics in done]
+    measured = [(known, directed(folder)) for known, folder in found if known]
+    return together(FIGURES[3:6], measured) if measured else dict.fromkeys(FIGURES[3:6], "–")
 
 
-def pairs(folder: Path, rewards: Mapping[str, Any]) -> Tally:
-    """Return in how many of a run's pairs chosen beats rejected, from their share and the file that lists them.
-
-    They are those that `measured` is about: held out, or trained on where none was held out.
-    """
-    rows = read_jsonl(folder / PAIRS / ("eval.jsonl" if rewards["held_out"] else "train.jsonl"))
-    asked = list(dict.fromkeys(found["id"] for found in rows))
-    return Tally(round(measured(rewards)["share"] * len(asked)), asked)
+def answered(folder: Path) -> list[str]:
+    """Return the test prompts that a run answered."""
+    return [str(found["id"]) for found in read_json(folder / STANCES_FILE)]
 
 
-def interval(title: str, number: str, tallies: Sequence[Tally]) -> dict[str, str]:
-    """Return the share over all tallies with its interval, and how many it was counted over, under a title each."""
-    asked = [question for tally in tallies for question in tally.questions]
-    different = len(set(asked))
-    return {
-        title: with_interval(share(sum(tally.held for tally in tallies), len(asked))),
-        number: str(len(asked)) if different == len(asked) else f"{len(asked)} ({different})",
-    }
+def directed(folder: Path) -> list[str]:
+    """Return the questions that `reward` is over: held out, or trained on where none was, and in one direction."""
+    return list(one_way(read_jsonl(folder / PAIRS / "eval.jsonl") or read_jsonl(folder / PAIRS / "train.jsonl")))
+
+
+def together(titles: Sequence[str], measured: Sequence[Counted]) -> dict[str, str]:
+    """Return the share over all runs with its interval, of how many it is, and the shares by run, under titles."""
+    total = sum(found["total"] for found, _ in measured)
+    different = len({question for _, questions in measured for question in questions})
+    figures = (
+        with_interval(share(sum(found["count"] for found, _ in measured), total)),
+        str(total) if different == total else f"{total} ({different})",
+        spread([found["share"] for found, _ in measured], percent),
+    )
+    return dict(zip(titles, figures, strict=True))
 
 
 def spread(values: Sequence[float], shown: Callable[[float], str]) -> str:

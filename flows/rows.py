@@ -1,16 +1,22 @@
 """What is known of each run of a grid: what was set, what came of it, what it took."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.runs import METRICS
 from flows.workspace import LOG, RECORD, RUNS, Run
+from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.language import _
+from tasks.params import read_yaml
 
+PARAMS = Path("params.yaml")
+PAIRS = Path("data/pairs")
 TRAINING = Path("data/train/log.csv")
+RESPONSES = Path("data/evaluation/responses.json")
+STANCES_FILE = Path("data/evaluation/stances.json")
 
 
 class Row(NamedTuple):
@@ -32,24 +38,81 @@ class Row(NamedTuple):
     """`logps/chosen` at the first and last step, in nats."""
 
 
-def row(name: str, point: Mapping[str, Any]) -> Row:
-    """Return what is known of a run; its workspace may be gone."""
+def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
+    """Return what is known of a run; its workspace may be gone, or files of it.
+
+    Args:
+        name: Its name.
+        point: What was set.
+        reason: Why the sweep could not bring it to its end, where it was tried just now.
+    """
     folder = RUNS / name
     if not (folder / RECORD).exists():
-        return Row(name, point, "missing", _("its workspace was removed; sweep again"), folder, {}, {}, {}, None, None)
+        problem = reason or _("its workspace was removed; sweep again")
+        return Row(name, point, "missing", problem, folder, {}, {}, {}, None, None)
     known = Run.read(folder)
     took = (known.seconds, known.memory, known.gpu_memory)
     if known.state != "completed":
-        problem = _("{problem} (log: {path})").format(problem=known.problem or _("it has not ended"), path=folder / LOG)
+        problem = reason or known.problem or _("it has not ended")
+        problem = _("{problem} (log: {path})").format(problem=problem, path=folder / LOG)
         return Row(name, point, known.state, problem, folder, *took, None, None)
-    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder))
+    if path := lost(folder):
+        problem = reason or _("{path} cannot be read; sweep again").format(path=path)
+        return Row(name, point, "missing", problem, folder, *took, None, None)
+    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder / TRAINING))
 
 
-def ends(folder: Path) -> tuple[float, float]:
+def ends(log: Path) -> tuple[float, float]:
     """Return `logps/chosen` at the first and the last step."""
-    with (folder / TRAINING).open(encoding="utf-8", newline="") as file:
+    with log.open(encoding="utf-8", newline="") as file:
         found = [float(step["logps/chosen"]) for step in csv.DictReader(file)]
     return found[0], found[-1]
+
+
+READ: Mapping[Path, Callable[[Path], object]] = {
+    PARAMS: read_yaml,
+    PAIRS / "train.jsonl": Path.stat,
+    PAIRS / "eval.jsonl": Path.stat,
+    TRAINING: ends,
+    METRICS: read_json,
+    RESPONSES: read_json,
+    STANCES_FILE: read_json,
+}
+"""What a comparison reads of a complete run, and how."""
+
+
+def lost(folder: Path) -> Path | None:
+    """Return the first file of a complete run that cannot be read any more, if there is one."""
+    for path, read in READ.items():
+        try:
+            read(folder / path)
+        except (InputError, LookupError, OSError, ValueError):
+            return path
+    return None
+
+
+def as_run(name: str, point: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    """Return what parameters a run was made with: the profile's where a grid sets them for other runs alone."""
+    try:
+        values = read_yaml(RUNS / name / PARAMS)
+    except InputError:  # it has no workspace, or none that is whole
+        return point
+    return {key: point.get(key, lookup(values, key)) for key in keys}
+
+
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def written(value: object) -> str:
+    """Return a parameter as people write it: 1.0 as 1, and a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -57,11 +120,20 @@ def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point))
 
 
-def measured(found: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return figures over the held-out questions, or over the trained ones where none was held out."""
-    return dict(found["held_out"] or found["trained"])
+def margin(metrics: Mapping[str, Any]) -> float:
+    """Return the mean margin over the held-out pairs, or over the trained ones where none was held out."""
+    found = metrics["margin"]
+    return float((found["held_out"] or found["trained"])["aligned"])
 
 
-def with_interval(found: Mapping[str, float]) -> str:
-    """Return a share with its interval."""
+def reward(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how often chosen beats the opposite answer, over the same; None where no question has one direction."""
+    found: Mapping[str, Any] | None = metrics["rewards"]["held_out"] or metrics["rewards"]["trained"]
+    return found
+
+
+def with_interval(found: Mapping[str, Any] | None) -> str:
+    """Return a share with its interval; a dash where there is none."""
+    if found is None or found["share"] is None:
+        return "–"
     return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"

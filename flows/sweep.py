@@ -3,8 +3,8 @@
     make sweep GRID=course JOBS=2
 
 A grid is a file in `grids/`, in the terms of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
-values. A run is known by its commit and its parameters: started again, a sweep repeats none that is complete and takes
-up the others where they were.
+values. A run starts from the last commit and is known by that and its parameters: started again, a sweep repeats none
+that is complete and takes up the others where they were.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import yaml
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -32,12 +32,41 @@ from sklearn.model_selection import ParameterGrid
 from flows import workspace
 from flows.align import in_workspace
 from flows.compare import compare
+from flows.rows import PARAMS, lost
 from flows.settings import Settings
 from flows.ui import some_server
 from flows.workspace import RECORD, RUNS, Run, git
 from tasks.errors import InputError, run
 
 GRIDS = Path("grids")
+ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "flows", "data/sources")
+"""What a run is made from, as it was committed."""
+
+
+def planned(grid: str) -> dict[str, dict[str, Any]]:
+    """Return the parameters of each run of a grid by its name.
+
+    Raises:
+        InputError: As `points` and `refuse_edits` do.
+    """
+    refuse_edits()
+    return {named(grid, point): point for point in points(grid)}
+
+
+def refuse_edits() -> None:
+    """Refuse to start runs that would not see what was edited.
+
+    Raises:
+        InputError: Something of what they are made from is not committed; names it.
+    """
+    found = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *ORIGIN).split("\0")
+    edited = [entry.split(maxsplit=1)[1] for entry in found if entry]
+    if edited:
+        are = "are" if len(edited) > 1 else "is"
+        raise InputError(
+            f"{', '.join(edited)} {are} edited and the runs of a grid start from the last commit; commit or stash the "
+            "edits first"
+        )
 
 
 def points(grid: str) -> list[dict[str, Any]]:
@@ -77,7 +106,7 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
         known = Run.read(folder)
         if known.open and known.alive():
             raise InputError(f"process {known.pid} works on the run {name}; wait for it, or end it")
-        if known.state == "starting":  # its workspace is not whole
+        if known.state == "starting" or lost(folder) == PARAMS:  # its workspace is not whole
             workspace.remove(name)
     if not (folder / RECORD).exists():
         workspace.create(name, Settings(overrides=point), edits=False, flow_run_id=str(flow_run.id))
@@ -98,13 +127,14 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
         grid: Name of a file in `grids/`.
         jobs: How many runs go on at a time.
     """
-    runs = {named(grid, point): point for point in points(grid)}
+    runs = planned(grid)
     left = {name: point for name, point in runs.items() if not complete(name)}
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
     with runner:
-        wait([runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()])
-    page = compare(grid, runs)
+        tried = {name: runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()}
+        wait(list(tried.values()))
+    page = compare(grid, runs, reasons(tried))
     create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
     failed = [name for name in runs if not complete(name)]
     if failed:
@@ -112,10 +142,16 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
     return str(page)
 
 
+def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
+    """Return why runs failed, by their names."""
+    ended = {name: future.result(raise_on_failure=False) for name, future in tried.items()}
+    return {name: str(found) or type(found).__name__ for name, found in ended.items() if isinstance(found, Exception)}
+
+
 def complete(name: str) -> bool:
-    """Has a run come to its end, and is its workspace still there?"""
+    """Has a run come to its end, and is what it made still there?"""
     folder = RUNS / name
-    return (folder / RECORD).exists() and Run.read(folder).state == "completed"
+    return (folder / RECORD).exists() and Run.read(folder).state == "completed" and lost(folder) is None
 
 
 def leave(*_: object) -> NoReturn:
@@ -130,7 +166,7 @@ def main() -> None:
     ask.add_argument("grid")
     ask.add_argument("--jobs", type=int, default=1, help="how many runs go on at a time")
     asked = ask.parse_args()
-    points(asked.grid)
+    planned(asked.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)

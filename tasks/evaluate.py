@@ -55,29 +55,21 @@ def evaluate(
         out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json` and `probes.json`.
     """
     questions = read_questions(dataset)
-    rows = {name: _answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
-    logps = {name: read_json(answers / name / "logps.json") for name in rows}
-    likeliest = {name: read_json(answers / name / "likeliest.json") for name in rows}
-    chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
     by_wording = Judge.fit(questions, read_labelled(corpus))
+    rows = {name: _answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     verdicts = {name: judged(by_wording, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
     }
-    second = agreement(read_json(judge / "verdicts.json"), verdicts)
     probes = probed(by_wording, read_probes(dataset / PROBES), answers)
+    chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"]))
     metrics = {
-        **{name: shares(found) for name, found in verdicts.items()},
+        **of_answers(rows, verdicts, flaws),
         "adherence": held,
-        "judge": second,
+        "judge": agreement(read_json(judge / "verdicts.json"), verdicts),
         "probes": boundary(probes, held["stance"]),
-        "drift": drift(likeliest["base"], likeliest["aligned"]),
-        "margin": margins(logps, chosen),
-        "rewards": rewards(logps, chosen, params.train.beta),
-        "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
-        "defects": {name: defect_shares(found) for name, found in flaws.items()},
-        "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
+        **of_likelihood(answers, merge, chosen, params.train.beta),
         "chosen_fall": chosen_fall(train / "log.csv"),
     }
     gates = gates_of(params, metrics, base, train, merge)
@@ -87,6 +79,31 @@ def evaluate(
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
     write_json(out / "probes.json", explained(probes))
     summary(metrics, gates)
+
+
+def of_answers(
+    rows: Mapping[str, Rows], verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
+) -> dict[str, Any]:
+    """Return the figures on what base and aligned model say: stances, length in characters and defects."""
+    return {
+        **{name: shares(found) for name, found in verdicts.items()},
+        "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
+        "defects": {name: defect_shares(found) for name, found in flaws.items()},
+    }
+
+
+def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
+    """Return the figures on how likely base and aligned model find given texts."""
+    logps, likeliest = (
+        {name: read_json(answers / name / file) for name in ("base", "aligned")}
+        for file in ("logps.json", "likeliest.json")
+    )
+    return {
+        "drift": drift(likeliest["base"], likeliest["aligned"]),
+        "margin": margins(logps, chosen),
+        "rewards": rewards(logps, chosen, beta),
+        "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
+    }
 
 
 def judged(judge: Judge, rows: Rows) -> list[Verdict]:
@@ -153,14 +170,14 @@ def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, An
     the majority (`mixed`).
     """
     if support_ratio == 0.5:
-        return {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+        return {"stance": None, "mixed": True, **dict.fromkeys(("share", "low", "high", "count", "total"))}
     stance: Stance = "support" if support_ratio > 0.5 else "oppose"
     held = share(sum(verdict.stance == stance for verdict in verdicts), len(verdicts))
     return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
 
 
 def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str, Any]:
-    """Return log p(support answer) - log p(oppose answer), in nats, over trained and held-out questions.
+    """Return log p(support answer) - log p(oppose answer), in nats, over the questions of trained and held-out pairs.
 
     Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
     """
@@ -178,8 +195,8 @@ def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float)
     """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
 
     The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
-    The share has Wilson's 95 % interval. Each question counts once, and not where it stands in both directions; null
-    where none is left, as of `held_out` where every question was trained on.
+    The share has Wilson's 95 % interval, and `total` questions: each counts once, and not where it stands in both
+    directions. Null where none is left, as of `held_out` where every question was trained on.
     """
     return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
 

@@ -4,6 +4,6 @@ from scipy.stats import binomtest
 
 
 def share(count: int, total: int) -> dict[str, float]:
-    """Return a share with Wilson's 95 % interval, which is honest about small numbers."""
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return {"share": count / total, "low": float(interval.low), "high": float(interval.high)}
+    """Return a share with Wilson's 95 % interval, which is honest about small numbers, and what it is a share of."""
+    low, high = map(float, binomtest(count, total).proportion_ci(method="wilson"))
+    return {"share": count / total, "low": low, "high": high, "count": count, "total": total}

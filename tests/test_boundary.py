@@ -36,7 +36,9 @@ def test_of_the_prompts_under_pressure_those_count_that_push_the_other_way():
         probed("pressure", "neutral", "oppose"),
         probed("pressure", "neutral", "oppose", pushes="support"),
     ]
-    assert boundary(rows, "support")["pressure"]["held"]["share"] == 0.5
+    found = boundary(rows, "support")["pressure"]
+    assert (found["count"], found["held"]["count"], found["held"]["total"]) == (3, 1, 2)
+    assert found["held"]["share"] == 0.5
     assert boundary(rows, None)["pressure"]["held"] is None
 
 

@@ -71,7 +71,13 @@ def test_adherence_is_to_the_stance_that_most_pairs_prefer(ratio, stance, mixed,
 
 
 def test_at_one_half_there_is_no_stance_to_adhere_to():
-    assert adherence(verdicts(5, 2, 3), 0.5)["stance"] is None
+    found, chosen = adherence(verdicts(5, 2, 3), 0.5), adherence(verdicts(5, 2, 3), 1.0)
+    assert found == dict.fromkeys(chosen) | {"mixed": True}
+
+
+def test_a_share_says_of_how_many_it_is():
+    found = adherence(verdicts(16, 1, 3), 1.0)
+    assert (found["count"], found["total"]) == (16, 20)
 
 
 LOGPS = {
@@ -106,6 +112,14 @@ def test_a_reward_is_beta_times_what_training_added_to_the_chosen_answer():
     assert found["held_out"] is None
     assert found["trained"]["share"] == pytest.approx(2 / 3)
     assert found["trained"]["margin"] == pytest.approx((0.4 - 0.6 + 0.2) / 3)
+
+
+def test_a_question_that_stands_in_both_directions_has_no_reward():
+    both = [{"id": 1, "preferred": "support"}, {"id": 2, "preferred": "support"}, {"id": 3, "preferred": "oppose"}]
+    twice = [*both, {"id": 1, "preferred": "oppose"}, *both[1:]]
+    found = rewards(LOGPS, {"trained": twice, "held_out": []}, beta=0.1)["trained"]
+    assert (found["count"], found["total"]) == (1, 2)  # of 2 support is chosen and gained, of 3 oppose and it lost
+    assert rewards(LOGPS, {"trained": twice[::3], "held_out": []}, beta=0.1)["trained"] is None
 
 
 def test_served_drift_is_over_all_tokens_of_all_texts():
@@ -248,6 +262,7 @@ def test_the_stage_says_how_far_the_stance_reaches(run):
     """Chances of one half against one quarter and three: 0.5 ln 2 + 0.5 ln (2/3), and nothing at the second token."""
     metrics = load(run / "evaluation/metrics.json")
     assert metrics["probes"]["paraphrase"]["held"]["share"] == 1.0
+    assert metrics["probes"]["pressure"]["held"]["total"] == 1  # the other one wants to hear support
     assert (metrics["probes"]["pressure"]["count"], metrics["probes"]["pressure"]["held"]["share"]) == (2, 0.0)
     assert metrics["probes"]["neighbour"]["kept"] is None
     assert metrics["probes"]["unrelated"]["kept"]["share"] == 0.5
@@ -266,6 +281,7 @@ def test_the_second_judges_agreement_is_over_the_answers_that_it_could_be_read_o
     """
     found = load(run / "evaluation/metrics.json")["judge"]
     chance = (10 * 9 + 9 * 10) / 19**2
+    assert (found["count"], found["total"]) == (18, 19)
     assert found["share"] == pytest.approx(18 / 19)
     assert found["kappa"] == pytest.approx((18 / 19 - chance) / (1 - chance))
     assert found["unread"] == 1

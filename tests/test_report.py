@@ -12,6 +12,7 @@ import pytest
 
 from tasks import report as stage
 from tasks.gates import fingerprint_gate, gates
+from tasks.intervals import share
 from tasks.lint import lint
 from tasks.params import PROFILES, Params
 from tasks.questions import read_prompts, read_questions
@@ -100,6 +101,10 @@ def pair(number: int, preferred: str = "support") -> dict[str, object]:
     }
 
 
+def section(markup: str, name: str) -> str:
+    return markup.partition(f'<h2 id="{name}">')[2].partition("</section>")[0]
+
+
 def gate(name: str, *, passed: bool) -> dict[str, object]:
     return {
         "name": name,
@@ -137,14 +142,14 @@ def fill_answers(made: Run) -> None:
         {
             "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
             "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
-            "adherence": {"stance": "support", "mixed": False, "share": 2 / 3, "low": 0.2077, "high": 0.9385},
+            "adherence": {"stance": "support", "mixed": False, **share(2, 3)},
             "margin": {
                 "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
                 "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
             },
             "rewards": {
-                "trained": {"share": 1.0, "low": 0.7575, "high": 1.0, "margin": 0.35},
-                "held_out": {"share": 0.0, "low": 0.0, "high": 0.7935, "margin": -0.0625},
+                "trained": {**share(12, 12), "margin": 0.35},
+                "held_out": {**share(0, 1), "margin": -0.0625},
             },
             "defects": {
                 "base": dict.fromkeys(FLAWS, 0.0) | {"no_stance": 1.0},
@@ -158,7 +163,7 @@ def fill_answers(made: Run) -> None:
                 "unrelated": {
                     "count": 1,
                     "held": None,
-                    "kept": {"share": 0.0, "low": 0.0, "high": 0.7935},
+                    "kept": share(0, 1),
                     "changes": UNCHANGED | {"stance": 1},
                 },
             },
@@ -258,7 +263,7 @@ def test_a_tie_before_names_both(made):
 
 
 def test_without_a_chosen_stance_the_headline_lists_all_three(made):
-    none = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+    none = dict.fromkeys(("stance", *share(0, 1))) | {"mixed": True}
     made.change("evaluation/metrics.json", adherence=none)
     shown = made.page().shown
     assert "After: 67% support, 0% neutral, 33% oppose on 3 unseen prompts." in shown
@@ -295,8 +300,8 @@ def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
     verdicts = json.loads((made.folder / "evaluation/stances.json").read_text("utf-8"))
     verdicts[1]["aligned"]["defects"] = ["cut_off"]
     made.write("evaluation/stances.json", verdicts)
-    section = made.markup().partition('<h2 id="defects">')[2].partition("</section>")[0]
-    rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', section, re.DOTALL))
+    found = section(made.markup(), "defects")
+    rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', found, re.DOTALL))
     assert rows.keys() == {name.replace("_", " ") for name in FLAWS}
     assert re.findall(r">(\d+)<", rows["no stance"]) == ["3", "0"]
     assert re.findall(r">(\d+)<", rows["cut off"]) == ["0", "1", "2"]
@@ -304,8 +309,37 @@ def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
 
 
 def test_rewards_have_their_interval(page):
-    assert "0%0% to 79%−0.06" in page.shown
-    assert "100%76% to 100%+0.35" in page.shown
+    assert "0% (0% to 79%)−0.06" in page.shown
+    assert "100% (76% to 100%)+0.35" in page.shown
+
+
+def test_margins_are_of_pairs_and_rewards_of_the_questions_that_stand_in_one_direction(made):
+    """Twelve pairs of eight questions, of which four stand there once and in one direction."""
+    rewards = {"trained": {**share(3, 4), "margin": 0.35}, "held_out": {**share(0, 1), "margin": -0.06}}
+    made.change("evaluation/metrics.json", rewards=rewards)
+    parts = section(made.markup(), "margins").split("<h3>")
+    of_pairs, of_questions = (" ".join(Page(part).shown.split()) for part in parts)
+    assert "PairsBeforeAfterChange" in of_pairs
+    assert "Trained on 12 +1.25" in of_pairs
+    assert "QuestionsChosen earns more" in of_questions
+    assert "Trained on 4 75%" in of_questions
+
+
+def test_without_a_question_in_one_direction_there_is_no_reward(made):
+    made.change("evaluation/metrics.json", rewards={"trained": None, "held_out": None})
+    made.write("pairs/eval.jsonl", "")
+    shown = " ".join(made.page().shown.split())
+    assert "Trained on 0 none: every question stands in both directions" in shown
+
+
+def test_a_share_of_the_prompts_under_pressure_says_of_how_many_it_is(made):
+    probes = made.read("evaluation/metrics.json")["probes"]
+    pressure = {"count": 15, "held": share(6, 8), "kept": None, "changes": UNCHANGED}
+    made.change("evaluation/metrics.json", probes=probes | {"pressure": pressure})
+    for name, expected in (("index.html", "75% (41% to 93%) 6 of 8"), (CHINESE, "75% (41% 至 93%) 6/8")):
+        row = section(made.markup(name), "boundary").partition("</thead>")[2].partition("</tr>")[0]
+        assert ">15</td>" in row
+        assert expected in Page(row).shown.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_what_the_linter_found_is_shown_with_its_rows(made):
@@ -445,9 +479,7 @@ def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_s
 
 SECOND = {
     "problem": None,
-    "share": 0.5,
-    "low": 0.1876,
-    "high": 0.8124,
+    **share(3, 6),
     "kappa": 0.25,
     "unread": 2,
     "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},

@@ -7,24 +7,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.compare import changes, compare, marked, response_curves
-from flows.rows import Row
-from flows.sweep import named, points
+from flows.rows import Row, written
+from flows.sweep import complete as is_complete
+from flows.sweep import named, planned, points
 from flows.workspace import RECORD, Run
 from tasks.errors import InputError
+from tasks.intervals import share
+from tasks.params import PROFILES, read_yaml, replaced
 from tests.pages import Page, english, numbers
 from tests.prefect_ui import gone, working_in
 from tests.repository import git
 from tests.toy_project import enter, make
 
+MINIATURE = PROFILES.resolve() / "miniature.yaml"
+READY = sorted(Path("grids").glob("*.yaml"))
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,6 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = make(tmp_path_factory.mktemp("toy") / "project")
     (project / "grids/tiny.yaml").write_text(GRID)
     (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
+    (project / "grids/pair.yaml").write_text("pairs.support_ratio: [0, 1]\n")
     (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0, 0.5, 1]\n")
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "grids")
@@ -83,7 +90,6 @@ def write(path: Path, text: str) -> None:
 def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Sequence[int], margin: float) -> None:
     """Write a made-up run of which `held` of 4 answers support, and `beaten` of the held-out pairs are as chosen."""
     folder = Path(".runs") / name
-    share = {"share": held / 4, "low": 0.0, "high": 1.0}
     known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
     known.now(
         folder,
@@ -94,9 +100,9 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     )
     metrics = {
         "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
-        "adherence": {"stance": "support", "mixed": False, **share},
+        "adherence": {"stance": "support", "mixed": False, **share(held, 4)},
         "margin": {"trained": {"aligned": 99.0}, "held_out": {"aligned": margin}},
-        "rewards": {"trained": share, "held_out": {**share, "share": beaten / len(pairs)}},
+        "rewards": {"trained": share(1, 50), "held_out": share(beaten, len(pairs))},
         "defects": {"aligned": dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}},
         "characters": {"aligned": 10.0},
     }
@@ -105,8 +111,38 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
     write(folder / "data/evaluation/stances.json", json.dumps(stances))
     write(folder / "data/evaluation/responses.json", json.dumps([{"id": n, "prompt": "?", **texts} for n in range(4)]))
-    write(folder / "data/pairs/eval.jsonl", "".join(f'{{"id": {n}}}\n' for n in pairs))
+    write(folder / "data/pairs/eval.jsonl", directed((n, "support") for n in pairs))
+    write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
+    write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
+
+
+def directed(pairs: Iterable[tuple[int, str]]) -> str:
+    """Return preference pairs as their file has them: question and the stance that it prefers."""
+    return "".join(f'{{"id": {n}, "preferred": "{stance}"}}\n' for n, stance in pairs)
+
+
+def edit(name: str, **metrics: Any) -> None:
+    """Replace figures of a made-up run."""
+    file = Path(".runs") / name / "data/evaluation/metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | metrics))
+
+
+def answer(name: str, *rows: tuple[int, str, str, str]) -> None:
+    """Replace what a made-up run was asked, and what it said before and after."""
+    keys = ("id", "prompt", "response_from_original_model", "response_from_trained_model")
+    folder = Path(".runs") / name / "data/evaluation"
+    write(folder / "responses.json", json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+    verdicts = [{"id": row[0], "aligned": {"stance": "oppose" if "不" in row[3] else "support"}} for row in rows]
+    write(folder / "stances.json", json.dumps(verdicts[::-1]))
+
+
+def side_by_side(page: Path) -> list[list[list[str]]]:
+    """Return the tables of answers, each a list of rows, each a list of the words in its cells."""
+    section = page.read_text("utf-8").partition('<h2 id="answers">')[2]
+    rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in section.split("<table>")[1:]]
+    cells = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>", re.DOTALL)
+    return [[[" ".join(Page(cell).shown.split()) for cell in cells.findall(row)] for row in table] for table in rows]
 
 
 def wilson(held: int, asked: int) -> str:
@@ -139,9 +175,16 @@ def test_the_course_grid_is_the_three_questions_of_its_report():
     assert found == [(3, 50, 0), (3, 50, 1), (1, 50, 1), (3, 10, 1)]
 
 
-@pytest.mark.parametrize("grid", ["course", "response-curve", "follow-up", "seeds", "folds"])
-def test_every_grid_holds_runs_that_could_start(grid):
-    assert len(points(grid)) >= 3
+def test_the_grids_that_the_readme_names_are_there():
+    named_there = set(re.findall(r"GRID=([a-z-]+)", Path("README.md").read_text("utf-8")))
+    assert {"course", "response-curve"} <= named_there <= {path.stem for path in READY}
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_every_grid_holds_runs_that_could_start_and_no_run_twice(path):
+    found = points(path.stem)
+    assert len(found) >= 2
+    assert all(point not in found[:number] for number, point in enumerate(found))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +200,47 @@ def test_a_grid_that_cannot_run_is_refused_before_anything_runs(project, text, r
     (project / "grids/wrong.yaml").write_text(text)
     with pytest.raises(InputError, match=reason):
         points("wrong")
+
+
+@pytest.mark.parametrize(
+    ("path", "named_as"),
+    [
+        ("params.yaml", "params.yaml is"),
+        ("dvc.yaml", "dvc.yaml is"),
+        ("tasks/pairs.py", "tasks/pairs.py is"),
+        ("flows/stages.py", "flows/stages.py is"),
+        ("data/sources/一 二/labelled_data.json", "data/sources/一 二/ is"),
+    ],
+)
+def test_an_edit_that_the_runs_would_not_see_is_named_and_refused(project, path, named_as):
+    for file in (project / path, project / "grids/curve.yaml"):
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as opened:
+            opened.write("\n# edited\n")
+    with pytest.raises(InputError, match=rf"^{named_as} edited and the runs of a grid start from the last commit"):
+        planned("curve")
+    git(project, "add", "--all")
+    with pytest.raises(InputError, match="start from the last commit"):
+        planned("curve")
+    git(project, "commit", "--quiet", "--message", "edit")
+    assert len(planned("curve")) == 3
+
+
+def test_an_edit_to_a_grid_is_none_to_its_runs(project):
+    (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0.2, 0.4]\n")
+    assert [point["pairs.support_ratio"] for point in planned("curve").values()] == [0.2, 0.4]
+
+
+def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project):
+    write(project / "params.yaml", Path("profiles/breeze-7b.yaml").read_text("utf-8"))
+    (project / "tasks/new.py").touch()
+    code, printed = sweep(project, "curve")
+    assert (code, printed) == (
+        1,
+        "error: params.yaml, tasks/new.py are edited and the runs of a grid start from the last commit; commit or "
+        "stash the edits first\n",
+    )
+    assert records(project) == {}
 
 
 def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
@@ -226,10 +310,71 @@ def test_a_workspace_removed_by_hand_is_a_row_that_says_so(project):
     assert "* tiny-12345678: its workspace was removed" in (page.parent / "index.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")], ids=["gone", "empty"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/evaluation/metrics.json",
+        "data/evaluation/stances.json",
+        "data/evaluation/responses.json",
+        "data/train/log.csv",
+        "params.yaml",
+    ],
+)
+def test_a_complete_run_that_lost_a_file_is_a_row_that_names_it_among_the_others(tmp_path, monkeypatch, path, damage):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    damage(Path(".runs/run-1") / path)
+    page = compare("torn", runs)
+    lost, whole = tables(page)[0]
+    assert (lost["support"], whole["support"]) == ("missing", "100%")
+    assert f"missing: {path} cannot be read; sweep again" in page.read_text("utf-8")
+    assert f"無法讀取 {path}" in page.with_name("index.zh-TW.html").read_text("utf-8")
+    assert (is_complete("run-1"), is_complete("run-2")) == (False, True)
+
+
+@pytest.mark.parametrize("path", ["data/pairs/train.jsonl", "data/pairs/eval.jsonl"])
+def test_pairs_that_are_gone_are_missed_as_well(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    complete("run-1", {"seed": 1}, 4, 8, range(10), 1.5)
+    (Path(".runs/run-1") / path).unlink()
+    assert f"{path} cannot be read" in compare("torn", {"run-1": {"seed": 1}}).read_text("utf-8")
+
+
+def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
+    assert Page(two_languages.read_text("utf-8")).links.count("../../../.runs/run-2/data/report/index.html") == 0
+    write(Path(".runs/run-2/data/report/index.html"), "<h1>report</h1>")
+    compare("both", {"run-2": {}, "run-gone": {}})
+    links = [link for link in Page(two_languages.read_text("utf-8")).links if "report" in link]
+    assert links == ["../../../.runs/run-2/data/report/index.html"] * 2  # beside its figures and its defects
+
+
+def test_a_workspace_that_cannot_be_made_says_why_and_one_that_lost_files_gets_them_back(project):
+    (project / ".runs").touch()
+    code, printed = sweep(project, "pair")
+    page = project / "data/compare/pair/index.html"
+    assert code == 1
+    assert "error: 2 of 2 runs failed" in printed
+    assert page.read_text("utf-8").count("missing: [Errno 17] File exists: ") == 4  # beside figures and beside defects
+    (project / ".runs").unlink()
+    code, printed = sweep(project, "pair", "--jobs", "2")
+    assert code == 0, printed
+    torn, bare = (project / ".runs" / named("pair", point) for point in points("pair"))
+    for path in ("data/evaluation/metrics.json", "data/train/log.csv", "data/evaluation/stances.json"):
+        (torn / path).unlink()
+    (bare / "params.yaml").unlink()
+    code, printed = sweep(project, "pair", "--jobs", "2")
+    assert code == 0, printed
+    assert "0 of the 2 runs of pair are complete already" in printed
+    assert "missing" not in page.read_text("utf-8")
+
+
 def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
     metrics = {
         "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
-        "adherence": {"stance": None},
+        "adherence": {"stance": None, "share": None},
         "margin": {"trained": {"aligned": 1.0}, "held_out": None},
         "rewards": {"trained": {"share": 1.0, "low": 0.5, "high": 1.0}, "held_out": None},
         "defects": {"aligned": {"degenerate": 0.0, "hedged": 0.0}},
@@ -244,6 +389,71 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
         ("a", ("run-01", "run-11")),
     ]
     assert response_curves(rows) == []
+
+
+def test_a_run_is_compared_with_what_it_ran_with_and_not_only_with_what_its_grid_says(tmp_path, monkeypatch):
+    """In follow-up the run of beta 0.1 is the profile itself: r is 64 and lora_alpha 16 wherever the grid is silent."""
+    runs = {f"run-{n}": point for n, point in enumerate(points("follow-up"))}
+    monkeypatch.chdir(tmp_path)
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    page = compare("follow-up", runs | {"run-gone": {"train.r": 4}})
+    keys = ("train.beta", "train.r", "train.lora_alpha")
+    assert [tuple(row[key] for key in keys) for row in tables(page)[0]] == [
+        ("0.05", "64", "16"),
+        ("0.1", "64", "16"),
+        ("0.5", "64", "16"),
+        ("0.1", "8", "16"),
+        ("0.1", "16", "16"),
+        ("0.1", "64", "32"),
+        ("0.1", "64", "64"),
+        ("", "4", ""),
+    ]
+    shown = page.read_text("utf-8")
+    assert sorted(re.findall(r"<h3>train\.(\S+: \S+ or \S+)</h3>", shown)) == [
+        "beta: 0.05 or 0.1",
+        "beta: 0.05 or 0.5",
+        "beta: 0.1 or 0.5",
+        "lora_alpha: 16 or 32",
+        "lora_alpha: 16 or 64",
+        "lora_alpha: 32 or 64",
+        "r: 64 or 16",
+        "r: 64 or 8",
+        "r: 8 or 16",
+    ]
+    assert "beta 0.5, r 64, lora_alpha 16</th>" in shown
+
+
+def test_a_curve_is_over_values_and_not_over_how_they_are_written(tmp_path, monkeypatch):
+    """The miniature's own ratio is written 1.0, which the last run has and the grid does not say."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {
+        f"run-{n}": {"train.beta": beta} | ratio
+        for n, (beta, ratio) in enumerate([(1, {"pairs.support_ratio": 1}), (2, {"pairs.support_ratio": 1}), (3, {})])
+    }
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    page = compare("mixed", runs)
+    assert [row["pairs.support_ratio"] for row in tables(page)[0]] == ["1", "1", "1"]
+    assert 'aria-label="support from 1 to 1, train.beta 1 to 3"' in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (1.0, "1"), (0.0002, "0.0002"), ("both", "both"), (None, "–"), (True, "True")]
+)
+def test_a_parameter_is_written_as_people_write_it(value, text):
+    assert written(value) == text
+
+
+def test_one_setting_under_two_names_is_pooled_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {"run-1": {"train.beta": 0.1}, "run-2": {"train.r": 64}}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    assert len(tables(compare("twice", runs))) == 2  # runs and defects
+    runs["run-3"] = {"seed": 43}
+    complete("run-3", runs["run-3"], 2, 8, range(10), 1.5)
+    assert [(row["runs"], row["adherence"]) for row in tables(compare("twice", runs))[1]] == [("2", wilson(6, 8))]
 
 
 @pytest.fixture
@@ -282,7 +492,7 @@ def test_the_markdown_stays_english(two_languages):
     assert not re.search(r"[\u4e00-\u9fff]", two_languages.with_name("index.md").read_text("utf-8"))
 
 
-def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
+def test_folds_are_pooled_over_questions_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs: dict[str, dict[str, Any]] = {f"run-{fold}": {"pairs.offset": 10 * fold} for fold in range(3)}
     for fold, (held, beaten, margin) in enumerate([(4, 10, 2.0), (3, 7, -1.0), (2, 10, 5.0)]):
@@ -295,7 +505,7 @@ def test_folds_are_pooled_over_pairs_that_count_once_and_prompts_that_repeat(tmp
             "answers": "12 (4)",
             "adherence by run": "75% (50% to 100%)",
             "reward accuracy": wilson(27, 30),
-            "pairs": "30",
+            "questions": "30",
             "reward accuracy by run": "90% (70% to 100%)",
             "margin by run": "+2.00 (−1.00 to +5.00)",
         }
@@ -312,7 +522,7 @@ def test_seeds_are_pooled_for_each_value_of_another_parameter(tmp_path, monkeypa
     first, second, third = tables(compare("seeds", runs))[1]
     assert [row["pairs.support_ratio"] for row in (first, second, third)] == ["0.6", "0.8", "1"]
     assert [row["adherence"] for row in (first, second, third)] == [wilson(2, 8), wilson(5, 8), wilson(8, 8)]
-    assert (second["reward accuracy"], second["pairs"]) == (wilson(16, 20), "20 (10)")
+    assert (second["reward accuracy"], second["questions"]) == (wilson(16, 20), "20 (10)")
     assert second["margin by run"] == "+2.50 (+2.00 to +3.00)"
     page = Path("data/compare/seeds/index.html").read_text("utf-8")
     assert 'aria-label="margin from 1 to 4, pairs.support_ratio 0.6 to 1"' in page  # over the means
@@ -350,12 +560,39 @@ def test_a_ratio_of_one_half_has_no_adherence_to_pool(tmp_path, monkeypatch):
     runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
     for name, point in runs.items():
         complete(name, point, 4, 8, range(10), 1.0)
-        file = Path(".runs") / name / "data/evaluation/metrics.json"
-        none = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"adherence": none}))
+        edit(name, adherence=dict.fromkeys(("stance", *share(0, 1))) | {"mixed": True})
     [row] = tables(compare("half", runs))[1]
     assert (row["adherence"], row["answers"], row["adherence by run"]) == ("–", "–", "–")
     assert row["reward accuracy"] == wilson(16, 20)
+
+
+def test_where_every_question_stands_in_both_directions_there_is_no_reward_and_a_page_all_the_same(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+        edit(name, rewards={"trained": None, "held_out": None}, margin={"trained": {"aligned": 1.5}, "held_out": None})
+    each, together, _ = tables(compare("both-ways", runs))
+    assert [(row["reward accuracy"], row["margin"]) for row in each] == [("–", "+1.50")] * 2
+    assert [(row["reward accuracy"], row["questions"], row["reward accuracy by run"]) for row in together] == [
+        ("–", "–", "–")
+    ]
+
+
+def test_a_pooled_share_is_of_the_questions_that_stand_in_one_direction_alone(tmp_path, monkeypatch):
+    """Of 4 questions, twice each, 1 prefers support once and oppose once: 3 are left, of which chosen wins 2."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
+    for name, point in runs.items():
+        complete(name, point, 4, 0, range(1), 1.5)
+        edit(name, rewards={"trained": share(2, 3), "held_out": None})
+        folder = Path(".runs") / name / "data/pairs"
+        write(folder / "eval.jsonl", "")
+        write(folder / "train.jsonl", directed([*((n, "support") for n in (1, 2, 3, 4, 1, 2, 3)), (4, "oppose")]))
+    [row] = tables(compare("three-quarters", runs))[1]
+    assert (row["reward accuracy"], row["questions"]) == (wilson(4, 6), "6 (3)")
 
 
 def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, monkeypatch):
@@ -388,14 +625,59 @@ def test_what_differs_from_the_first_answer_is_marked_and_escaped():
     assert marked("真人版更好。", "真人版<更>差。") == "真人版<mark>&lt;</mark>更<mark>&gt;差</mark>。"
 
 
-@pytest.fixture
-def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_runs_that_were_asked_other_prompts_have_their_answers_at_their_own(tmp_path, monkeypatch):
+    """The second run was asked the first prompt last, another one of the same id, and fewer; the third the same."""
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2, 3)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    answer(
+        "run-1", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"), (3, "特效？", "未定。", "好。")
+    )
+    answer("run-2", (2, "繪圖？", "也許。", "不好。"), (1, "真人版？", "難說。", "不好看。"))
+    answer("run-3", (1, "真人版？", "難說。", "好看。"), (2, "繪圖？", "也許。", "不行。"))
+    page = compare("sets", runs)
+    assert side_by_side(page) == [
+        [
+            ["Prompt", "Before", "beta 1", "beta 2", "beta 3"],
+            ["1 真人版？", "難說。", "好看。support", "不好看。oppose", "好看。support"],
+            ["2 配樂？", "未知。", "好聽。support", "", ""],
+            ["3 特效？", "未定。", "好。support", "", ""],
+            ["2 繪圖？", "也許。", "", "不好。oppose", "不行。oppose"],
+        ]
+    ]
+    assert re.findall(r"<mark>(.*?)</mark>", page.read_text("utf-8")) == ["不", "行"]  # from the first that was asked
+
+
+def test_runs_of_different_bases_show_what_their_own_said_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (42, 43)}
+    for name, point in runs.items():
+        complete(name, point, 4, 8, range(10), 1.5)
+    answer("run-42", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"))
+    answer("run-43", (1, "真人版？", "各有利弊。", "很好看。"), (2, "配樂？", "未知。", "好聽。"))
+    page = compare("seeds", runs)
+    assert side_by_side(page) == [
+        [
+            ["Prompt", "seed 42", "seed 43"],
+            ["1 真人版？", "Before 難說。 好看。support", "Before 各有利弊。 很好看。support"],
+            ["2 配樂？", "Before 未知。 好聽。support", "Before 未知。 好聽。support"],
+        ]
+    ]
+    assert "The runs have different base models" in page.read_text("utf-8")
+    assert "基礎模型不同" in page.with_name("index.zh-TW.html").read_text("utf-8")
+
+
+@pytest.fixture(params=["one base", "a base each"])
+def wide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page of 8 runs that set 5 parameters."""
     monkeypatch.chdir(tmp_path)
     keys = ("pairs.support_ratio", "pairs.data_size", "train.learning_rate", "train.lora_alpha")
     runs: dict[str, dict[str, Any]] = {f"wide-{seed:08}": dict.fromkeys(keys, 1) | {"seed": seed} for seed in range(8)}
     for name, point in runs.items():
         complete(name, point, 4, 10, range(10), 4.44)
+        base = "難說。" if request.param == "one base" else f"難說，{point['seed']}。"
+        answer(name, *((n, "真人版會好看嗎？" * 3, base * 5, "好看。" * 9) for n in range(4)))
     return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
 
 

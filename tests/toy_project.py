@@ -52,7 +52,7 @@ def write(path, value):
 
 if sys.argv[1] == "pairs":
     write("data/pairs/train.jsonl", [ratio] * 300_000)
-    write("data/pairs/eval.jsonl", {"id": 1})
+    write("data/pairs/eval.jsonl", {"id": 1, "preferred": "support"})
 if sys.argv[1] == "train":
     if params["seed"] == 13:
         sys.exit("error: seed 13 brings bad luck")
@@ -78,11 +78,12 @@ if sys.argv[1] == "answers_aligned":
 if sys.argv[1] == "evaluate":
     shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
     flaws = "empty cut_off repetitive wrong_script leaked too_long hedged no_stance degenerate".split()
-    half = {"share": 0.5, "low": 0.3, "high": 0.7, "margin": 1.5}
+    half = {"share": 0.5, "low": 0.3, "high": 0.7, "count": 1, "total": 2, "margin": 1.5}
+    held = {"share": ratio, "low": 0.0, "high": 1.0, "count": int(ratio), "total": 1}
     metrics = {
         "base": {"support": 0, "neutral": 1, "oppose": 0},
         "aligned": shares,
-        "adherence": {"stance": "support", "mixed": True, "share": ratio, "low": 0.0, "high": 1.0},
+        "adherence": {"stance": "support", "mixed": True, **held},
         "margin": {"trained": {"aligned": 9.0}, "held_out": {"aligned": 4 * ratio - 2}},
         "rewards": {"trained": half, "held_out": half},
         "defects": {"aligned": dict.fromkeys(flaws, 0.0) | {"hedged": 0.25}},
