@@ -95,7 +95,7 @@ def as_run(name: str, point: Mapping[str, Any], keys: Sequence[str]) -> Mapping[
     """Return what parameters a run was made with: the profile's where a grid sets them for other runs alone."""
     try:
         values = read_yaml(RUNS / name / PARAMS)
-    except InputError:  # it has no workspace, or none that is whole
+    except (InputError, OSError):  # it has no workspace, or none that is whole
         return point
     return {key: point.get(key, lookup(values, key)) for key in keys}
 
