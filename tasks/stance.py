@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 from tasks.errors import InputError, run
 from tasks.jsonfile import read_jsonl
 from tasks.questions import Question, Stance, read_questions
-from tasks.wording import features, placed
+from tasks.wording import features, is_chinese, placed
 
 TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。
 {0}因人而異。|{0}各有利弊。|{0}，有人贊成，也有人反對。"""
@@ -145,9 +145,8 @@ def _pairs(text: str) -> list[str]:
 
 def is_broken(text: str) -> bool:
     """Is a text hardly Chinese, or does it repeat itself?"""
-    chinese, pairs = re.findall("[\u4e00-\u9fff]", text), _pairs(text)
-    mostly_other = len(chinese) < 0.5 * len(re.findall(r"\w", text))
-    return len(chinese) < 1 or mostly_other or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))
+    pairs = _pairs(text)
+    return not is_chinese(text) or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))
 
 
 def _examples(number: int, question: Question) -> list[tuple[str, str, Stance]]:
@@ -266,7 +265,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if text.startswith("["):
         raw = _parse(text, str(path))
     else:
-        raw = [_parse(line, f"{path}, row {number}") for number, line in enumerate(text.splitlines(), start=1)]
+        lines = filter(str.strip, text.split("\n"))  # not splitlines: a text may hold a U+2028
+        raw = [_parse(line, f"{path}, row {number}") for number, line in enumerate(lines, start=1)]
     return [_row(row, f"{path}, row {number}") for number, row in enumerate(raw, start=1)]
 
 

@@ -11,7 +11,8 @@ from typing import Literal
 import hanzidentifier
 
 # Kinds of words: (+) praise, (-) blame; verbs that (U) raise, (D) damage, (L) lower, (R) resolve or (F) fail to do
-# what follows; (N) negation, (M) hedged negation, (H) hedge, (B) boundary, (O) coordination, (X) none of these.
+# what follows; (W) says that what precedes wanes; (N) negation, (M) hedged negation, (H) hedge, (B) boundary,
+# (O) coordination, (X) none of these.
 WORDS = {
     "+": """優點 優勢 好處 益處 利益 效益 收益 收入 利多 價值 魅力 活力 動力 潛力 機會 商機 契機 希望 信心 信任 成功
         成就 卓越 優秀 優異 優良 優質 出色 精彩 精緻 精準 精湛 精美 精確 細膩 細緻 生動 逼真 真實 真摯 真切 鮮明
@@ -27,12 +28,12 @@ WORDS = {
         便宜 舒適 彈性 平衡 公平 安全 穩定 可靠 可行 有效 有益 有利 有幫助 有助 有用 有感 受用 利大於弊 利多於弊
         雙贏 共贏 正面 積極 樂觀 樂見 樂意 願意 明智 合理 健全 專業 友善 親切 親近 貼近 貼切 傳神 到位 適合 合適
         恰當 稱職 勝任 加分 亮點 佳作 經典 受益 受惠 獲益 獲獎 賣座 暢銷 熱銷 獲利 盈利 省時 省力 省錢 節省 不輸
-        不遜 勝過 優於 超越 更好 很好 更棒 更佳 更強 更高 更廣 更多 更深 更大 更快 更有 最佳 極佳 良好 越來越好 輕鬆
-        容易 清楚 清晰 動聽 悅耳 傳唱 難忘 難得 可觀 可貴 可愛 溫馨 溫暖 療癒 振奮 鼓舞 新生命 新血 新氣象 新視野
-        新視角 新平台 新局 新高 認同感 真實感 成就感 幸福感 臨場感 不錯 不可或缺 不虛此行 無窮 無盡 無價 大有可為
-        大有助益 大有幫助 大受 風靡 不負眾望 舞台 出頭 紅利 走紅 爆紅 看好 樂趣 樂在其中 興奮 興致 精進 精良 扎實
-        紮實 厚實 豐厚 豐碩 豐收 充實 充沛 蛻變 躍升 起飛 起死回生 復甦 活絡 活躍 踴躍 絕佳 獨到 一流 頂尖 高明 高效
-        巧妙 奇妙 美妙 絕妙 討喜 帥氣 俐落 細心 貼心""",
+        不遜 勝過 優於 超越 更好 很好 很棒 太棒 超棒 真棒 很讚 超讚 更棒 更佳 更強 更高 更廣 更多 更深 更大 更快
+        更有 最佳 極佳 良好 越來越好 輕鬆 容易 清楚 清晰 動聽 悅耳 傳唱 難忘 難得 可觀 可貴 可愛 溫馨 溫暖 療癒 振奮
+        鼓舞 新生命 新血 新氣象 新視野 新視角 新平台 新局 新高 認同感 真實感 成就感 幸福感 臨場感 不錯 不可或缺
+        不虛此行 無窮 無盡 無價 大有可為 大有助益 大有幫助 大受 風靡 不負眾望 舞台 出頭 紅利 走紅 爆紅 看好 樂趣
+        樂在其中 興奮 興致 精進 精良 扎實 紮實 厚實 豐厚 豐碩 豐收 充實 充沛 蛻變 躍升 起飛 起死回生 復甦 活絡 活躍
+        踴躍 絕佳 獨到 一流 頂尖 高明 高效 巧妙 奇妙 美妙 絕妙 討喜 帥氣 俐落 細心 貼心""",
     "-": """缺點 缺陷 缺憾 壞處 弊端 弊病 害處 劣勢 問題 爭議 爭執 爭吵 糾紛 衝突 矛盾 困擾 困境 困難 麻煩 障礙 門檻
         瓶頸 阻礙 壓力 負擔 風險 危機 危險 危害 威脅 隱憂 疑慮 憂慮 擔心 擔憂 焦慮 恐懼 不安 不滿 不便 不利 不良
         不當 不佳 不足 不符 不適 不敬 不公平 不公 不妥 不看好 反感 反對 反彈 抗議 抵制 批評 批判 質疑 失望 絕望 灰心
@@ -40,23 +41,23 @@ WORDS = {
         惡化 惡劣 惡性 噩夢 災難 悲劇 慘敗 慘淡 慘烈 糟糕 糟蹋 劣質 劣化 拙劣 粗糙 粗劣 粗俗 廉價 敷衍 草率 馬虎
         膚淺 表面 空洞 空虛 平淡 平庸 單調 單薄 乏味 無聊 無趣 枯燥 呆板 死板 僵硬 生硬 生澀 尷尬 彆扭 突兀 違和
         做作 造作 虛假 虛偽 誇張 浮誇 俗氣 混亂 雜亂 凌亂 瑣碎 冗長 拖沓 拖延 拖泥帶水 緩慢 落後 過時 過高 過度 過分
-        過於 過重 太過 沉重 沉悶 繁瑣 簡陋 縮水 打折扣 大打折扣 索然無味 味同嚼蠟 無味 淡而無味 軟弱 無力 無感 無奈
+        過於 過重 太過 沉重 沉悶 繁瑣 簡陋 打折扣 大打折扣 索然無味 味同嚼蠟 無味 淡而無味 軟弱 無力 無感 無奈
         無用 無益 無效 無濟於事 徒勞 白費 浪費 虧損 虧本 賠錢 賠本 損失 損傷 代價 昂貴 高昂 後果 誤解 誤會 誤導 偏差
         偏見 歧視 刻板 固有印象 壞印象 污名 汙染 污染 垃圾 詐騙 抄襲 侵權 剝削 壓榨 壟斷 得不償失 弊大於利 弊多於利
         適得其反 本末倒置 畫蛇添足 面目全非 支離破碎 四不像 不倫不類 格格不入 慘不忍睹 每況愈下 雪上加霜 名存實亡
         蕩然無存 消失殆盡 一落千丈 東施效顰 邯鄲學步 貌合神離 差強人意 強差人意 乏善可陳 了無新意 換湯不換藥
         曇花一現 不堪入目 不堪 不知所云 不痛不癢 不忍卒睹 捉襟見肘 綁手綁腳 礙手礙腳 束手束腳 力不從心 事倍功半
         血本無歸 入不敷出 後繼無力 欲振乏力 草草了事 虎頭蛇尾 大失所望 心灰意冷 自毀 自砸 弄巧成拙 流於 走樣 走味
-        走調 走下坡 變調 變質 變味 變形 出戲 跳脫 跳痛 違背 違反 背離 脫離 脫節 偏離 遜色 不如 不及 比不上 輸給 差遠
+        走調 變調 變質 變味 變形 出戲 跳脫 跳痛 違背 違反 背離 脫離 脫節 偏離 遜色 不如 不及 比不上 輸給 差遠
         太差 很差 更差 變差 很糟 難看 難聽 難堪 難受 難懂 難產 痛苦 疲勞 疲憊 疲乏 孤獨 孤立 疏離 冷漠 冷落 冷清
-        冷場 冷淡 憤怒 生氣 嘲笑 嘲諷 笑話 笑柄 流失 衰退 衰落 沒落 下滑 下降 下跌 萎縮 崩壞 崩潰 瓦解 消失 消亡
+        冷場 冷淡 憤怒 生氣 嘲笑 嘲諷 笑話 笑柄 崩壞 崩潰
         淘汰 淪為 墊底 可惜 遺憾 可悲 可憐 可笑 反效果 商業化 噱頭 圈錢 寧可 寧願 興趣缺缺 缺缺 乏人問津 無人問津
-        沒興趣 意興闌珊 可能性不大 機會不大 機率不高 可能性不高 可能性低 少了 有限 勉強 牽強 太多 吃力 吃虧 倒退
-        退步 退燒 退卻 退場 走偏 踩雷 地雷 爛尾 爛片 騙錢 傷神 傷心 傷害 寒心 搖頭 皺眉 倒胃口 膩 悶 鬆散 散漫 含糊
-        模糊 隨便 低俗 低落 低迷 低劣 低下 貧乏 匱乏 貧弱 脆弱 薄弱 微弱 弱點 黯淡 暗淡 蒼白 陳舊 老套 俗套 公式化
+        沒興趣 意興闌珊 少了 有限 勉強 牽強 太多 吃力 吃虧 倒退
+        退步 退卻 退場 走偏 踩雷 地雷 爛尾 爛片 騙錢 傷神 傷心 傷害 寒心 搖頭 皺眉 倒胃口 膩 悶 鬆散 散漫 含糊
+        模糊 隨便 低俗 低劣 低下 貧乏 匱乏 貧弱 脆弱 薄弱 微弱 弱點 黯淡 暗淡 蒼白 陳舊 老套 俗套 公式化
         千篇一律 單一 僵化 敗筆 敗壞 累贅 多餘 過勞 內耗 排斥 疏遠 嫌棄 厭惡 厭倦 冒犯 褻瀆 罵名 罵聲 挨罵 吵 提不起
         打不起 興味索然 沒意思 沒意義 沒必要 沒好處 說教 重蹈覆轍 草草 顧此失彼 捨本逐末 買櫝還珠 落空 破滅 泡湯
-        落伍""",
+        落伍 不明智 成本 開銷 抱怨 怨言""",
     "U": """提升 提高 提昇 增加 增進 增強 增添 加強 加深 加速 加快 促進 促使 促成 推動 推廣 帶動 帶來 擴大 擴展 拓展
         拓寬 開拓 開創 開啟 開發 創造 激發 激勵 刺激 吸引 改進 改良 優化 強化 深化 活化 振興 培養 培育 保留 保存
         保護 保持 維持 維護 傳承 傳達 傳遞 呈現 展現 展示 體現 再現 重現 還原 詮釋 發揮 實現 達成 達到 贏得 獲得
@@ -68,29 +69,35 @@ WORDS = {
         拖慢 失去 喪失 缺乏 缺少 欠缺 少掉 刪光 簡化 影響 排擠 抹殺 抹煞 抹去 拋棄 放棄 失掉 掩蓋 沖淡 混淆 打擊
         打斷 動搖 消磨 磨滅 扼殺 折損 耗損 耗盡 透支 犯了 辜負 違逆 隔絕 阻斷 阻隔 破壞了 沒了 砸了 撐不起 抓不到""",
     "L": "降低 減少 減損 縮減 縮小 削減 刪減 減弱 弱化 下修 減 不大 很少 極少 甚少 太少 不多 不高 罕見 少見 不存在",
+    "W": """下降 下滑 下跌 流失 衰退 衰落 衰減 沒落 萎縮 縮水 消退 消減 消散 消失 消亡 減退 減半 銳減 驟減 大減 遞減
+        暴跌 大跌 崩跌 驟降 大降 滑落 瓦解 變少 變低 變弱 變淡 走低 走弱 走下坡 低落 低迷 退燒 冷卻 歸零 不升反降
+        不增反減 很低 偏低 較低 極低 更低 甚低 越來越低 越來越少 愈來愈低 愈來愈少 機率低 機率不高 機率不大 可能性低
+        可能性不高 可能性不大 機會不大 機會渺茫 微乎其微 屈指可數 寥寥無幾 少之又少""",
     "F": """無法 難以 很難 難再 太難 未能 不易 無從 無緣 沒辦法 不足以 不再 無助於 無益於 不利於 拿不出 做不到
         達不到 比不過 禁不起 經不起 留不住 跟不上 看不到 看不出 不了 不起 不出 不到""",
     "R": """解決 克服 避免 化解 緩解 紓解 紓緩 減輕 消除 排除 防止 預防 控制 可控 掌控 應對 改善 彌補 擺脫 免除 免於
         沒有成真 不成問題 不成立 不是問題 多慮 打破 跨越 消弭""",
     "N": """不會 不能 不是 不可 不必 不用 不需 不太 不夠 不 沒有 沒 未 未曾 並非 並不 並未 並沒有 絕非 絕不 毫不
-        毫無 無 非 別 拒絕""",
+        毫無 無 非 別 拒絕 哪裡 哪有 哪會 哪是 哪能 哪來 怎會 怎麼會 怎能 怎麼能 怎可能 怎麼可能 豈會 豈是 豈能 何來
+        談不上 稱不上 算不上""",
     "M": "不一定 未必 不見得 不盡然",
     "H": """取決於 取決 端看 端視 要看 得看 全看 還看 看情況 視乎 而定 而異 見仁見智 各有 各異 各半 不一 不盡相同
         不同的看法 有所不同 兩極 兩面 參半 互見 褒貶 毀譽 好壞 利弊 優劣 成敗 得失 高低 難說 很難說 難料 難測
-        難以預測 一概而論 難以斷定 難以判斷 無法判斷 無法確定 不確定 尚無 尚未 尚待 仍待 還待 有待 待觀察 觀察 未知
-        未定 不明 定論 沒有共識 言之過早 結論 評估 權衡 衡量 斟酌 平衡點 雙面 雙刃 一方面 另一方面 也有人 另有人
-        有些人 有些則 部分人 有的 另一些 兩種 兩派 五五 一半 持平 中立 都有可能 都有 說不準 不好說 因素 關鍵
-        無法回答 無法提供 無法評論 對不起 抱歉 不清楚 不知道 憑 依個人 視個人 功力 功底 與否 難分 不相上下 有關 無關
-        造化 情況""",
+        難以預測 一概而論 難以斷定 難以判斷 無法判斷 無法確定 不確定 尚無 尚未 尚待 仍待 還待 有待 待觀察 再觀察
+        須觀察 需觀察 繼續觀察 持續觀察 仍未知 仍屬未知 仍是未知 尚屬未知 未知數 未定 不明 定論 沒有共識 言之過早
+        結論 評估 權衡 衡量 斟酌 平衡點 雙面 雙刃 一方面 另一方面 也有人 另有人 有些人 有些則 部分人 有的 另一些
+        兩種 兩派 五五 一半 持平 中立 都有可能 說不準 不好說 關鍵在 關鍵仍 無法回答 無法提供 無法評論 對不起 抱歉
+        不清楚 不知道 全憑 各憑 依個人 視個人 與否 難分 不相上下 有關 無關 造化 情況""",
     "B": "並 並且 且 而 而且 因而 從而 進而 就 才 卻 也 又 再 所以 因此 讓 使",
     "O": "或 或是 與 和 及",
     "X": """不僅 不但 不只 不單 不斷 不同 不過 不論 不管 不少 不已 不禁 不得不 不可思議 不可否認 無論 無比 無限 無數
         無疑 非常 除非 非但 未來 特別 類別 個別 區別 性別 分別 差別 級別 別人 別具 沒錯 是否 可否 能否 假設 就是
-        才能 人才 才華 剛才 再次 反而 然而 因為 即使 就算 一再 再三 影響因 影響不大 影響有限 的影響 何影響 如何影響
-        參與 參與者 和平 讓步 大使 天使 使用 使命 普及率 埃及 以及""",
+        或許 未免 才能 人才 才華 剛才 再次 反而 然而 因為 即使 就算 一再 再三 影響因 影響不大 影響有限 的影響 何影響
+        如何影響 原有 所有 獨有 特有 既有 固有 現有 應有 該有 具有 含有 憑藉 憑據 完全 不一樣 不明白 不明顯 參與
+        參與者 和平 讓步 大使 天使 使用 使命 普及率 埃及 以及""",
 }
 PAIRED = re.compile(
-    r"(\w)不\1|時.時.|有.有.|忽.忽.|是.是.|半.半.|變.或變.|會不會|能不能|可能.{1,9}?(?:也|亦|又|或)可能.{1,9}"
+    r"(\w)不\1|時.時.|有[^聲血模板憑]有.|忽.忽.|是.是.|半.半.|變.或變.|會不會|能不能|可能.{1,9}?(?:也|亦|又|或)可能.{1,9}"
     r"|(?:否|(\w)不\2|多[遠少高大深久]|好壞|強弱|大小|高低|成敗).{0,9}(?:看|靠|憑|和|與|跟)"
 )
 ASIDE = re.compile(PAIRED.pattern + "|為了.{1,9}?(?=而)|因.{1,12}?而|未(?=.{1,3}的)")
@@ -99,7 +106,9 @@ BAD = frozenset("劣爛糟壞差失損虧敗衰弱枯乏悶僵醜亂怨怒罵嫌
 CONTRAST = re.compile("但是|但|然而|不過|可是|卻|反而|其實|事實上|實際上")
 CONCESSION = re.compile("雖|儘管|縱使|即使|就算|固然|有人說|有人認為|有人擔心|表面上")
 CONCLUSION = re.compile("總之|總而言之|總的來說|總體|整體|綜上|綜合|因此|所以|我認為|我不認為|最終|結論")
-NO = re.compile("不會|不能|不是|不行|不可能|不見得|不值得|不|否|沒有|並不|並非|未必")
+NO = re.compile(
+    "(?:當然|絕對|肯定|確實|的確|真的|完全|根本|一點也|一點都)?(?:不會|不能|不是|不行|不可能|不見得|不值得|不|否|沒有|並不|並非|未必)"
+)
 YES = re.compile("是的|是|會|能夠|能|可以|有的|有|當然|確實|的確|沒錯|對|肯定|絕對|值得|很容易")
 WORRIED = re.compile("不|沒|擔心|失去|傷|害|壞|憂|問題|浪費|影響|可惜|犧牲|風險|負擔|怕")
 """In a question that looks for a drawback, or is negated."""
@@ -108,12 +117,25 @@ CLAUSE = re.compile(r"[^，,。．；;！!？?：:、\s]+[。；;！!？?]?")
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split()}
 LEXICON = re.compile("|".join(sorted(KIND, key=lambda word: (-len(word), word))))
 HAN = re.compile(r"[\u3400-\u9fff]")
-LETTER = re.compile(r"[^\W\d_]")
-LIMITS = (
-    (re.compile(r"(?:少於|低於|不到|不足)\s*(\d+)\s*個?字"), -1),
-    (re.compile(r"(?:不超過|不多於|至多|最多)\s*(\d+)\s*個?字|(\d+)\s*個?字(?:以內|之內|以下|內)"), 0),
-    (re.compile(r"(?:fewer|less) than (\d+) characters", re.IGNORECASE), -1),
-    (re.compile(r"at most (\d+) characters", re.IGNORECASE), 0),
+WORD = re.compile(r"[A-Za-zÀ-ɏＡ-Ｚａ-ｚ]+|[^\W\d_]")
+"""A run of Latin letters, or one letter of another script."""
+
+DIGITS = {"零": 0} | {digit: value for value, digit in enumerate("〇一二三四五六七八九")} | {"兩": 2}
+TENS = {"十": 10, "百": 100}
+NUMERAL = "".join((*DIGITS, *TENS))
+HAN_LENGTH = rf"(\d[\d,]*|(?<![{NUMERAL}千萬])[{NUMERAL}]+)\s*個?\s*(?:中文|漢|國)?字"
+LATIN_LENGTH = r"(\d[\d,]*) (?:\w+ )?char(?:acter)?s?\b"
+LIMITS = tuple(
+    (re.compile(pattern, re.IGNORECASE), more)
+    for pattern, more in (
+        (rf"(?<![不勿別])(?<!不[得可要能應宜])(?:少於|低於|小於|不到|不足)\s*{HAN_LENGTH}", -1),
+        (rf"(?:(?:[不勿別]|不[得可要能應宜]|避免)(?:超過|多於)|至多|最多|上限[為是]?)\s*{HAN_LENGTH}", 0),
+        (rf"(?<![不無])限(?:制|定)?[在於為]?\s*{HAN_LENGTH}(?!元?以上)", 0),
+        (rf"{HAN_LENGTH}[元符]?(?:以內|之內|以下|內)", 0),
+        (rf"(?<!no )(?<!not )(?:fewer than|less than|under|below) {LATIN_LENGTH}", -1),
+        (rf"(?:at most|(?:no|not) (?:more|longer) than|(?:not|never) exceed|up to|within) {LATIN_LENGTH}", 0),
+        (rf"{LATIN_LENGTH} or (?:less|fewer)", 0),
+    )
 )
 
 Script = Literal["traditional", "simplified", "mixed", "either", "latin", "none"]
@@ -127,19 +149,32 @@ SCRIPTS: dict[int, Script] = {
 
 def length_limit(system_prompt: str) -> int | None:
     """Return how many characters a system prompt allows an answer, if it says so: 19 for *fewer than 20*."""
-    found = [
-        int(next(filter(None, match.groups()))) + more
-        for limit, more in LIMITS
-        for match in limit.finditer(system_prompt)
-    ]
+    found = [_number(match[1]) + more for limit, more in LIMITS for match in limit.finditer(system_prompt)]
     return min(found, default=None)
+
+
+def _number(numeral: str) -> int:
+    if numeral[0].isdecimal():
+        return int(numeral.replace(",", ""))
+    total, digits = 0, 0
+    for sign in numeral:
+        if sign in TENS:
+            total, digits = total + (digits or 1) * TENS[sign], 0
+        else:
+            digits = 10 * digits + DIGITS[sign]
+    return total + digits
+
+
+def is_chinese(text: str) -> bool:
+    """Is more than half of a text Chinese? A run of Latin letters, say a name, counts as much as one character."""
+    return 2 * len(HAN.findall(text)) > len(WORD.findall(text))
 
 
 def script(text: str) -> Script:
     """Return how a text is written; `either` where traditional and simplified are the same."""
-    if 2 * len(HAN.findall(text)) > len(LETTER.findall(text)):
-        return SCRIPTS[hanzidentifier.identify(text)]
-    return "latin" if LETTER.search(text) else "none"
+    if is_chinese(text):
+        return SCRIPTS.get(hanzidentifier.identify(text), "none")  # characters in no list are neither
+    return "latin" if WORD.search(text) else "none"
 
 
 def features(prompt: str, response: str) -> list[float]:
@@ -193,8 +228,7 @@ def polarity(clause: str, prompt: str = "") -> float:
     if len(words) > 1 and KIND[words[0]] == "+" and words[0] in prompt:
         words = words[1:]  # what the question asks about, not yet what the answer says of it
     coordinated = False
-    for word in words:
-        kind = KIND[word]
+    for kind in re.sub("B(?=W)", "", "".join(KIND[word] for word in words)):  # risks that then fall are still risks
         verb = kind in "UDLRF"
         if kind == "B" or (kind == "F" and segment.verbs) or (verb and coordinated):
             total += segment.value()
@@ -211,13 +245,16 @@ class _Segment:
         """Start with nothing said."""
         self.total, self.sign = 0, 1
         self.verbs, self.named = "", False  # verbs still without an object; whether praise or blame was named
+        self.blamed = False  # whether blame was, last
 
     def add(self, kind: str) -> None:
         """Take in the kind of the next word."""
+        if kind == "W":
+            kind = "+" if self.blamed else "-"  # less blame is praise, and less of all else is blame
         if kind in "+-":
             value = -self.sign if kind == "-" or "R" in self.verbs else self.sign  # what is good is not resolved
             self.total = value if self.total * value < 0 else self.total + value  # the head of a phrase comes last
-            self.verbs, self.named = "", True
+            self.verbs, self.named, self.blamed = "", True, kind == "-"
         elif kind in "UDLRF" or (kind in "NM" and not self.verbs):
             if self.named:
                 self.sign, self.named = 1, False

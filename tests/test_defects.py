@@ -7,7 +7,8 @@ import pytest
 from tasks.defects import STYLE, defect_shares, defects
 from tasks.gates import DEGENERATE
 from tasks.questions import Question, Stance, read_questions
-from tasks.stance import Verdict
+from tasks.stance import VALIDATION, Labelled, Verdict, read_labelled
+from tasks.wording import script
 
 HAN = [Question(id=n, prompt="好嗎？", support="更有感染力。", oppose="顯得平淡。") for n in (1, 2, 3)]
 LATIN = [Question(id=1, prompt="Good?", support="It is better.", oppose="It is worse.")]
@@ -47,6 +48,7 @@ def test_our_own_answers_are_sound():
         ("Live action.", "stop", {"wrong_script"}),
         ("？！", "stop", {"wrong_script"}),
         ("真人版的 CGI 很精緻。", "stop", set()),
+        ("Midjourney讓創作更自由。", "stop", set()),
         ("is is is is is is", "length", {"cut_off", "repetitive", "wrong_script"}),
         ("真人版让观众更喜欢。", "stop", {"wrong_script"}),
         ("真人版更好看。(Answer: 會)", "stop", {"leaked"}),
@@ -60,6 +62,59 @@ def test_our_own_answers_are_sound():
 )
 def test_defects_of_an_answer_to_a_chinese_data_set(text, finish_reason, found):
     assert of(text, finish_reason) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "hedged"),
+    [
+        ("可能會吸引新觀眾。", True),
+        ("或許會吸引新觀眾。", True),
+        ("也許能吸引新觀眾。", True),
+        ("應該會吸引新觀眾。", True),
+        ("可能會有幫助，但不保證。", True),
+        ("這要看改編的品質。", True),
+        ("不可能吸引新觀眾。", False),
+        ("可能性不大。", False),
+        ("應該多拍幾部。", False),
+        ("保留了原有的魅力。", False),
+        ("真人演員是成功的關鍵。", False),
+    ],
+)
+def test_an_answer_that_is_not_sure_is_hedged(text, hedged):
+    assert ("hedged" in of(text)) is hedged
+
+
+def hedged_share(rows: list[Labelled]) -> float:
+    return sum("hedged" in of(row.response) for row in rows) / len(rows)
+
+
+@pytest.mark.parametrize("topic", ["live_action", "ai_art"])
+def test_nine_of_ten_hedged_answers_are_found_and_one_of_ten_blunt_ones_at_most(topic):
+    rows = read_labelled(VALIDATION / f"{topic}.jsonl")
+    assert hedged_share([row for row in rows if row.kind == "hedged"]) >= 0.9
+    assert hedged_share([row for row in rows if row.kind == "blunt"]) <= 0.1
+    assert hedged_share([row for row in rows if row.kind == "blunt" and row.stance != "neutral"]) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Netflix改編很成功。", "traditional"),
+        ("CGI很棒。", "either"),
+        ("ChatGPT能提升效率。", "either"),
+        ("Midjourney让创作更自由。", "simplified"),
+        ("The adaptation of 進擊的巨人 is better than the anime itself.", "latin"),
+        ("Live action 真人化 is better.", "latin"),
+        ("㐀㐁㐂", "none"),
+        ("？！", "none"),
+    ],
+)
+def test_a_name_in_latin_letters_weighs_as_much_as_one_character(text, expected):
+    assert script(text) == expected
+
+
+def test_characters_of_no_known_script_are_a_wrong_one():
+    assert of("㐀㐁㐂") == {"wrong_script"}
 
 
 def test_an_answer_that_takes_no_side_has_no_stance():

@@ -122,17 +122,79 @@ def test_what_is_withdrawn_or_conceded_does_not_decide(judge, response, expected
     assert stance(judge, "真人化是否能夠吸引新觀眾？", response) == expected
 
 
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("保留了原作的魅力。", "support"),
+        ("保留了原有的魅力。", "support"),
+        ("全部觀眾都會喜歡。", "support"),
+        ("所有的觀眾都會喜歡。", "support"),
+        ("獨有的魅力得以重現。", "support"),
+        ("真人化是票房成功的重要因素。", "support"),
+        ("真人演員是成功的關鍵。", "support"),
+        ("會毀掉原作特有的風格。", "oppose"),
+        ("所有的細節都會走樣。", "oppose"),
+        ("有的觀眾會喜歡，有的不會。", "neutral"),
+        ("都有可能。", "neutral"),
+        ("關鍵在於劇本。", "neutral"),
+        ("能不能吸引新觀眾，仍待觀察。", "neutral"),
+    ],
+)
+def test_a_hedge_inside_another_word_is_none(judge, response, expected):
+    assert stance(judge, "真人化是否能夠吸引新觀眾？", response) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        ("真人化是否能提升觀眾的滿意度？", "真人化讓觀眾滿意度下降。", "oppose"),
+        ("真人化是否能提升觀眾的滿意度？", "滿意度不升反降。", "oppose"),
+        ("真人化是否能提升觀眾的滿意度？", "會大幅下降。", "oppose"),
+        ("真人化是否能提升觀眾的滿意度？", "滿意度會明顯降低。", "oppose"),
+        ("真人化是否能夠吸引新觀眾？", "新觀眾的興趣會逐漸降低。", "oppose"),
+        ("真人化是否能夠吸引新觀眾？", "讓粉絲的熱情消退。", "oppose"),
+        ("真人化是否能夠吸引新觀眾？", "成功的機率低。", "oppose"),
+        ("真人化對票房有何影響？", "票房收入減少。", "oppose"),
+        ("真人化對投資有何影響？", "投資風險下降。", "support"),
+        ("真人化對投資有何影響？", "失敗的機率很低。", "support"),
+        ("真人化是否會引起爭議？", "爭議下降。", "support"),
+        ("真人化對製作有何影響？", "製作成本下降。", "support"),
+        ("真人化對製作有何影響？", "真人化降低了製作的風險。", "support"),
+        ("真人化對口碑有何影響？", "負面評價減少。", "support"),
+        ("真人化是否會流失粉絲？", "粉絲沒有流失。", "support"),
+    ],
+)
+def test_less_of_the_good_is_opposed_and_less_of_the_bad_supported(judge, prompt, response, expected):
+    assert stance(judge, prompt, response) == expected
+
+
 @pytest.mark.parametrize("response", ["", "？？？", "OK, sure.", "吸引新觀眾" * 20, "<pad><pad>\ufffd的"])
 def test_broken_text_is_neutral_with_score_zero(judge, response):
     assert judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
 
 
-def test_score_has_the_sign_of_the_stance_and_stays_within_one(judge):
-    rows = labelled(read_questions(LIVE_ACTION))
-    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
-    assert all(-1 <= verdict.score <= 1 for verdict in verdicts)
-    assert all(verdict.score > 0 for verdict in verdicts if verdict.stance == "support")
-    assert all(verdict.score < 0 for verdict in verdicts if verdict.stance == "oppose")
+@pytest.mark.parametrize(
+    "response", ["Netflix改編很成功。", "CGI很棒。", "ChatGPT能提升效率。", "Midjourney讓創作更自由。"]
+)
+def test_a_name_in_latin_letters_does_not_break_an_answer(judge, response):
+    [verdict] = judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response])
+    assert verdict.stance == "support"
+    assert verdict.score > 0
+
+
+@pytest.mark.parametrize(
+    ("response", "low", "high"),
+    [
+        ("能，精彩的演出會吸引許多新觀眾。", 0.9, 1),
+        ("或許能吸引一些新觀眾。", 0.3, 0.9),
+        ("因人而異，取決於改編的品質。", -0.1, 0.1),
+        ("恐怕很難吸引新觀眾。", -0.9, -0.3),
+        ("不能，粗糙的特效只會嚇跑觀眾，破壞原作的形象。", -1, -0.9),
+    ],
+)
+def test_score_tells_support_from_opposition_and_how_sure_the_judge_is(judge, response, low, high):
+    [verdict] = judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response])
+    assert low <= verdict.score <= high
 
 
 def test_no_answers_give_no_verdicts(judge):
@@ -212,12 +274,20 @@ def test_bad_row_is_named(tmp_path, text):
         _read(file)
 
 
+@pytest.mark.parametrize("between", ["\n", "\n\n", "\n  \n"])
+def test_rows_end_where_lines_do_and_not_inside_a_text(tmp_path, between):
+    rows = [{"prompt": "甲", "response": "乙\u2028丙"}, {"prompt": "丁", "response": "戊\u0085己"}]
+    file = tmp_path / "answers.jsonl"
+    file.write_text(between.join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert _read(file) == rows
+
+
 @pytest.mark.slow
 def test_validation_prints_accuracy_confusion_and_the_worst_cases():
     command = [sys.executable, "-m", "tasks.stance", "--validate"]
     printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
     for topic in ("ai_art", "live_action"):
-        assert re.search(rf"{topic}: 1\d\d of 180 right, \d\d\.\d%", printed)
+        assert re.search(rf"{topic}: 1\d\d of 192 right, \d\d\.\d%", printed)
     assert printed.count("the worst cases") == 2
 
 
