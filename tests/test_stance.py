@@ -14,6 +14,7 @@ import pytest
 from tasks.errors import InputError
 from tasks.questions import Question, Stance, read_questions
 from tasks.stance import CORPUS, SOURCES, STANCES, VALIDATION, Judge, _read, judged, read_labelled
+from tasks.wording import polarity
 
 LIVE_ACTION = Path("data/sources/live_action")
 TAUGHT = read_labelled(CORPUS)
@@ -168,6 +169,25 @@ def test_less_of_the_good_is_opposed_and_less_of_the_bad_supported(judge, prompt
     assert stance(judge, prompt, response) == expected
 
 
+@pytest.mark.parametrize(
+    ("clause", "expected"),
+    [
+        ("品質下滑", -1),
+        ("爭議減退", 1),
+        ("爭議也下降", 1),
+        ("爭議不會下降", -2),
+        ("人氣不會下降", 1),
+        ("避免人才流失", 1),
+        ("降低流失率", 1),
+        ("成功的機率低", -1),
+        ("失敗的機率低", 1),
+        ("哪裡失去了", 1),
+    ],
+)
+def test_what_wanes_counts_against_what_is_named_before_it(clause, expected):
+    assert polarity(clause) == expected
+
+
 @pytest.mark.parametrize("response", ["", "？？？", "OK, sure.", "吸引新觀眾" * 20, "<pad><pad>\ufffd的"])
 def test_broken_text_is_neutral_with_score_zero(judge, response):
     assert judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
@@ -186,13 +206,13 @@ def test_a_name_in_latin_letters_does_not_break_an_answer(judge, response):
     ("response", "low", "high"),
     [
         ("能，精彩的演出會吸引許多新觀眾。", 0.9, 1),
-        ("或許能吸引一些新觀眾。", 0.3, 0.9),
+        ("或許能吸引一些新觀眾。", 0.2, 0.8),
         ("因人而異，取決於改編的品質。", -0.1, 0.1),
-        ("恐怕很難吸引新觀眾。", -0.9, -0.3),
+        ("恐怕很難吸引新觀眾。", -1, -0.8),
         ("不能，粗糙的特效只會嚇跑觀眾，破壞原作的形象。", -1, -0.9),
     ],
 )
-def test_score_tells_support_from_opposition_and_how_sure_the_judge_is(judge, response, low, high):
+def test_score_is_near_one_for_support_minus_one_for_opposition_and_zero_for_neither(judge, response, low, high):
     [verdict] = judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response])
     assert low <= verdict.score <= high
 

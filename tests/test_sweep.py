@@ -350,14 +350,16 @@ def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
     assert links == ["../../../.runs/run-2/data/report/index.html"] * 2  # beside its figures and its defects
 
 
-def test_a_workspace_that_cannot_be_made_says_why_and_one_that_lost_files_gets_them_back(project):
-    (project / ".runs").touch()
+def test_a_workspace_that_cannot_be_made_says_why_and_one_that_lost_files_gets_them_back(project, monkeypatch):
+    no_clone = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "never"}
+    for name, value in no_clone.items():
+        monkeypatch.setenv(name, value)
     code, printed = sweep(project, "pair")
     page = project / "data/compare/pair/index.html"
     assert code == 1
     assert "error: 2 of 2 runs failed" in printed
-    assert page.read_text("utf-8").count("missing: [Errno 17] File exists: ") == 4  # beside figures and beside defects
-    (project / ".runs").unlink()
+    assert Page(page.read_text("utf-8")).shown.count("missing: `git clone --quiet` failed: fatal: transport") == 4
+    monkeypatch.delenv("GIT_CONFIG_COUNT")
     code, printed = sweep(project, "pair", "--jobs", "2")
     assert code == 0, printed
     torn, bare = (project / ".runs" / named("pair", point) for point in points("pair"))
