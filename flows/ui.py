@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from prefect.context import refresh_global_settings_context
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL
 
 from flows.guard import guarded, release
@@ -92,6 +94,11 @@ def some_server() -> Iterator[None]:
         configure(f"{address}/api")
         yield
     finally:
+        for worker in (
+            EventsWorker,
+            APILogWorker,
+        ):  # else they ask for a server at the end of the process, for a minute
+            worker.drain_all(timeout=5)
         release(server)
         configure("")
 
