@@ -97,7 +97,7 @@ def some_server() -> Iterator[None]:
         for worker in (
             EventsWorker,
             APILogWorker,
-        ):  # else they ask for a server at the end of the process, for a minute
+        ):  # which else ask for a server for a minute
             worker.drain_all(timeout=5)
         release(server)
         configure("")
