@@ -11,7 +11,7 @@ from typing import Literal
 import hanzidentifier
 
 # Kinds of words: (+) praise, (-) blame; verbs that (U) raise, (D) damage, (L) lower, (R) resolve or (F) fail to do
-# what follows; (W) says that what precedes wanes; (N) negation, (M) hedged negation, (H) hedge, (B) boundary,
+# what follows; (W) what precedes wanes; (N) negation, (M) hedged negation, (H) hedge, (B) boundary,
 # (O) coordination, (X) none of these.
 WORDS = {
     "+": """優點 優勢 好處 益處 利益 效益 收益 收入 利多 價值 魅力 活力 動力 潛力 機會 商機 契機 希望 信心 信任 成功
@@ -83,8 +83,8 @@ WORDS = {
     "M": "不一定 未必 不見得 不盡然",
     "H": """取決於 取決 端看 端視 要看 得看 全看 還看 看情況 視乎 而定 而異 見仁見智 各有 各異 各半 不一 不盡相同
         不同的看法 有所不同 兩極 兩面 參半 互見 褒貶 毀譽 好壞 利弊 優劣 成敗 得失 高低 難說 很難說 難料 難測
-        難以預測 一概而論 難以斷定 難以判斷 無法判斷 無法確定 不確定 尚無 尚未 尚待 仍待 還待 有待 待觀察 再觀察
-        須觀察 需觀察 繼續觀察 持續觀察 仍未知 仍屬未知 仍是未知 尚屬未知 未知數 未定 不明 定論 沒有共識 言之過早
+        難以預測 一概而論 難以斷定 難以判斷 無法判斷 無法確定 不確定 尚無 尚未 尚待 仍待 還待 有待 觀察 仍未知
+        仍屬未知 仍是未知 尚屬未知 未知數 未定 不明 定論 沒有共識 言之過早
         結論 評估 權衡 衡量 斟酌 平衡點 雙面 雙刃 一方面 另一方面 也有人 另有人 有些人 有些則 部分人 有的 另一些
         兩種 兩派 五五 一半 持平 中立 都有可能 說不準 不好說 關鍵在 關鍵仍 無法回答 無法提供 無法評論 對不起 抱歉
         不清楚 不知道 全憑 各憑 依個人 視個人 與否 難分 不相上下 有關 無關 造化 情況""",
@@ -93,8 +93,8 @@ WORDS = {
     "X": """不僅 不但 不只 不單 不斷 不同 不過 不論 不管 不少 不已 不禁 不得不 不可思議 不可否認 無論 無比 無限 無數
         無疑 非常 除非 非但 未來 特別 類別 個別 區別 性別 分別 差別 級別 別人 別具 沒錯 是否 可否 能否 假設 就是
         或許 未免 才能 人才 才華 剛才 再次 反而 然而 因為 即使 就算 一再 再三 影響因 影響不大 影響有限 的影響 何影響
-        如何影響 原有 所有 獨有 特有 既有 固有 現有 應有 該有 具有 含有 憑藉 憑據 完全 不一樣 不明白 不明顯 參與
-        參與者 和平 讓步 大使 天使 使用 使命 普及率 埃及 以及""",
+        如何影響 原有 所有 獨有 特有 既有 固有 現有 應有 該有 具有 含有 觀察力 觀察入微 觀察者 觀察家 觀察員 觀察到
+        憑藉 憑據 完全 不一樣 不明白 不明顯 參與 參與者 和平 讓步 大使 天使 使用 使命 普及率 埃及 以及""",
 }
 PAIRED = re.compile(
     r"(\w)不\1|時.時.|有[^聲血模板憑]有.|忽.忽.|是.是.|半.半.|變.或變.|會不會|能不能|可能.{1,9}?(?:也|亦|又|或)可能.{1,9}"
@@ -117,7 +117,7 @@ CLAUSE = re.compile(r"[^，,。．；;！!？?：:、\s]+[。；;！!？?]?")
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split()}
 LEXICON = re.compile("|".join(sorted(KIND, key=lambda word: (-len(word), word))))
 HAN = re.compile(r"[\u3400-\u9fff]")
-WORD = re.compile(r"[A-Za-zÀ-ɏＡ-Ｚａ-ｚ]+|[^\W\d_]")
+WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏＡ-Ｚａ-ｚ]+|[^\W\d_]")
 """A run of Latin letters, or one letter of another script."""
 
 DIGITS = {"零": 0} | {digit: value for value, digit in enumerate("〇一二三四五六七八九")} | {"兩": 2}
@@ -228,7 +228,8 @@ def polarity(clause: str, prompt: str = "") -> float:
     if len(words) > 1 and KIND[words[0]] == "+" and words[0] in prompt:
         words = words[1:]  # what the question asks about, not yet what the answer says of it
     coordinated = False
-    for kind in re.sub("B(?=W)", "", "".join(KIND[word] for word in words)):  # risks that then fall are still risks
+    kinds = "".join(KIND[word] for word in words)
+    for kind in re.sub("B(?=W)", "", kinds):  # 也 or 就 does not part what wanes from its subject
         verb = kind in "UDLRF"
         if kind == "B" or (kind == "F" and segment.verbs) or (verb and coordinated):
             total += segment.value()
@@ -245,7 +246,7 @@ class _Segment:
         """Start with nothing said."""
         self.total, self.sign = 0, 1
         self.verbs, self.named = "", False  # verbs still without an object; whether praise or blame was named
-        self.blamed = False  # whether blame was, last
+        self.blamed = False  # whether what was named last is blame
 
     def add(self, kind: str) -> None:
         """Take in the kind of the next word."""

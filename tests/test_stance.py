@@ -141,6 +141,8 @@ def test_what_is_withdrawn_or_conceded_does_not_decide(judge, response, expected
         ("都有可能。", "neutral"),
         ("關鍵在於劇本。", "neutral"),
         ("能不能吸引新觀眾，仍待觀察。", "neutral"),
+        ("值得觀察。", "neutral"),
+        ("演員的觀察力讓角色更生動。", "support"),
     ],
 )
 def test_a_hedge_inside_another_word_is_none(judge, response, expected):
