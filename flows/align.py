@@ -13,7 +13,6 @@ import random
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -122,7 +121,7 @@ def push(folder: Path) -> None:
 
 def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
     """Return a log that also shows, as a bar in the UI, how far training or answering is."""
-    key, bar, lost = f"{stage}-progress".replace("_", "-"), list[UUID](), threading.Event()
+    key, bar, lost = f"{stage}-progress".replace("_", "-"), list[UUID](), False
 
     def show(found: re.Match[str]) -> None:
         said = f"{found[1]}, {found[4]} s left"
@@ -131,12 +130,13 @@ def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
         update_progress_artifact(bar[0], progress=100 * int(found[2]) / int(found[3]), description=said)
 
     def line(text: str) -> None:
+        nonlocal lost
         log(text)
-        if (found := STEP.search(text)) and not lost.is_set():
+        if (found := STEP.search(text)) and not lost:
             try:
                 show(found)
             except (httpx.HTTPError, PrefectException) as error:  # what is shown may not end what is done
-                lost.set()
+                lost = True
                 log(f"the progress of {stage} is not shown any more ({type(error).__name__}: {error})")
 
     return line

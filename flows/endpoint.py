@@ -185,7 +185,7 @@ class Endpoint:
             raise InputError(f"{found} after {up_for:.0f} s; expected one that stays: look there, then make serve")
         print(f"{found}; it is started again, and requests wait", flush=True)
         self._end(ended)
-        self.live = self._again(ended, lambda text: print(text, flush=True))
+        self.live = self._again(ended, aloud)
         self._answer_from(self.live, self.slot)
 
     def _again(self, ended: Engine, say: Say) -> Engine:
@@ -215,7 +215,7 @@ class Endpoint:
             self.live = self._start(wanted, candidate, say)
         except Exception as error:
             try:
-                self.live = self._again(old, lambda text: print(text, flush=True))  # whoever asked may have left
+                self.live = self._again(old, aloud)  # whoever asked may have left
             except InputError as worse:
                 raise InputError(f"{error}; and {old.candidate.name} does not start again: {worse}") from None
             self._answer_from(self.live, slot)
@@ -242,6 +242,11 @@ class Endpoint:
         engine.end()
         if engine in self.running:  # else it was ended before, for one that did not start
             self.running.remove(engine)
+
+
+def aloud(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
 
 
 def other(slot: Slot) -> Slot:

@@ -10,7 +10,7 @@ from flows.workspace import LOG, RECORD, RUNS, Run
 from tasks.errors import InputError
 from tasks.jsonfile import read_json
 from tasks.language import _
-from tasks.params import read_yaml
+from tasks.params import lookup, read_yaml
 
 PARAMS = Path("params.yaml")
 PAIRS = Path("data/pairs")
@@ -98,14 +98,6 @@ def as_run(name: str, point: Mapping[str, Any], keys: Sequence[str]) -> Mapping[
     except (InputError, OSError):  # it has no workspace, or none that is whole
         return point
     return {key: point.get(key, lookup(values, key)) for key in keys}
-
-
-def lookup(values: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None where there is none."""
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
 
 
 def written(value: object) -> str:

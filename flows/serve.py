@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from flows import orders
-from flows.endpoint import Endpoint, state
+from flows.endpoint import Endpoint, aloud, state
 from flows.engine import START, Wanted
 from flows.guard import DETACHED
 from flows.lock import alone
@@ -47,7 +47,7 @@ def serve(wanted: Wanted, host: str, port: int) -> None:
     with alone(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
         up = Endpoint(host, port)
         try:
-            print(up.open(wanted, say), flush=True)
+            print(up.open(wanted, aloud), flush=True)
             orders.stay(up)
         finally:
             up.close()
@@ -160,11 +160,6 @@ def await_up(process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> 
             raise InputError(f"the endpoint did not start: {said}")
         time.sleep(0.2)
     raise InputError(f"the endpoint did not start in {START} s; see {LOG}")
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)
 
 
 def address_in(line: str) -> str:

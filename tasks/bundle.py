@@ -15,7 +15,6 @@ from tasks import params
 from tasks.card import Part, card
 from tasks.errors import InputError
 from tasks.hub import Entry, File, blob_id, digest
-from tasks.params import IN_ADDRESS
 from tasks.weights import Base
 
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -23,7 +22,7 @@ EVALUATED = ("data/evaluation/responses.json", "data/evaluation/gates.json")
 BESIDE = ("params.yaml", "dvc.lock", "data/merge/fingerprint.json", *EVALUATED)
 CARD = "README.md"
 ADAPTER_CONFIG = "adapter_config.json"
-SECRET = re.compile(rf"{IN_ADDRESS.pattern}|\bhf_[A-Za-z0-9]{{30,}}")
+SECRET = re.compile(rf"{params.IN_ADDRESS.pattern}|\bhf_[A-Za-z0-9]{{30,}}")
 TOKENIZER = re.compile(r"(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template)[^/]*")
 """What a chat needs beside an adapter; training changes none of it."""
 

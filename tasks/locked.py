@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tasks.errors import InputError
 from tasks.hub import CHUNK
 from tasks.jsonfile import read_json
-from tasks.params import read_yaml
+from tasks.params import lookup, read_yaml
 
 FILES = Path("data/merge/files.json")
 """The files of the merged model and their hashes."""
@@ -74,18 +73,10 @@ def changed(run: Path) -> list[str]:
     outs = {path for made in outputs(run).values() for path in made}
     for stage in read_yaml(run / "dvc.lock")["stages"].values():
         wanted = stage.get("params", {}).get("params.yaml", {})
-        found |= {key for key, value in wanted.items() if _value(params, key) != value}
+        found |= {key for key, value in wanted.items() if lookup(params, key) != value}
         deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in outs}
         found |= {path for path, known in deps.items() if not (run / path).exists() or md5(run / path) != known}
     return sorted(found)
-
-
-def _value(params: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key, None where there is none."""
-    value: Any = params
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def md5(path: Path) -> str:

@@ -375,6 +375,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the values of a profile with some of them replaced, checked.
 
