@@ -22,22 +22,22 @@ help: ## this list
 
 repro: environment ## make the environment if there is none, then everything that is out of date, report included
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "This folder is not a git checkout, and DVC needs one: clone the repository." >&2; exit 1; }
-	@.venv/bin/python -m tasks.preflight
+	@.venv/bin/python -m stance preflight
 	@.venv/bin/dvc repro
 	@echo "The report: data/report/index.html"
 
 profile: environment ## write params.yaml for another profile: make profile NAME=breeze-7b
 	@test -n "$(NAME)" || { echo "Which profile? For example: make profile NAME=breeze-7b" >&2; exit 2; }
-	@.venv/bin/python -m tasks.profile "$(NAME)"
+	@.venv/bin/python -m stance profile "$(NAME)"
 
 preflight: environment ## check parameters against data and machine, in seconds
-	@.venv/bin/python -m tasks.preflight
+	@.venv/bin/python -m stance preflight
 
 ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300
-	@.venv/bin/python -m flows.ui
+	@.venv/bin/python -m flows.server
 
 serve: environment ## the model behind an OpenAI-style endpoint until Ctrl+C: make serve, make serve PORT=8100 RUN=NAME
-	@.venv/bin/python -m flows.serve $(if $(RUN),--run "$(RUN)")
+	@.venv/bin/python -m stance serve $(if $(RUN),--run "$(RUN)")
 
 sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
@@ -45,14 +45,14 @@ sweep: environment ## a grid of runs and the page that compares them: make sweep
 
 pdf: environment ## settings and answers for the course: make pdf STUDENT=b09901000, of runs with RUNS="NAME NAME"
 	@test -n "$(STUDENT)" || { echo "Whose? For example: make pdf STUDENT=b09901000" >&2; exit 2; }
-	@.venv/bin/python -m tasks.listing "$(STUDENT)" $(addprefix .runs/,$(RUNS))
+	@.venv/bin/python -m stance pdf "$(STUDENT)" $(addprefix .runs/,$(RUNS))
 
 worker: environment ## take runs from a Prefect server elsewhere: make worker POOL=stance, with PREFECT_API_URL
 	@.venv/bin/python -m flows.worker
 
 chat: environment ## a page in the browser to talk to what `make serve` serves: make chat, make chat CHAT_PORT=8600
 	@requirements/install.sh requirements/chat.txt
-	@.venv/bin/python -m flows.chat "$(CHAT_PORT)"
+	@.venv/bin/python -m stance chat "$(CHAT_PORT)"
 
 test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest

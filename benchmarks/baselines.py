@@ -21,11 +21,11 @@ from peft import LoraConfig  # noqa: E402
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 
-from tasks.chat import conversation, encode, load_tokenizer  # noqa: E402
-from tasks.jsonfile import read_jsonl, write_json  # noqa: E402
-from tasks.model import load, nf4  # noqa: E402
-from tasks.questions import read_prompts  # noqa: E402
-from tasks.train import adapter_in_fp32  # noqa: E402
+from stance.data.chat import conversation, encode, load_tokenizer  # noqa: E402
+from stance.data.questions import read_prompts  # noqa: E402
+from stance.machine.files import read_jsonl, write_json  # noqa: E402
+from stance.models.loading import load, nf4  # noqa: E402
+from stance.training.dpo import adapter_in_fp32  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SYSTEM = "回覆請少於20字"

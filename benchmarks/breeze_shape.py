@@ -26,8 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tasks.miniature import make_tokenizer
-from tasks.questions import read_questions
+from stance.data.questions import read_questions
+from stance.training.miniature import make_tokenizer
 
 QUESTIONS = Path("data/sources/live_action")
 

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.watch import Cost, cost
-from tasks.jsonfile import read_json, read_jsonl, write_json
-from tasks.params import compose
-from tasks.stance import CORPUS
+from stance.config.profiles import compose
+from stance.evaluation.validation import CORPUS
+from stance.machine.files import read_json, read_jsonl, write_json
 
 SOURCE = Path("data/sources/live_action")
 PROMPTS = 10

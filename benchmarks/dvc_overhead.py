@@ -24,7 +24,7 @@ import yaml
 from dvc_data.hashfile.hash import file_md5
 from dvc_objects.fs.local import LocalFileSystem
 
-from tasks.jsonfile import write_json
+from stance.machine.files import write_json
 
 SHARDS, ADAPTER = 4, 109 * 2**20
 WRITE = """
@@ -42,7 +42,16 @@ print(f"wrote {time.monotonic() - began:.3f}")
 
 def project(folder: Path, gib: float) -> None:
     """Copy what DVC reads, with commands that only write the outputs."""
-    for name in ("tasks", "data/sources", ".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+    for name in (
+        "stance",
+        "tasks",
+        "data/sources",
+        ".dvc/config",
+        ".dvcignore",
+        ".gitignore",
+        "dvc.yaml",
+        "params.yaml",
+    ):
         copy = shutil.copytree if Path(name).is_dir() else shutil.copyfile
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(name, folder / name)

@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.course_run import stage, write_dataset, write_params
-from tasks.chat import encode, load_tokenizer
-from tasks.engine import ENVIRONMENT, MAX_NUM_SEQS, decoding_settings
-from tasks.jsonfile import read_jsonl, write_json
-from tasks.params import Params
+from stance.config.params import Params
+from stance.data.chat import encode, load_tokenizer
+from stance.inference.batch import ENVIRONMENT, MAX_NUM_SEQS, decoding_settings
+from stance.machine.files import read_jsonl, write_json
 
 PAIRS = (50, 500, 5000)
 PROMPTS = (10, 100, 1000)

@@ -16,8 +16,8 @@ from statistics import mean
 
 from openai import AsyncOpenAI
 
-from tasks.access import read_key
-from tasks.jsonfile import read_json
+from stance.client.local import read_key
+from stance.machine.files import read_json
 
 STATE = Path(".serve/state.json")
 

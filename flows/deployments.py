@@ -14,11 +14,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, State
 
-from flows import workspace
 from flows.align import align
 from flows.release import release
-from flows.serving import serve as serve_flow
+from flows.serve import serve as serve_flow
 from flows.sweep import sweep
+from stance.runs import workspace
 
 
 def mark_crashed() -> list[str]:

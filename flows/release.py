@@ -27,31 +27,29 @@ from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.align import PATIENCE, VERDICT, gate_table, in_workspace, own_workspace
-from flows.lock import alone
-from flows.runs import finished
-from flows.serve import require_place, serve_run
+from flows.align import in_workspace, own_workspace
+from flows.artifacts import VERDICT, gate_table
+from flows.server import some_server
 from flows.settings import Settings
-from flows.ui import some_server
-from tasks.candidate import MERGED, read_gate
-from tasks.errors import InputError, Unreachable
-from tasks.gates import Gate, require
-from tasks.jsonfile import read_json, write_json
-from tasks.locked import changed
-from tasks.params import Hub, Params
-from tasks.preflight import check_token
-from tasks.provenance import PUSHED, RECORD, RELEASE, provenance, pushed, release_id
-from tasks.push import OUTPUTS
-from tasks.push import push as push_to_hub
-from tasks.smoke import smoke
-from tasks.verify import files_gate
+from flows.steps import PATIENCE
+from stance.client.smoke import smoke
+from stance.config.params import Params
+from stance.config.release import Hub
+from stance.data.records import Gate, require
+from stance.errors import InputError, Unreachable
+from stance.machine.files import read_json, write_json
+from stance.machine.locks import exclusive
+from stance.preflight.checks import check_token
+from stance.release.held import BEFORE, BESIDE, PROVENANCE, link, put_back
+from stance.release.push import OUTPUTS
+from stance.release.push import push as push_to_hub
+from stance.runs.catalogue import finished
+from stance.runs.lockfile import changed
+from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed, release_id
+from stance.serving.candidate import MERGED, read_gate
+from stance.serving.command import require_place, serve_run
+from stance.serving.file_checks import files_gate
 
-BESIDE = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/evaluation/responses.json")
-"""What a release holds besides the two models."""
-BEFORE = RELEASE.with_name("release.before")
-"""What was released before, for as long as the engine may still refuse the new one."""
-PROVENANCE = "provenance.json"
-"""What a server in a container says of the model, which has no checkout of its run."""
 SHOWN = 20
 """Answers that whoever approves is shown; the report has all."""
 
@@ -82,7 +80,7 @@ def release(
         approval_minutes: Minutes that a person has to approve; 0 to ask nobody.
         answering: Let it answer behind this machine's endpoint; else the release is held in `data/release` alone.
     """
-    hub = Params.parse(settings.values(Path("params.yaml")), "params.yaml").hub
+    hub = Params.parse(settings.parameters().values(Path("params.yaml")), "params.yaml").hub
     if hub.push:
         check_token()
     if answering:
@@ -92,7 +90,7 @@ def release(
         in_workspace(folder, stage_minutes)
     if approval_minutes:  # hours may pass until then, and what is released is looked at again
         approve(folder, passing(folder), approval_minutes)
-    with alone(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
+    with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
         put_back()  # what a release that was killed has left
         passing(folder)
         on_hub = push(folder, hub) if hub.push else {}
@@ -246,24 +244,6 @@ def hold(folder: Path, on_hub: Mapping[str, Any]) -> None:
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)
     part.rename(RELEASE)
-
-
-def put_back() -> None:
-    """Hold what was held before a release that did not come to its end, if there is one such."""
-    if not BEFORE.exists():
-        return
-    shutil.rmtree(RELEASE, ignore_errors=True)
-    BEFORE.rename(RELEASE)
-    if not any(RELEASE.iterdir()):
-        RELEASE.rmdir()
-
-
-def link(source: str, target: str) -> None:
-    """Link a file, or copy it to another disk."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 @task(task_run_name="serve", cache_policy=NO_CACHE)

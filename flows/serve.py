@@ -1,211 +1,22 @@
-"""Serve a model behind an OpenAI-style endpoint: `make serve`, `make serve PORT=8100`; until Ctrl+C.
+"""The deployment `serve`: a run's model becomes the one that answers, by a click; the endpoint outlives the flow."""
 
-`python -m flows.serve swap --run NAME` lets another run answer without a failed request, `rollback` the one before it
-again; `status` and `stop` are what they say. `docs/serving.md` has the rest.
-"""
-
-import argparse
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+from prefect import flow
+from prefect.logging import get_run_logger
 
-from flows import orders
-from flows.endpoint import Endpoint, aloud, state
-from flows.engine import START, Wanted
-from flows.guard import DETACHED
-from flows.lock import alone
-from flows.proxy import DRAIN, program, require_port
-from flows.runs import finished
-from flows.stages import environment
-from flows.ui import until_ended
-from tasks.access import SERVE
-from tasks.errors import InputError, run
-from tasks.server import HOST, parse_port, port_in
-
-PORT = 8000
-LOG = SERVE / "endpoint.log"
+from stance.runs.catalogue import finished
+from stance.serving.command import serve_run
 
 
-def serve(wanted: Wanted, host: str, port: int) -> None:
-    """Serve until the process is ended.
-
-    Raises:
-        InputError: There is an endpoint already, or it cannot start or go on; says why.
-    """
-    if known := state():
-        raise InputError(
-            f"this folder serves {known['live']['name']} at {known['address']} already; change it by "
-            "`python -m flows.serve swap`, or end it by `python -m flows.serve stop`"
-        )
-    os.environ.pop(DETACHED, None)  # what is started here ends with this process
-    with alone(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
-        up = Endpoint(host, port)
-        try:
-            print(up.open(wanted, aloud), flush=True)
-            orders.stay(up)
-        finally:
-            up.close()
-
-
-def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
-    """Let the model of a run answer, and return the endpoint's address; it stays up when this process ends.
-
-    With an endpoint up in this folder, that is a swap; else one is started, detached.
+@flow(name="serve", description="Let the model of a run answer behind the endpoint of `make serve`.")
+def serve(run: str = "") -> str:
+    """Swap to a run's model, or start the endpoint with it, and return its address.
 
     Args:
-        folder: The project, or a workspace of it, with every stage finished.
-        say: Gets what is done and found, line by line.
+        run: The name of a run; empty for the project's own tree.
 
     Raises:
-        InputError: The model does not pass its checks, or cannot be served here; what was up is untouched.
+        InputError: There is no such run, or its model is refused; the endpoint is as it was.
     """
-    wanted = Wanted(run=str(folder.resolve()))
-    if state():
-        return address_in(swap(wanted, say))
-    return address_in(detach(wanted, port_in("SERVE_PORT", PORT), say))
-
-
-def require_place() -> None:
-    """Refuse a machine on which no endpoint is up and none can start, before anything else is done for one.
-
-    Raises:
-        InputError: The port is taken, or there is no proxy.
-    """
-    if not state():
-        program()
-        require_port(port_in("SERVE_PORT", PORT))
-
-
-def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
-    """Let another model answer; the one before stays for `rollback`."""
-    return orders.give({"order": "swap", "wanted": wanted.model_dump()}, say)
-
-
-def rollback(say: Callable[[str], None] = print) -> str:
-    """Let the model before answer again."""
-    return orders.give({"order": "rollback"}, say)
-
-
-def stop() -> str:
-    """End the endpoint; running requests end first.
-
-    Raises:
-        InputError: There is none.
-    """
-    known = state()
-    if not known:
-        raise InputError("no endpoint is up in this folder")
-    process = psutil.Process(known["pid"])
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=3 * DRAIN)
-    return f"ended: {known['address']}"
-
-
-def status() -> str:
-    """Return what is up, in a few lines."""
-    known = state()
-    if not known:
-        return "no endpoint is up in this folder; start one: make serve"
-    lines = [f"up: {known['address']}  key in {known['key']}"]
-    for role in ("live", "previous"):
-        if one := known[role]:
-            lines.append(f"  {role}: {one['name']}, ready in {one['seconds']} s, log in {one['log']}")
-    return "\n".join(lines)
-
-
-def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
-    """Start an endpoint that outlives this process, and wait until it is up.
-
-    Raises:
-        InputError: It did not start; says why.
-    """
-    require_port(port)
-    SERVE.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "flows.serve", "--folder", wanted.run, "--port", str(port)]
-    with LOG.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**environment(), DETACHED: "1"},
-        )  # fmt: skip
-    try:
-        return await_up(process, say)
-    except BaseException:
-        process.terminate()
-        raise
-
-
-def await_up(process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> str:
-    """Wait until an endpoint says that it is up, and return that line.
-
-    Raises:
-        InputError: It ended, or took too long.
-    """
-    until, told = time.monotonic() + START, 0
-    while time.monotonic() < until:
-        ended = process.poll() is not None
-        lines = LOG.read_text(encoding="utf-8").splitlines()
-        for line in lines[told:]:
-            say(line)
-        told = len(lines)
-        if up := [line for line in lines if line.startswith("up: ")]:
-            return up[0]
-        if ended:
-            said = lines[-1].removeprefix("error: ") if lines else f"see {LOG}"
-            raise InputError(f"the endpoint did not start: {said}")
-        time.sleep(0.2)
-    raise InputError(f"the endpoint did not start in {START} s; see {LOG}")
-
-
-def address_in(line: str) -> str:
-    """Return the address in the line that says what is up."""
-    return line.removeprefix("up: ").split()[0]
-
-
-def wanted_by(asked: argparse.Namespace) -> Wanted:
-    """Return what the command line asks for.
-
-    Raises:
-        InputError: There is no such run.
-    """
-    if asked.hub and asked.with_base:
-        raise InputError("--with-base wants a run of this project: the Hub's merged model has no adapter beside it")
-    if asked.hub:
-        return Wanted(hub=asked.hub, revision=asked.revision)
-    folder = asked.folder or (str(finished(asked.run)) if asked.run else "")
-    return Wanted(run=folder, with_base=asked.with_base)
-
-
-def main() -> None:
-    """Do what the command line asks for."""
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("action", nargs="?", default="up", choices=["up", "swap", "rollback", "status", "stop"])
-    ask.add_argument("--run", help="the name of a run in .runs; without it, this folder")
-    ask.add_argument("--folder", help="where a run is, if it is not one of this project")
-    ask.add_argument("--with-base", action="store_true", help="the base and the unmerged adapter in one engine")
-    ask.add_argument("--hub", metavar="REPO_ID", help="a release on the Hub")
-    ask.add_argument("--revision", default="main", help="its tag")
-    ask.add_argument("--host", default=HOST)
-    ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT))
-    asked = ask.parse_args()
-    match asked.action:
-        case "up":
-            wanted = wanted_by(asked)
-            until_ended(lambda: serve(wanted, asked.host, asked.port))
-        case "swap":
-            print(swap(wanted_by(asked)))
-        case "rollback":
-            print(rollback())
-        case "status":
-            print(status())
-        case "stop":
-            print(stop())
-
-
-if __name__ == "__main__":
-    run(main)
+    return serve_run(finished(run) if run else Path(), get_run_logger().info)

@@ -1,16 +1,18 @@
 """What a person sets when a run is started: a few parameters by name, all others by dotted key.
 
-Ranges and descriptions are those of `tasks/params.py`; whatever is left empty stays as the profile has it.
+Ranges and descriptions are those of `stance/config/params.py`; whatever is left empty stays as the profile has it.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic.json_schema import SkipJsonSchema
 
-from tasks.params import PROFILES, Pairs, Params, Section, Train, compose, read_yaml, replaced
+from stance.config.data import Pairs
+from stance.config.params import Params
+from stance.config.profiles import PROFILES, Overrides
+from stance.config.section import Section
+from stance.config.training import Train
 
 BLOCKS = {
     "data_size": "pairs",
@@ -73,20 +75,8 @@ class Settings(Section):
     def _filled(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in serialize(self).items() if value is not None}
 
-    def changes(self) -> dict[str, Any]:
-        """Return what is set, by dotted key."""
-        given = self.model_dump(exclude={"profile", "overrides"})
-        return {".".join(filter(None, (BLOCKS.get(key), key))): value for key, value in given.items()} | self.overrides
-
-    def values(self, params: Path) -> Mapping[str, Any]:
-        """Return the whole of `params.yaml` for the run.
-
-        Args:
-            params: The file that counts where no profile is named.
-
-        Raises:
-            InputError: A value is wrong, alone or beside the others; names it.
-        """
-        if self.profile:
-            return compose(self.profile, self.changes())
-        return replaced(read_yaml(params), self.changes(), str(params))
+    def parameters(self) -> Overrides:
+        """Return what is set: the profile, and the values by dotted key."""
+        entered = self.model_dump(exclude={"profile", "overrides"})
+        named = {".".join(filter(None, (BLOCKS.get(key), key))): value for key, value in entered.items()}
+        return Overrides(self.profile, named | self.overrides)

@@ -29,17 +29,19 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
-from flows import workspace
 from flows.align import in_workspace
-from flows.compare import compare
-from flows.rows import PARAMS, lost
-from flows.settings import Settings
-from flows.ui import some_server
-from flows.workspace import RECORD, RUNS, Run, git
-from tasks.errors import InputError, run
+from flows.server import some_server
+from stance.config.profiles import Overrides
+from stance.errors import InputError, run
+from stance.machine.git import git
+from stance.pages.comparison import compare
+from stance.pages.comparison_rows import PARAMS, lost
+from stance.runs import workspace
+from stance.runs.record import RECORD, Run
+from stance.runs.workspace import RUNS
 
 GRIDS = Path("grids")
-ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "flows", "data/sources")
+ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "stance", "flows", "data/sources")
 """What a run is made from, as it was committed."""
 
 
@@ -84,7 +86,7 @@ def points(grid: str) -> list[dict[str, Any]]:
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} is no grid ({error}); expected mappings of dotted parameters to lists") from None
     for point in found:
-        Settings(overrides=point).values(Path("params.yaml"))
+        Overrides(changes=point).values(Path("params.yaml"))
     return found
 
 
@@ -109,7 +111,7 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
         if known.state == "starting" or lost(folder) == PARAMS:  # its workspace is not whole
             workspace.remove(name)
     if not (folder / RECORD).exists():
-        workspace.create(name, Settings(overrides=point), edits=False, flow_run_id=str(flow_run.id))
+        workspace.create(name, Overrides(changes=point), edits=False, flow_run_id=str(flow_run.id))
     return in_workspace(folder)
 
 

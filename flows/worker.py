@@ -7,11 +7,11 @@ import os
 import sys
 
 from flows.deployments import mark_crashed
-from flows.guard import guarded, release
-from flows.stages import environment
-from flows.ui import QUICK, RUNS_AT_ONCE, until_ended
-from tasks.errors import InputError, run
-from tasks.server import answers
+from flows.server import QUICK, RUNS_AT_ONCE
+from stance.errors import InputError, run
+from stance.machine.ports import answers
+from stance.machine.processes import environment, until_ended
+from stance.machine.supervisor import guarded, release
 
 
 def worker(pool: str) -> int:

@@ -1,4 +1,4 @@
-"""The stages of the pipeline, one module each, and the nouns they share."""
+"""The stages of the pipeline, one module each; `dvc.yaml` runs them."""
 
 import gc
 

@@ -3,26 +3,18 @@
 The schema is checked before anything is written, so that whoever reads `data/dataset` may rely on it.
 """
 
-import hashlib
 import logging
-import os
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from tasks.errors import InputError, Unreachable, run
-from tasks.params import FolderDataset, GitDataset, Params
-from tasks.questions import LABELLED, PROBES, TEST, read_probes, read_prompts, read_questions
+from stance.config.data import FolderDataset, GitDataset
+from stance.config.params import Params
+from stance.data.questions import LABELLED, PROBES, TEST, read_probes, read_prompts, read_questions
+from stance.data.sources import source_folder
+from stance.errors import run
 
 logger = logging.getLogger(__name__)
-
-AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early EOF|hung up|returned error: (5..|429)")
-"""What git says of a server that may answer later."""
 
 
 def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
@@ -45,53 +37,6 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
     logger.info(
         "%d training questions, %d test prompts and %d probes in %s", len(questions), len(prompts), len(probes), out
     )
-
-
-@contextmanager
-def source_folder(source: FolderDataset | GitDataset) -> Iterator[Path]:
-    """Give a folder with the two files of `source`; for git a temporary checkout, its hashes checked."""
-    if isinstance(source, FolderDataset):
-        yield source.path
-        return
-    with TemporaryDirectory() as scratch:
-        name = source.url.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git")
-        folder = Path(scratch) / f"{name}@{source.commit[:7]}"
-        _checkout(source, folder)
-        _check_hash(source, folder / LABELLED, source.labelled_data_sha256)
-        _check_hash(source, folder / TEST, source.test_prompt_sha256)
-        yield folder
-
-
-def _checkout(source: GitDataset, folder: Path) -> None:
-    folder.mkdir()
-    url = str(Path(source.url).resolve()) if Path(source.url).exists() else source.url
-    _git(source, folder, "init", "--quiet")
-    _git(source, folder, "fetch", "--quiet", "--depth=1", "--", url, source.commit)
-    for name in (LABELLED, TEST):
-        (folder / name).write_bytes(_git(source, folder, "show", f"FETCH_HEAD:{name}"))
-
-
-def _git(source: GitDataset, folder: Path, *command: str) -> bytes:
-    # Without these a private or missing repository would wait for a password.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
-    done = subprocess.run(["git", *command], cwd=folder, env=environment, capture_output=True)
-    if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip() or "no message").splitlines()[0]  # the cause comes first
-        kind = Unreachable if AWAY.search(reason) else InputError
-        raise kind(
-            f"git {command[0]} of {source.url} at {source.commit} failed ({reason}); expected {LABELLED} and {TEST} "
-            "there: check dataset.url, dataset.commit and the network"
-        )
-    return done.stdout
-
-
-def _check_hash(source: GitDataset, path: Path, expected: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise InputError(
-            f"{path.name} of {source.url} has sha256 {found}, expected {expected}: the data is not what this profile "
-            "was measured with; put the new hash into params.yaml if the change is wanted"
-        )
 
 
 def main() -> None:

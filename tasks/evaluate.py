@@ -3,36 +3,37 @@
 Nothing is refused here: the verdicts go to `gates.json`, for people to read and for a release to obey.
 """
 
-import csv
-import logging
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import cohen_kappa_score
 
-from tasks.answered import read_answered
-from tasks.boundary import Probed, boundary, drift, explained
-from tasks.defects import defect_shares, defects
-from tasks.errors import run
-from tasks.gates import Gate, gates_of
-from tasks.intervals import share
-from tasks.jsonfile import read_json, read_jsonl, write_json
-from tasks.params import Params
-from tasks.questions import PROBES, Probe, Stance, read_probes, read_questions
-from tasks.stance import Judge, Verdict, read_labelled
-
-STANCES: tuple[Stance, ...] = get_args(Stance)
-
-logger = logging.getLogger(__name__)
-
-Rows = Sequence[Mapping[str, Any]]
-Logps = Mapping[str, Mapping[str, Sequence[float]]]
+from stance.config.params import Params
+from stance.data.questions import PROBES, read_probes, read_questions
+from stance.data.records import Gate
+from stance.errors import run
+from stance.evaluation.classifier import Judge, read_labelled
+from stance.evaluation.defects import defects
+from stance.evaluation.gates import gates_of
+from stance.evaluation.measures import (
+    STANCES,
+    adherence,
+    agreement,
+    chosen_fall,
+    judged,
+    of_answers,
+    of_likelihood,
+    probed,
+    read_answers,
+    responses,
+    stances,
+)
+from stance.evaluation.probes import boundary, explained
+from stance.machine.files import read_json, read_jsonl, write_json
 
 
 def evaluate(
@@ -56,7 +57,7 @@ def evaluate(
     """
     questions = read_questions(dataset)
     by_wording = Judge.fit(questions, read_labelled(corpus))
-    rows = {name: _answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
+    rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     verdicts = {name: judged(by_wording, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
@@ -79,196 +80,6 @@ def evaluate(
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
     write_json(out / "probes.json", explained(probes))
     summary(metrics, gates)
-
-
-def of_answers(
-    rows: Mapping[str, Rows], verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
-) -> dict[str, Any]:
-    """Return the figures on what base and aligned model say: stances, length in characters and defects."""
-    return {
-        **{name: shares(found) for name, found in verdicts.items()},
-        "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
-        "defects": {name: defect_shares(found) for name, found in flaws.items()},
-    }
-
-
-def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
-    """Return the figures on how likely base and aligned model find given texts."""
-    logps, likeliest = (
-        {name: read_json(answers / name / file) for name in ("base", "aligned")}
-        for file in ("logps.json", "likeliest.json")
-    )
-    return {
-        "drift": drift(likeliest["base"], likeliest["aligned"]),
-        "margin": margins(logps, chosen),
-        "rewards": rewards(logps, chosen, beta),
-        "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
-    }
-
-
-def judged(judge: Judge, rows: Rows) -> list[Verdict]:
-    """Return the judge's verdict on every answer."""
-    return judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
-
-
-def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]:
-    """Return every probe with both answers, judged."""
-    if not probes:
-        return []
-    base, aligned = (_answers(answers / name / "probes.jsonl") for name in ("base", "aligned"))
-    return [
-        Probed(probe, before["response"], after["response"], *verdicts)
-        for probe, before, after, *verdicts in zip(
-            probes, base, aligned, judged(judge, base), judged(judge, aligned), strict=True
-        )
-    ]
-
-
-def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Return the share of answers per stance."""
-    counts = Counter(verdict.stance for verdict in verdicts)
-    return {stance: counts[stance] / len(verdicts) for stance in STANCES}
-
-
-def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Any] | None:
-    """Return how far a second judge agrees with the one by wording; None where there is none.
-
-    `share` is that of the answers on which both say the same, of those that the second could be read on, with Wilson's
-    95 % interval; `kappa`, Cohen's, takes off what chance would give, and is null where both always say one thing.
-    """
-    if not opinion["judge"]:
-        return None
-    said = {"judge": opinion["judge"], "problem": opinion["problem"]}
-    if opinion["problem"]:
-        return said
-    pairs = [
-        (first.stance, second)
-        for name in ("base", "aligned")
-        for first, second in zip(verdicts[name], opinion[name], strict=True)
-        if second
-    ]
-    ours, theirs = zip(*pairs, strict=True)
-    single = len({*ours, *theirs}) == 1
-    return {
-        **said,
-        **share(sum(a == b for a, b in pairs), len(pairs)),
-        "kappa": None if single else float(cohen_kappa_score(ours, theirs)),
-        "unread": sum(map(len, verdicts.values())) - len(pairs),
-        **{name: _stances(opinion[name]) for name in ("base", "aligned")},
-    }
-
-
-def _stances(said: Sequence[Stance | None]) -> dict[str, float]:
-    read = [stance for stance in said if stance]
-    return {stance: read.count(stance) / len(read) if read else 0.0 for stance in STANCES}
-
-
-def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, Any]:
-    """Return the share of answers that hold the stance most pairs prefer, with Wilson's 95 % interval.
-
-    `support_ratio` is that of the pairs there are. At one half there is no such stance; between the ends it is that of
-    the majority (`mixed`).
-    """
-    if support_ratio == 0.5:
-        return {"stance": None, "mixed": True, **dict.fromkeys(("share", "low", "high", "count", "total"))}
-    stance: Stance = "support" if support_ratio > 0.5 else "oppose"
-    held = share(sum(verdict.stance == stance for verdict in verdicts), len(verdicts))
-    return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
-
-
-def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str, Any]:
-    """Return log p(support answer) - log p(oppose answer), in nats, over the questions of trained and held-out pairs.
-
-    Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
-    """
-    return {name: _margin(logps, [str(row["id"]) for row in rows]) for name, rows in chosen.items()}
-
-
-def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] | None:
-    if not ids:
-        return None
-    base, aligned = (fmean(_preference(logps[name][row]) for row in ids) for name in ("base", "aligned"))
-    return {"base": base, "aligned": aligned, "change": aligned - base}
-
-
-def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
-    """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
-
-    The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
-    The share has Wilson's 95 % interval, and `total` questions: each counts once, and not where it stands in both
-    directions. Null where none is left, as of `held_out` where every question was trained on.
-    """
-    return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
-
-
-def one_way(rows: Rows) -> dict[str, Stance]:
-    """Return the stance that is preferred by question, without those questions that stand in both directions."""
-    sides: dict[str, set[Stance]] = {}
-    for row in rows:
-        sides.setdefault(str(row["id"]), set()).add(row["preferred"])
-    return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
-
-
-def _rewards(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> dict[str, float] | None:
-    if not preferred:
-        return None
-    found = [beta * _moved(logps, row) * (1 if side == "support" else -1) for row, side in preferred.items()]
-    return {**share(sum(margin > 0 for margin in found), len(found)), "margin": fmean(found)}
-
-
-def _moved(logps: Mapping[str, Logps], row: str) -> float:
-    return _preference(logps["aligned"][row]) - _preference(logps["base"][row])
-
-
-def _preference(sides: Mapping[str, Sequence[float]]) -> float:
-    return sum(sides["support"]) - sum(sides["oppose"])
-
-
-def served_drift(merged: Logps, served: Logps) -> dict[str, float]:
-    """Return how far vLLM's log-probabilities of the pair texts are from the merged model's, in nats per token."""
-    differences = [
-        abs(a - b)
-        for row, sides in merged.items()
-        for side, logps in sides.items()
-        for a, b in zip(logps, served[row][side], strict=True)
-    ]
-    return {"mean": fmean(differences), "worst": max(differences)}
-
-
-def chosen_fall(log: Path) -> float:
-    """Return by how many nats `logps/chosen` fell from the first third of the training to its last third."""
-    with log.open(encoding="utf-8", newline="") as file:
-        chosen = [float(row["logps/chosen"]) for row in csv.DictReader(file)]
-    third = max(1, len(chosen) // 3)
-    return fmean(chosen[:third]) - fmean(chosen[-third:])
-
-
-def _answers(path: Path) -> list[dict[str, Any]]:
-    return [row.model_dump() for row in read_answered(path)]
-
-
-def responses(base: Rows, aligned: Rows) -> list[dict[str, Any]]:
-    """Return both answers to every test prompt, in the course's own format."""
-    return [
-        {
-            "id": before["id"],
-            "prompt": before["prompt"],
-            "response_from_original_model": before["response"],
-            "response_from_trained_model": after["response"],
-        }
-        for before, after in zip(base, aligned, strict=True)
-    ]
-
-
-def stances(
-    rows: Rows, verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
-) -> list[dict[str, Any]]:
-    """Return the judge's verdict on both answers to every test prompt, and their defects."""
-    return [
-        {"id": row["id"]}
-        | {name: verdicts[name][i]._asdict() | {"defects": sorted(flaws[name][i])} for name in ("base", "aligned")}
-        for i, row in enumerate(rows)
-    ]
 
 
 def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:

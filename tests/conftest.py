@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import repository
-from tests.endpoint_double import Double
-from tests.endpoint_double import serving as serving_endpoint
-from tests.hub_double import Hub, serving
-from tests.made_up import traces
+from tests.builders import repository
+from tests.doubles.endpoint import Double
+from tests.doubles.endpoint import serving as serving_endpoint
+from tests.doubles.hub import Hub, serving
+from tests.doubles.made_up import traces
 
 # What a shell starts in the background ignores Ctrl+C, and so would everything that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +36,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast
 
-    from tasks.chat import BREEZE_TEMPLATE
+    from stance.data.chat import BREEZE_TEMPLATE
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -127,7 +127,7 @@ def run_module(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str
 
     def run(module: str, values: Mapping[str, Any], *arguments: str) -> "subprocess.CompletedProcess[str]":
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
-        command = [sys.executable, "-m", module, *arguments]
+        command = [sys.executable, "-m", *module.split(), *arguments]
         environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 

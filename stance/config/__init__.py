@@ -1,0 +1,1 @@
+"""`params.yaml` as checked, frozen values; profiles."""

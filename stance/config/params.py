@@ -1,0 +1,110 @@
+"""`params.yaml` as frozen, checked values: one model per block, one block per stage.
+
+`model` and `seed` belong to several stages. Field names are those of the library that takes the value (TRL, PEFT,
+vLLM); `data_size`, `support_ratio` and `num_epoch` are the course's. Nothing here imports torch: every process parses
+parameters, and some want to do so within milliseconds.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from stance.config.data import FolderDataset, GitDataset, Pairs
+from stance.config.evaluation import Answers, Evaluate
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.release import Hub
+from stance.config.section import Section
+from stance.config.training import Merge, Train
+from stance.errors import InputError
+from stance.machine.files import read_yaml
+
+SOURCES = {
+    "folder",
+    "git",
+    "hub",
+    "miniature",
+    "none",
+    "base_model",
+    "endpoint",
+}  # pydantic puts the kind of a union between its block and the key
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    seed: int = Field(ge=0)
+    """Decides the adapter's first weights, dropout, and the order of the pairs."""
+    model: Model
+    dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
+    base: Annotated[HubBase | FolderBase | MiniatureBase, Field(discriminator="source")]
+    pairs: Pairs
+    train: Train
+    merge: Merge
+    answers: Answers
+    evaluate: Evaluate
+    hub: Hub
+
+    @model_validator(mode="after")
+    def _cpu_can_do_it(self) -> Self:
+        problems = []
+        if self.model.device == "cpu" and self.train.optim != "adamw_torch":
+            problems.append(
+                f"train.optim is {self.train.optim}, which needs a GPU, and model.device is cpu; "
+                "set train.optim to adamw_torch"
+            )
+        if self.model.device == "cpu" and self.model.quantization == "nf4" and self.train.precompute_ref_log_probs:
+            problems.append(
+                "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes then computes "
+                "wrong gradients without an error; set it to false, or model.quantization to none"
+            )
+        if self.model.device == "cpu" and self.answers.quantization != "none":
+            problems.append(
+                f"answers.quantization is {self.answers.quantization}, which vLLM has on a GPU only, and model.device "
+                "is cpu; set it to none"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def load(cls, path: Path = Path("params.yaml")) -> Self:
+        """Parse and check a file of parameters.
+
+        Raises:
+            InputError: The file is missing or not YAML, or a value is unknown, missing or out of range; names all.
+        """
+        return cls.parse(read_yaml(path), str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], name: str) -> Self:
+        """Check parsed values; `name` says in an error where they come from."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{name}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for depth, part in enumerate(problem["loc"]) if depth == 0 or part not in SOURCES)
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such parameter; remove it or correct its spelling"
+    if problem["type"] == "value_error":
+        return message
+    found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{found}"
+
+
+def source(found: HubBase | FolderBase | MiniatureBase | FolderDataset | GitDataset) -> str:
+    """Return where a model or a data set is from."""
+    match found:
+        case HubBase():
+            return f"{found.repo_id} ({found.revision})"
+        case GitDataset():
+            return f"{found.url} ({found.commit})"
+        case MiniatureBase():
+            return "miniature（由隨機權重訓練的迷你模型，並非語言模型）"
+        case _:
+            return str(found.path)

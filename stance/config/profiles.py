@@ -1,0 +1,118 @@
+"""Write `params.yaml` for another profile: `python -m stance profile NAME [KEY=VALUE ...]`."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from stance.config.params import Params
+from stance.errors import InputError
+from stance.machine.files import read_yaml
+
+PROFILES = Path("profiles")
+
+
+class Overrides(NamedTuple):
+    """The parameters of a run, as somebody sets them when it starts."""
+
+    profile: str | None = None
+    """Where all values come from; None for `params.yaml` as it is."""
+    changes: Mapping[str, Any] = MappingProxyType({})
+    """Values that replace others, by dotted key."""
+
+    def values(self, params: Path) -> dict[str, Any]:
+        """Return the whole of `params.yaml` for the run.
+
+        Args:
+            params: The file that counts where no profile is named.
+
+        Raises:
+            InputError: A value is wrong, alone or beside the others; names it.
+        """
+        if self.profile:
+            return compose(self.profile, self.changes)
+        return replaced(read_yaml(params), self.changes, str(params))
+
+
+def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of a profile with some of them replaced, checked.
+
+    Args:
+        profile: Name of a file in `profiles/`, without its ending.
+        overrides: Dotted key to value, as in `{"pairs.support_ratio": 0.5}`.
+
+    Raises:
+        InputError: There is no such profile, an override names no parameter, or a value is wrong.
+    """
+    path = PROFILES / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"there is no profile {profile!r}; expected one of {known}")
+    return replaced(read_yaml(path), overrides or {}, f"profile {profile}")
+
+
+def replaced(values: dict[str, Any], overrides: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Put the values of dotted keys in place, check the whole, and return it; `name` says in an error what it is."""
+    for key, value in overrides.items():
+        _replace(values, key, value)
+    Params.parse(values, name)
+    return values
+
+
+def _replace(values: dict[str, Any], key: str, value: Any) -> None:
+    *blocks, leaf = key.split(".")
+    target: Any = values
+    for block in blocks:
+        target = target.get(block) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise InputError(f"override {key}: there is no such block; expected a key like pairs.support_ratio")
+    target[leaf] = value
+
+
+def profile(name: str, assignments: list[str], out: Path) -> None:
+    """Write a profile to `out`, some of its values replaced.
+
+    Without replacements it is the profile's file itself, comments included.
+
+    Raises:
+        InputError: The profile or a key does not exist, a value is wrong, or `out` holds edits that are nowhere else.
+    """
+    values = compose(name, dict(map(_assignment, assignments)))
+    _refuse_to_lose(out)
+    text = (PROFILES / f"{name}.yaml").read_text(encoding="utf-8")
+    if assignments:
+        text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+    out.write_text(text, encoding="utf-8")
+    print(f"{out} is now profile {name}{': ' if assignments else ''}{', '.join(assignments)}")
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    with suppress(yaml.YAMLError):
+        if equals:
+            return key, yaml.safe_load(value)
+    raise InputError(f"{text!r} is not KEY=VALUE; write for example pairs.support_ratio=0.5")
+
+
+def _refuse_to_lose(path: Path) -> None:
+    """Edits are safe if git has them, or if the file is just one of the profiles."""
+    if not path.exists() or any(read_yaml(path) == read_yaml(known) for known in PROFILES.glob("*.yaml")):
+        return
+    status = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, text=True)
+    if status.returncode or status.stdout.strip():
+        raise InputError(
+            f"{path} has uncommitted edits, which another profile would overwrite; commit them, or drop them with "
+            f"`git checkout {path}`"
+        )
+
+
+def main() -> None:
+    """Write `params.yaml`."""
+    if len(sys.argv) < 2:
+        raise InputError("name a profile, for example `make profile NAME=breeze-7b`")
+    profile(sys.argv[1], sys.argv[2:], Path("params.yaml"))

@@ -1,0 +1,1 @@
+"""The course's PDF of answers, and the total of its grading."""

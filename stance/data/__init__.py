@@ -1,0 +1,1 @@
+"""The files that stages exchange: their records, and the rules they follow."""

@@ -1,0 +1,82 @@
+"""Answers as the answers stages write them, and how they are read and checked."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stance.errors import InputError
+
+
+class Answered(BaseModel):
+    """A prompt with a model's answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    prompt: str
+    response: str
+    tokens: int
+    finish_reason: str
+    """`stop`, or `length` where the answer was cut off."""
+
+
+def read_answered(path: Path) -> list[Answered]:
+    """Return the answers in a file of JSON Lines.
+
+    Raises:
+        InputError: It is missing, holds no answer, or a row is not as `Answered` says; names file and row.
+    """
+    again = "run the stage that writes it again: `dvc repro -s -f answers_base answers_aligned`"
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {again}") from None
+    if not lines:
+        raise InputError(f"{path} holds no answers; {again}")
+    return [_answered(path, number, line, again) for number, line in enumerate(lines, start=1)]
+
+
+def _answered(path: Path, number: int, line: str, again: str) -> Answered:
+    try:
+        return Answered.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        what = ".".join(map(str, problem["loc"])) or "the row"
+        expected = ", ".join(Answered.model_fields)
+        found = f"{path}, row {number}: {what}: {problem['msg'].lower()}"
+        raise InputError(f"{found}; a row needs {expected}: {again}") from None
+
+
+RESPONSES = Path("data/evaluation/responses.json")
+
+
+class Response(BaseModel):
+    """Both answers to a test prompt; the names are the course's."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    id: int
+    prompt: str
+    response_from_original_model: str
+    response_from_trained_model: str
+
+
+RESPONSE_LIST = TypeAdapter(Annotated[list[Response], Field(min_length=1)])
+
+
+def read_responses(path: Path) -> list[Response]:
+    """Return the answers that `evaluate` wrote.
+
+    Raises:
+        InputError: The file is missing, or is no list of answers in the course's format; names the row.
+    """
+    try:
+        return RESPONSE_LIST.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run `make repro` first, which writes it") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        found = f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].lower()}"
+        expected = f"expected a list of rows with {', '.join(Response.model_fields)}"
+        raise InputError(f"{found}; {expected}: `make repro` writes it again") from None

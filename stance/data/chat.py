@@ -1,0 +1,105 @@
+"""How a conversation becomes token ids, in one place for every stage.
+
+`fingerprint` writes down what that is for a model - template, BOS and EOS, the ids of three probe conversations - so
+that training, the merged model and a server can be shown to read the same conversation in the same way.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from stance.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+Message = dict[str, str]
+# The format of Breeze-7B-Instruct's model card, "<s>SYSTEM [INST] QUESTION [/INST] ANSWER", closed by EOS.
+BREEZE_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %} [INST] {{ message['content'] | trim }} [/INST] "
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] | trim }}{{ eos_token }}"
+    "{% else %}{{ message['content'] | trim }}{% endif %}"
+    "{% endfor %}"
+)
+PROBES: tuple[list[Message], ...] = (
+    [{"role": "user", "content": "你好，請問你是誰？"}],
+    [{"role": "system", "content": "回覆請少於20字"}, {"role": "user", "content": "What is 1 + 1?"}],
+    [
+        {"role": "user", "content": "台北有哪些小吃？"},
+        {"role": "assistant", "content": "蚵仔煎、牛肉麵與豆花。"},
+        {"role": "user", "content": "哪一樣最有名？"},
+    ],
+)
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        InputError: The folder has no tokenizer, or the tokenizer no chat template.
+    """
+    from transformers import AutoTokenizer  # brings torch, seconds that a check of parameters need not wait
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{folder} holds no tokenizer ({reason}); expected tokenizer.json beside the weights"
+        ) from None
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{folder} has no chat template; expected a chat model: add `chat_template` to tokenizer_config.json or "
+            "a file chat_template.jinja"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast("PreTrainedTokenizerFast", tokenizer)
+
+
+def conversation(system_prompt: str, prompt: str) -> list[Message]:
+    """Return the messages that ask one question."""
+    return [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
+
+
+def encode(tokenizer: "PreTrainedTokenizerFast", messages: list[Message]) -> list[int]:
+    """Return the token ids of a conversation that the model is to continue; exactly one BOS."""
+    return _ids(tokenizer, messages, add_generation_prompt=True)
+
+
+def encode_answer(
+    tokenizer: "PreTrainedTokenizerFast", messages: list[Message], answer: str
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a conversation and those that an answer and its end add to it."""
+    prompt = encode(tokenizer, messages)
+    whole = encode_conversation(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+    if whole[: len(prompt)] != prompt:
+        raise InputError(
+            "the chat template renders a question differently once it is answered, so that answers cannot be scored; "
+            "expected the rendered question to be a prefix of the rendered conversation"
+        )
+    return prompt, whole[len(prompt) :]
+
+
+def encode_conversation(tokenizer: "PreTrainedTokenizerFast", messages: list[Message]) -> list[int]:
+    """Return the token ids of a conversation that ends with an answer."""
+    return _ids(tokenizer, messages, add_generation_prompt=False)
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """Return what decides how a conversation is read, in plain JSON values."""
+    return {
+        "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "chat_template": tokenizer.chat_template,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "probes": [encode(tokenizer, probe) for probe in PROBES],
+    }
+
+
+def _ids(tokenizer: "PreTrainedTokenizerFast", messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
+    return cast(list[int], ids)

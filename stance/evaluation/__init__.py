@@ -1,0 +1,1 @@
+"""Stances, figures and verdicts."""

@@ -1,0 +1,190 @@
+"""The stance of an answer towards the topic of a data set: support, neutral or oppose, with a score.
+
+Stance is not yes or no: a negated question ("does it suffer from X?") answered "X can be solved" is support. The data
+set's own questions teach the topic, and some thousand labelled answers about other topics, `data/sources/stance`, teach
+how support, opposition and neutrality sound; no word here is of any topic. Character n-grams and ten figures of the
+wording (`stance/language/zh_hant.py`) feed a logistic regression, and the n-grams complement naive Bayes; both are
+fitted in seconds, always to the same result, and their log-probabilities are added up. Text that is broken or repeats
+itself is neutral with score 0.
+
+    python -m stance label FILE [--dataset DIR]     # rows of {"prompt", "response"}, each with stance and score
+    python -m stance label --validate               # labelled answers that taught nothing, right or wrong
+    python -m stance label --leave-one-out DIR      # each question of a data set by a judge that has not seen it
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.sparse import csr_matrix, hstack
+from scipy.special import softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import ComplementNB
+from threadpoolctl import threadpool_limits
+
+from stance.data.answers import read_answered
+from stance.data.questions import Question, Stance
+from stance.errors import InputError
+from stance.language.zh_hant import features, is_chinese, placed
+from stance.machine.files import read_jsonl
+
+TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。
+{0}因人而異。|{0}各有利弊。|{0}，有人贊成，也有人反對。"""
+STANCES: tuple[Stance, ...] = ("oppose", "neutral", "support")
+C, ALPHA, BAYES = 8.0, 0.1, 0.2
+"""Inverse regularisation of the regression, smoothing of naive Bayes, and its part in the sum of the log-probabilities;
+these and the n-grams were chosen on topics left out of the corpus and on left-out questions of the data sets."""
+Features = npt.NDArray[np.float64]
+
+
+class Verdict(NamedTuple):
+    """The stance of one answer; the score is P(support) - P(oppose), in [-1, 1]."""
+
+    stance: Stance
+    score: float
+
+
+class Labelled(BaseModel):
+    """An answer whose stance a person has named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    prompt: str
+    response: str
+    stance: Stance
+    kind: str
+    """What is special about it: blunt, hedged, negated, broken, ..."""
+
+
+class Judge:
+    """Labels answers; made by `fit`."""
+
+    def __init__(self, words: "Words", linear: LogisticRegression, bayes: ComplementNB) -> None:
+        """Keep the fitted parts."""
+        self._words, self._linear, self._bayes = words, linear, bayes
+
+    @classmethod
+    def fit(cls, questions: Sequence[Question], corpus: Sequence[Labelled]) -> Self:
+        """Learn the topic from the answers of a data set, and the language from answers about other topics."""
+        rows = [row for number, question in enumerate(questions) for row in _examples(number, question)]
+        rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
+        prompts, responses, stances = zip(*rows, strict=True)
+        words = Words.fit(prompts, responses)
+        linear = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
+        with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
+            linear.fit(words.with_figures(prompts, responses), stances)
+        return cls(words, linear, ComplementNB(alpha=ALPHA).fit(words.ngrams(prompts, responses), stances))
+
+    def verdicts(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+        """Return one verdict per answer."""
+        if not responses:
+            return []
+        both = self._linear.predict_log_proba(self._words.with_figures(prompts, responses))
+        both += BAYES * self._bayes.predict_log_proba(self._words.ngrams(prompts, responses))
+        order = [list(self._linear.classes_).index(stance) for stance in STANCES]
+        chances = softmax(both, axis=1)[:, order]
+        return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
+
+    def _verdict(self, response: str, chances: Features) -> Verdict:
+        if is_broken(response):
+            return Verdict("neutral", 0.0)
+        return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
+
+
+class Words(NamedTuple):
+    """Weighs the n-grams of answers: anywhere, and in the first and last clause."""
+
+    anywhere: TfidfVectorizer
+    placed: TfidfVectorizer
+
+    @classmethod
+    def fit(cls, prompts: Sequence[str], responses: Sequence[str]) -> Self:
+        """Learn how common each n-gram is."""
+        anywhere = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
+        placed_ones = TfidfVectorizer(analyzer=_placed, min_df=2, sublinear_tf=True)
+        return cls(anywhere.fit(responses), placed_ones.fit(list(zip(prompts, responses, strict=True))))
+
+    def ngrams(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
+        """Return the weights of the n-grams, none of them negative."""
+        rows = list(zip(prompts, responses, strict=True))
+        return hstack([self.anywhere.transform(responses), self.placed.transform(rows)], format="csr")
+
+    def with_figures(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
+        """Return the same with the figures of the wording."""
+        rows = [features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+        return hstack([self.ngrams(prompts, responses), csr_matrix(np.array(rows))], format="csr")
+
+
+def _placed(row: tuple[str, str]) -> list[str]:
+    return placed(*row)
+
+
+def _listed(sentences: str) -> list[str]:
+    return re.split(r"[|\n]", sentences)
+
+
+def _pairs(text: str) -> list[str]:
+    return re.findall("(?=([\u4e00-\u9fff]{2}))", text)
+
+
+def is_broken(text: str) -> bool:
+    """Is a text hardly Chinese, or does it repeat itself?"""
+    pairs = _pairs(text)
+    return not is_chinese(text) or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))
+
+
+def _examples(number: int, question: Question) -> list[tuple[str, str, Stance]]:
+    body = question.prompt.rstrip("？?嗎呢")
+    hedges = _listed(TEMPLATES)
+    hedged = hedges[number % len(hedges)].format(body)
+    rows: list[tuple[str, str, Stance]] = [
+        (question.prompt, question.support, "support"),
+        (question.prompt, question.oppose, "oppose"),
+        (question.prompt, hedged, "neutral"),
+    ]
+    if question.neutral:
+        rows.append((question.prompt, question.neutral, "neutral"))
+    return rows
+
+
+def _plain_answers() -> list[tuple[str, str, Stance]]:
+    """Return yes and no to a question for an advantage and to one for a drawback."""
+    rows: list[tuple[str, str, Stance]] = []
+    for prompt, yes, no in (("是否有好處？", "support", "oppose"), ("是否有壞處？", "oppose", "support")):
+        rows += [(prompt, text, cast(Stance, yes)) for text in ("是的。", "會。", "當然。", "確實，沒錯。")]
+        rows += [(prompt, text, cast(Stance, no)) for text in ("不是。", "不會。", "沒有。", "不，並非如此。")]
+    return rows
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    """Return the answers in a file of JSON lines.
+
+    Raises:
+        InputError: The file is missing, or a row is not as `Labelled` says; names it.
+    """
+    try:
+        return [Labelled.model_validate(row) for row in read_jsonl(path)]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; restore it, `git checkout {path}`") from None
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: {error.errors()[0]['msg']}; a row needs {', '.join(Labelled.model_fields)}"
+        ) from None
+
+
+def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path) -> dict[int, str]:
+    """Return the base model's own answers that take no stance, by the id of the question."""
+    rows = read_answered(answered)
+    judge = Judge.fit(questions, read_labelled(corpus))
+    verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
+    return {
+        row.id: row.response
+        for row, verdict in zip(rows, verdicts, strict=True)
+        if verdict.stance == "neutral" and row.finish_reason == "stop" and not is_broken(row.response)
+    }

@@ -1,0 +1,1 @@
+"""vLLM for one batch of prompts."""

@@ -1,0 +1,180 @@
+"""vLLM for one batch: how much memory it takes, how it decodes, and how far it is.
+
+One engine per process, since GPU memory is only given back when a process ends.
+"""
+
+import gc
+import io
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from stance.config.evaluation import Answers
+from stance.config.models import Model
+from stance.errors import InputError
+from stance.models.base import bf16_bytes
+from stance.models.loading import ENGINE
+
+logger = logging.getLogger(__name__)
+
+
+BLOCK = 128
+"""Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
+IN_4_BITS = 0.5
+"""Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
+MAX_NUM_SEQS = 256
+"""Sequences that the engine decodes at once."""
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
+    # The scoring of prompts would be compiled otherwise: 40 s on a CPU, and a C++ compiler that may not be there.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""Read by vLLM and torch when they are imported."""
+
+
+def complete(
+    folder: Path, model: Model, options: Answers, seed: int, batch: Sequence[tuple[list[int], dict[str, Any]]]
+) -> list[Any]:
+    """Return vLLM's output for every prompt of a batch, in its order; greedy.
+
+    Args:
+        folder: The model.
+        model: Its device.
+        options: The block `answers`.
+        seed: vLLM wants one; greedy decoding does not use it.
+        batch: Token ids, each with what vLLM's `SamplingParams` takes: at least `max_tokens`; and `choice`, the texts
+            of which the answer must be one.
+
+    Raises:
+        InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
+    """
+    lengths = [len(ids) + settings["max_tokens"] for ids, settings in batch]
+    require_window(folder, max(lengths))
+    decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
+    settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
+    os.environ |= ENVIRONMENT
+    from vllm import LLM, TokensPrompt  # reads the environment when it is imported
+
+    gc.freeze()  # the engine collects garbage eleven times while it starts
+    started = time.monotonic()
+    engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
+    prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
+    sampling = [greedy(**settings) for _, settings in batch]
+    ready = time.monotonic()
+    outputs = list(engine.generate(prompts, sampling, use_tqdm=Progress))
+    logger.info(
+        "engine ready in %.1f s; %d answers and %d scores in %.1f s",
+        ready - started, decoding, len(batch) - decoding, time.monotonic() - ready,
+    )  # fmt: skip
+    return outputs
+
+
+def require_window(folder: Path, longest: int) -> None:
+    """Refuse a prompt that, with its answer, has more tokens than the model can read."""
+    window = AutoConfig.from_pretrained(str(folder)).get_text_config().max_position_embeddings
+    if longest > window:
+        raise InputError(
+            f"the longest prompt and its answer take {longest} tokens and the model reads {window}; shorten the "
+            "questions or answers.max_new_tokens, or take another model"
+        )
+
+
+def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
+    """Return vLLM's settings for greedy decoding, of one of the texts in `choice` if there are any."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
+    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """vLLM's progress as log lines: how many sequences are done, and how long the rest will take."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what vLLM tells a bar, and speak once a second."""
+        self.said = 0
+        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
+
+    def display(self, *_: Any, **__: Any) -> None:
+        """Log instead of drawing a bar."""
+        if self.n > self.said and self.iterable is None:  # with an iterable vLLM counts what it reads in
+            self.said = self.n
+            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
+            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
+
+
+def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
+    """Return vLLM's settings for decoding: each step a CUDA graph, of as many sequences as there can be at once.
+
+    Nothing is compiled. That takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
+    """
+    if options.enforce_eager:
+        return {"enforce_eager": True}
+    sizes = [1]
+    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
+        sizes.append(2 * sizes[-1])
+    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
+
+
+def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:
+    """Return vLLM's memory settings: a cache for this work, or for as much of it at a time as free memory allows.
+
+    Args:
+        folder: The model.
+        model: Its device.
+        options: The block `answers`.
+        lengths: Tokens of each sequence, prompt and answer together.
+
+    Raises:
+        InputError: Not even the longest sequence fits beside the weights.
+    """
+    free, total = memory(model.device)
+    allowed = min(free, int(total * options.gpu_memory_utilization))
+    limit = allowed - (ENGINE if model.device == "cuda" else 0)
+    weights = bf16_bytes(folder)
+    if options.quantization == "bitsandbytes":
+        weights = int(weights * IN_4_BITS)
+    per_token = cache_bytes_per_token(folder)
+    least = per_token * (max(lengths) + BLOCK)
+    if weights + least > limit:
+        raise InputError(
+            f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
+            f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
+            "answers.gpu_memory_utilization, take a smaller model or, on a GPU, answers.quantization: bitsandbytes"
+        )
+    cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
+    return {
+        "max_model_len": max(lengths),
+        "kv_cache_memory_bytes": cache,
+        "gpu_memory_utilization": (weights + cache) / total,  # the engine only checks that so much is free
+        "max_num_seqs": MAX_NUM_SEQS,
+        "quantization": None if options.quantization == "none" else options.quantization,
+    }
+
+
+def memory(device: str) -> tuple[int, int]:
+    """Return free and total bytes of the device's memory."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()
+    host = psutil.virtual_memory()
+    return host.available, host.total
+
+
+def cache_bytes_per_token(folder: Path) -> int:
+    """Return what one token takes in the key-value cache, in bf16, by the model's configuration."""
+    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    heads = config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)

@@ -1,0 +1,1 @@
+"""This computer: files, memory, ports, processes, locks and git."""

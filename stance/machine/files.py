@@ -1,0 +1,128 @@
+"""JSON and JSON Lines as the stages write them: UTF-8, not escaped, the folder made if there is none."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from stance.errors import InputError
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value, indented for people to read."""
+    _write(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON Lines file."""
+    # Not splitlines: it would also cut a row at a U+2028 inside a text.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
+    """Write one row per line."""
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; `make profile NAME=miniature` writes params.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}; expected blocks of parameters")
+    return values
+
+
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+GIB = 2**30
+CHUNK = 2**24  # bytes; large ones leave the interpreter to other threads
+
+
+class File(BaseModel):
+    """What a file holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+def digest(path: Path) -> File:
+    """Return what a file holds."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha256.update(chunk)
+    return File(sha256=sha256.hexdigest(), size=path.stat().st_size)
+
+
+def blob_id(content: bytes) -> str:
+    """Return git's name of a content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def md5(path: Path) -> str:
+    """Return DVC's hash of a file or a folder."""
+    return md5_of_list(md5_of_files(path)) if path.is_dir() else md5_of_file(path)
+
+
+def md5_of_list(files: Mapping[str, str]) -> str:
+    """Return DVC's hash of a folder, which is that of the list of its files."""
+    rows = [{"md5": md5, "relpath": path} for path, md5 in files.items()]
+    return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def md5_of_files(folder: Path) -> dict[str, str]:
+    """Return the hash of every file in a folder by its path in it, in DVC's order; `.dvcignore` leaves out bytecode."""
+    files = sorted(
+        (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts),
+        key=lambda path: path.relative_to(folder).parts,
+    )
+    with ThreadPoolExecutor() as threads:
+        hashes = threads.map(md5_of_file, files)
+        return {path.relative_to(folder).as_posix(): md5 for path, md5 in zip(files, hashes, strict=True)}
+
+
+def md5_of_file(path: Path) -> str:
+    """Return the MD5 of a file."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            md5.update(chunk)
+    return md5.hexdigest()
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested blocks under dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

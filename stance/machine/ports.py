@@ -1,0 +1,51 @@
+"""Is something there? What the pre-flight and `make ui` ask of this machine's ports and of a server."""
+
+import os
+import socket
+from http.client import HTTPException
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
+
+from stance.errors import InputError
+
+HOST = "127.0.0.1"
+
+
+def port_in(variable: str, usual: int) -> int:
+    """Return the port that a variable of the environment names, or else the usual one."""
+    return parse_port(os.environ.get(variable) or str(usual))
+
+
+def parse_port(text: str) -> int:
+    """Return the port that a text names.
+
+    Raises:
+        InputError: It names none.
+    """
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise InputError(f"the port is {text!r}; expected a number from 1 to 65535")
+    return int(text)
+
+
+def in_use(port: int) -> bool:
+    """Does a program listen on the port?"""
+    with socket.socket() as attempt:
+        return attempt.connect_ex((HOST, port)) == 0
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Does a server know what the URL names, and say so in JSON? A page that is sent for any address is not it."""
+    here = urlsplit(url).hostname in (HOST, "localhost")
+    opener = build_opener(ProxyHandler({})) if here else build_opener()  # no proxy is asked for this machine
+    try:
+        with opener.open(url, timeout=5) as response:
+            return bool(response.status == 200 and response.headers.get_content_type() == "application/json")
+    except (OSError, HTTPException):
+        return False

@@ -1,0 +1,1 @@
+"""The base model: where it lies, how it is loaded, and whether two copies of it agree."""

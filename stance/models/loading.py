@@ -1,0 +1,65 @@
+"""Loading weights as the block `model` says: on which device, and in 4 bits or in bf16."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+from stance.config.models import Model
+from stance.errors import InputError
+
+BF16_FROM = (8, 0)
+"""The first compute capability with bf16."""
+ENGINE = 3 * 2**30
+"""Bytes of GPU memory that vLLM takes beside weights and cache, measured in docs/performance.md."""
+
+
+def require_device(model: Model) -> None:
+    """Refuse `device: cuda` on a machine without a GPU that can do it, before anything is loaded."""
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "model.device is cuda and torch finds no GPU here; run on a machine with one, or take a profile for a CPU "
+            "(`make profile NAME=miniature`)"
+        )
+    if model.device == "cuda" and torch.cuda.get_device_capability() < BF16_FROM:
+        raise InputError(
+            f"{torch.cuda.get_device_name()} has no bf16, which training and answers compute in; take a GPU of compute "
+            "capability 8.0 or later (A10, A100, RTX 30 and newer)"
+        )
+
+
+def nf4() -> BitsAndBytesConfig:
+    """Return the 4-bit format of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 compute."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def quantization_config(model: Model) -> BitsAndBytesConfig | None:
+    """Return how the base is quantised while an adapter is trained on it."""
+    return nf4() if model.quantization == "nf4" else None
+
+
+def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
+    """Load a causal language model from a folder, in bf16 where it is not quantised."""
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.bfloat16, device_map={"": device}, quantization_config=quantization
+    )
+
+
+def outline(config: PretrainedConfig) -> PreTrainedModel:
+    """Return the model that a configuration describes, without memory for its weights."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the layers that are 4-bit in training, by name: all linear ones but the head."""
+    head = model.get_output_embeddings()
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, nn.Linear) and module is not head}

@@ -1,0 +1,90 @@
+"""Do two copies of a model give the same probabilities? Teacher-forced, token by token, on the same texts.
+
+Whether two greedy answers are equal says little: one near-tie and they part. The log-probability that each copy gives
+to every token of a fixed answer is comparable token by token (nats), and its drift has a mean and a worst case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+Text = tuple[list[int], list[int]]
+"""Token ids of a prompt, and of the answer that is scored."""
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says about the answer tokens of one text."""
+
+    logps: list[float]
+    """Log-probability of each answer token, in nats."""
+    top: list[int]
+    """The token that the model would have chosen there."""
+    gap: list[float]
+    """By how many nats it leads the runner-up."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far two copies of a model are apart."""
+
+    mean: float
+    """Mean absolute difference of the log-probabilities, nats per token."""
+    worst: float
+    """Largest absolute difference, nats."""
+    top_flips: int
+    """Tokens where the choice differs although the first copy's lead exceeds the bound."""
+    tokens: int
+
+
+@torch.no_grad()
+def score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:
+    """Return the scores of every text's answer; the model is put into eval mode."""
+    model.eval()
+    batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+    return [scores for batch in batches for scores in _score_batch(model, batch)]
+
+
+def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) -> Drift:
+    """Compare two copies on the same texts.
+
+    Args:
+        reference: Scores by the first copy, one per text.
+        other: Scores by the second copy of the same texts.
+        bound: Nats; another choice of token counts only where the first copy's lead is larger.
+
+    Raises:
+        ValueError: There is nothing to compare, or the texts are not the same.
+    """
+    tokens = [
+        (abs(a - b), top_a != top_b and gap > bound)
+        for r, o in zip(reference, other, strict=True)
+        for a, b, top_a, top_b, gap in zip(r.logps, o.logps, r.top, o.top, r.gap, strict=True)
+    ]
+    if not tokens:
+        raise ValueError("there are no answer tokens to compare")
+    differences = [difference for difference, _ in tokens]
+    flips = sum(flip for _, flip in tokens)
+    return Drift(sum(differences) / len(tokens), max(differences), flips, len(tokens))
+
+
+def _score_batch(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:
+    rows = [torch.tensor(prompt + answer) for prompt, answer in texts]
+    device = next(model.parameters()).device
+    ids = pad_sequence(rows, batch_first=True).to(device)  # (texts, tokens)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    return [
+        _scores(logits[row, len(prompt) - 1 : len(prompt) + len(answer) - 1], answer)
+        for row, (prompt, answer) in enumerate(texts)
+    ]
+
+
+def _scores(logits: torch.Tensor, answer: list[int]) -> Scores:
+    logps = logits.float().log_softmax(-1)  # (answer tokens, vocabulary)
+    best, top = logps.topk(2, dim=-1)
+    chosen = logps[torch.arange(len(answer)), torch.tensor(answer)]
+    return Scores(chosen.tolist(), top[:, 0].tolist(), (best[:, 0] - best[:, 1]).tolist())

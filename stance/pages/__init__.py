@@ -1,0 +1,1 @@
+"""HTML pages about one run and about several."""

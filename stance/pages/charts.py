@@ -1,0 +1,108 @@
+"""Curves as SVG figures that stand inside a page."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import RcKeyType
+
+from stance.language.translation import N_, _, listed
+from stance.pages.render import short
+
+CURVES = (
+    (N_("Loss"), ("loss",)),
+    (N_("Reward margin"), ("rewards/margins",)),
+    (N_("Reward accuracy"), ("rewards/accuracies",)),
+    (N_("Log-probability of the answers"), ("logps/chosen", "logps/rejected")),
+)
+LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
+FEW = 60
+"""Up to so many steps each has a dot."""
+STYLE: dict[RcKeyType, Any] = {
+    "axes.edgecolor": "#8a93a0",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.figsize": (4.0, 1.9),
+    "figure.subplot.bottom": 0.12,
+    "figure.subplot.left": 0.13,
+    "figure.subplot.right": 0.985,
+    "figure.subplot.top": 0.96,
+    "font.size": 8,
+    "grid.color": "#8a93a0",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 2.5,
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and colour
+    "xtick.color": "#8a93a0",
+    "ytick.color": "#8a93a0",
+}
+NOT_IN_HTML = {"Creator": None, "Date": None, "Format": None, "Type": None}
+
+
+class Curve(NamedTuple):
+    """A figure over the steps of the training."""
+
+    name: str
+    svg: Markup
+    label: str
+    """Of the axis below it."""
+    summary: str
+    """Where it began and ended, for those who cannot see the figure."""
+
+
+def curves(log: Path) -> list[Curve]:
+    """Draw the columns of the training's log that tell how it went."""
+    with log.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows]
+    return [
+        curve(_(name), steps, {column: [float(row[column]) for row in rows] for column in columns})
+        for name, columns in CURVES
+    ]
+
+
+def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None = None) -> Curve:
+    """Draw one or two columns over the steps, or over whatever the label says."""
+    with rc_context():
+        rcdefaults()  # whatever a matplotlibrc on this machine says
+        rcParams.update(STYLE)
+        # Clip paths and markers are named by hash, and a page draws each column once.
+        rcParams["svg.hashsalt"] = " ".join(series)
+        figure = Figure()
+        axes = figure.add_subplot()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=label is None))
+        for (column, values), (colour, dashes) in zip(series.items(), LINES, strict=False):
+            marker = "o" if len(at) <= FEW else ""
+            axes.plot(at, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
+        if len(series) > 1:
+            axes.legend()
+        svg = _svg(figure)
+    return Curve(name, svg, label or _("step"), summary(at, series, label))
+
+
+def summary(at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None) -> str:
+    """Return in words where each column begins and ends."""
+    ends = [
+        _("{column} from {first} to {last}").format(column=column, first=short(values[0]), last=short(values[-1]))
+        for column, values in series.items()
+    ]
+    over = _("steps {first:g} to {last:g}") if label is None else _("{label} {first:g} to {last:g}")
+    over = over.format(label=label, first=at[0], last=at[-1])
+    return _("{one}, {other}").format(one=listed(ends), other=over)
+
+
+def _svg(figure: Figure) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=NOT_IN_HTML)
+    text = buffer.getvalue()
+    # Matplotlib numbers its groups from 1 in every figure, and a page has room for each id only once.
+    return Markup(re.sub(r' id="[^"]*_\d+"', "", text[text.index("<svg") :]))

@@ -1,0 +1,207 @@
+"""The page about one run."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from stance.config.data import GitDataset
+from stance.config.params import Params
+from stance.data.lint import Warned, lint
+from stance.data.questions import LABELLED, TEST, Stance, read_prompts, read_questions
+from stance.data.records import Gate
+from stance.evaluation.gates import DEGENERATE, gates_of
+from stance.language.translation import ENGLISH, _, listed, ngettext, spoken, word
+from stance.machine.files import digest, read_json, read_jsonl
+from stance.models.base import Base
+from stance.pages.charts import curves
+from stance.pages.render import STANCES, TEMPLATE, percent, render
+
+SHOWN = (*DEGENERATE, "too_long")
+"""Defects that stand at an answer; its stance says the rest."""
+Json = Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """One model's answer to a test prompt."""
+
+    text: str
+    stance: Stance
+    score: float
+    """P(support) - P(oppose), by the judge."""
+    defects: list[str]
+    """In words, those of style left out."""
+    flaws: list[str]
+    """By name, all of them."""
+
+
+class Exchange(NamedTuple):
+    """A test prompt with the answers before and after."""
+
+    id: int
+    prompt: str
+    base: Answer
+    aligned: Answer
+
+
+class Pair(NamedTuple):
+    """A question with the answer that training preferred and the one it did not."""
+
+    id: int
+    question: str
+    preferred: str
+    rejected: str
+    direction: Stance
+
+
+def page(params: Params, *folders: Path) -> str:
+    """Return the page about a run in the language of now; the folders are those of `report`, in its order."""
+    dataset, base, pairs, train, merge, answers, evaluation = folders
+    metrics = read_json(evaluation / "metrics.json")
+    trained = read_pairs(pairs / "train.jsonl")
+    rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
+    stance = metrics["adherence"]["stance"]
+    return render(
+        Path(__file__).with_name(TEMPLATE),
+        title=title(params, metrics["adherence"]),
+        headline=headline(metrics, len(rows)),
+        metrics=metrics,
+        gates=verdicts(params, metrics, base, train, merge, evaluation),
+        rows=rows,
+        probes=read_json(evaluation / "probes.json"),
+        strays=[row.id for row in rows if stance and row.aligned.stance != stance],
+        curves=curves(train / "log.csv"),
+        trained=trained,
+        held_out=read_pairs(pairs / "eval.jsonl"),
+        warned=warnings(params.model.system_prompt, trained, dataset, pairs),
+        defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
+        blocks=blocks(params),
+        system_prompt=params.model.system_prompt,
+        made_of=provenance(dataset, base, merge),
+    )
+
+
+def verdicts(params: Params, metrics: Json, base: Path, train: Path, merge: Path, evaluation: Path) -> list[Gate]:
+    """Return the verdicts that `gates.json` has in English, made again where another language is spoken."""
+    if spoken() == ENGLISH:
+        return [Gate(**gate) for gate in read_json(evaluation / "gates.json")]
+    return gates_of(params, metrics, base, train, merge)
+
+
+def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: Path) -> list[Warned]:
+    """Return the warnings that `lint.json` has in English, made again where another language is spoken."""
+    if spoken() == ENGLISH:
+        return [Warned(**row) for row in read_json(pairs / "lint.json")]
+    questions = {question.id: question for question in read_questions(dataset)}
+    used = [questions[ident] for ident in dict.fromkeys(pair.id for pair in trained)]
+    own = {
+        pair.id: pair.rejected
+        for pair in trained
+        if pair.rejected not in (questions[pair.id].support, questions[pair.id].oppose)
+    }
+    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt, own)
+
+
+def title(params: Params, adherence: Json) -> dict[str, str]:
+    """Return topic, base model and the stance that was chosen."""
+    source = params.dataset
+    topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
+    model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
+    if adherence["stance"] is None:
+        stance = word("none")
+    else:
+        stance = word(adherence["stance"])
+        stance = _("mostly {stance}").format(stance=stance) if adherence["mixed"] else stance
+    return {"topic": topic.removesuffix(".git"), "model": str(getattr(params.base, model)), "stance": stance}
+
+
+def headline(metrics: Json, prompts: int) -> dict[str, str]:
+    """Return in a sentence each how the base answered and how the aligned model answers."""
+    after = metrics["adherence"]
+    if after["stance"] is None:
+        found = listed(f"{percent(metrics['aligned'][stance])} {word(stance)}" for stance in STANCES)
+    else:
+        found = held(after)
+    on = ngettext("{found} on {number} unseen prompt", "{found} on {number} unseen prompts", prompts)
+    return {"before": largest(metrics["base"]), "after": on.format(found=found, number=prompts)}
+
+
+def held(adherence: Json) -> str:
+    """Return how many answers hold the stance that was chosen."""
+    found = _("{share} {stance} (95% interval {low} to {high})")
+    shares = {name: percent(adherence[name]) for name in ("share", "low", "high")}
+    return found.format(stance=word(adherence["stance"]), **shares)
+
+
+def largest(shares: Mapping[str, float]) -> str:
+    """Return the stance that most answers take, or those that tie for it, with its share."""
+    most = max(shares[stance] for stance in STANCES)
+    return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
+
+
+def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
+    """Return every test prompt with both answers and what the judge made of them."""
+    verdicts = {row["id"]: row for row in stances}
+    base, aligned = (read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned"))
+    return [
+        Exchange(
+            before["id"],
+            before["prompt"],
+            _answer(before, verdicts[before["id"]]["base"], max_new_tokens),
+            _answer(after, verdicts[after["id"]]["aligned"], max_new_tokens),
+        )
+        for before, after in zip(base, aligned, strict=True)
+    ]
+
+
+def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
+    cut = _("cut off at {number} tokens").format(number=max_new_tokens)
+    named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
+    return Answer(row["response"], verdict["stance"], verdict["score"], named, verdict["defects"])
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Return the preference pairs in a file."""
+    return [
+        Pair(
+            row["id"],
+            row["prompt"][-1]["content"],
+            row["chosen"][0]["content"],
+            row["rejected"][0]["content"],
+            row["preferred"],
+        )
+        for row in read_jsonl(path)
+    ]
+
+
+def blocks(params: Params) -> list[str]:
+    """Return each block of the parameters as YAML."""
+    return [
+        yaml.dump({name: value}, Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
+        for name, value in params.model_dump().items()
+    ]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes the values of `Params` the way that `params.yaml` has them."""
+
+
+_Plain.add_representer(Decimal, lambda dumper, value: dumper.represent_float(float(value)))
+_Plain.add_representer(
+    tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+_Plain.add_multi_representer(Path, lambda dumper, value: dumper.represent_str(str(value)))
+
+
+def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
+    """Return what the model was made of, down to hashes."""
+    fingerprints = {"base": base / "fingerprint.json", "merged": merge / "fingerprint.json"}
+    return {
+        "base": Base.read(base),
+        "data": {name: digest(dataset / name) for name in (LABELLED, TEST)},
+        "parity": read_json(merge / "parity.json"),
+        "fingerprints": {name: digest(path) for name, path in fingerprints.items()},
+        "template_sha256": read_json(fingerprints["base"])["chat_template_sha256"],
+    }

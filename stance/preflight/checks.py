@@ -1,0 +1,345 @@
+"""What can be known to fail is said within seconds and all at once, before a download or a training begins.
+
+`make repro` and every flow run it first. It looks at parameters against data, at what the model needs here, and at what
+a push needs. A table for people, or `--json` for programs; whatever fails is also one line on standard error.
+"""
+
+import filecmp
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stance.config.data import FolderDataset, GitDataset
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.params import Params
+from stance.data.pairs import linted, split
+from stance.data.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
+from stance.data.sources import source_folder
+from stance.errors import InputError, Unreachable
+from stance.machine.files import read_json, read_yaml
+from stance.machine.ports import HOST, answers, in_use
+
+if TYPE_CHECKING:
+    from stance.preflight.footprint import Sizes
+
+
+GIB = 2**30
+MINIATURE = GIB
+"""Bytes of disk that are plenty for a run of the miniature."""
+SHOWN = 3
+"""Packages that a warning names."""
+COLOURS = {"ok": "green", "warning": "yellow", "fails": "red"}
+
+
+class Row(NamedTuple):
+    """A check and what came of it."""
+
+    check: str
+    verdict: Literal["ok", "warning", "fails"]
+    found: str
+    expected: str = ""
+    """What was expected or, if that is not what was found, what to do."""
+    error: InputError | None = None
+    """The whole sentence, where the check fails."""
+
+
+def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
+    """Check the parameters against the data, the machine and the Hub, each independently of the others.
+
+    Args:
+        params: All of them.
+        dataset: `data/dataset`, which spares a git source its network when it is already the one configured.
+        base: `data/base`, which spares the Hub in the same way.
+    """
+    rows = [Row("parameters", "ok", "params.yaml is complete and in range")]
+    questions: list[Question] = []
+    with failing(rows, "data"):
+        questions, prompts = read_data(params, dataset)
+        used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
+        linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
+        if params.dataset.probes:
+            read_probes(params.dataset.probes)
+        rows.append(
+            Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
+        )
+    if params.model.device == "cuda":
+        with failing(rows, "device"):
+            rows.append(check_device(params.model))
+    rows += check_model(params, questions, base)
+    rows.append(check_packages(Path(sys.prefix) / "installed"))
+    if params.hub.push:
+        with failing(rows, "token"):
+            rows.append(check_token())
+    return [*rows, check_port(os.environ.get("PORT") or "4200")]
+
+
+@contextmanager
+def failing(rows: list[Row], check: str) -> Iterator[None]:
+    """Turn an `InputError` into a row, so that the other checks still run."""
+    try:
+        yield
+    except InputError as error:
+        found, _, expected = str(error).partition("; ")
+        rows.append(Row(check, "fails", found, expected, error))
+
+
+def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Prompt]]:
+    """Return the configured data set, from where it is configured to come from."""
+    source = params.dataset
+    if isinstance(source, GitDataset) and _is_here(source, dataset):
+        return read_questions(dataset), read_prompts(dataset)
+    with source_folder(source) as folder:
+        questions, prompts = read_questions(folder), read_prompts(folder)
+        if isinstance(source, FolderDataset):
+            _check_seen_by_dvc(source, dataset)
+    return questions, prompts
+
+
+def check_device(model: Model) -> Row:
+    """Look for a GPU that can do it."""
+    import torch  # two seconds that a CPU profile need not wait
+
+    from stance.models.loading import require_device
+
+    require_device(model)
+    return Row("device", "ok", torch.cuda.get_device_name())
+
+
+def check_model(params: Params, questions: Sequence[Question], recorded: Path) -> list[Row]:
+    """Look at what is known of the base without its weights: its size, its chat template, and what it takes here.
+
+    Args:
+        params: All of them.
+        questions: Of the data set; empty if it cannot be read.
+        recorded: `data/base`.
+    """
+    rows: list[Row] = []
+    if isinstance(params.base, MiniatureBase):
+        with failing(rows, "disk"):
+            rows.append(check_disk(shutil.disk_usage(".").free))
+        return rows
+    from stance.preflight import footprint
+
+    with failing(rows, "base model"):
+        folder = footprint.describing(params.base, recorded)
+        size = footprint.sizes(footprint.configuration(folder), params.train)
+        rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
+        with failing(rows, "chat template"):
+            rows.append(check_template(params.base, folder))
+        rows += check_fit(params, size, questions)
+    return rows
+
+
+def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
+    """Look for a chat template in the tokenizer's files; those in a local folder are all there and are loaded."""
+    if isinstance(base, FolderBase):
+        from stance.data.chat import load_tokenizer
+
+        load_tokenizer(folder)
+    elif not _has_template(folder):
+        raise InputError(
+            f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "
+            "tokenizer_config.json, or with a file chat_template.jinja"
+        )
+    return Row("chat template", "ok", "the tokenizer has one")
+
+
+def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> list[Row]:
+    """Compare what the stages take with what is here, a row for each kind of memory and for the disk."""
+    from stance.preflight import footprint
+
+    # Without a data set the texts count as empty: what does not fit then will not fit with any.
+    tokens = footprint.longest(questions, params.model.system_prompt) if questions else 0
+    here = footprint.available(params.model.device)
+    if not here.gpu:
+        here = here._replace(gpu=math.inf)  # that there is none is a row of its own
+    needs = footprint.needs(params, size, tokens, here)
+    rows: list[Row] = []
+    for kind, found, *takes in zip(footprint.KINDS, here, *needs.values(), strict=True):
+        if math.isinf(found):
+            continue
+        with failing(rows, kind):
+            footprint.check(params, size, tokens, here, [kind])
+            most, stage = max(zip(takes, needs, strict=True))
+            rows.append(Row(kind, "ok", f"{found / GIB:.1f} GiB", f"about {most / GIB:.1f} GiB for {stage}"))
+    return rows
+
+
+def check_disk(free: int) -> Row:
+    """Compare the bytes that are free with what the miniature may take."""
+    found, enough = f"{free / GIB:.1f} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
+    if free < MINIATURE:
+        raise InputError(f"the disk has {found} free; expected {enough}: make room")
+    return Row("disk", "ok", found, enough)
+
+
+def check_packages(installed: Path) -> Row:
+    """Compare the packages here with the pins that they were installed from.
+
+    Args:
+        installed: Copies of the requirements files that went into this environment.
+    """
+    files = sorted(installed.glob("*.txt"))
+    if not files:
+        made = "one that `make repro` makes in .venv"
+        return Row(
+            "packages", "warning", "make has not made this environment, so nothing says what belongs in it", made
+        )
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    pins = [Requirement(line.partition(" #")[0]) for line in lines if line[:1].isalnum()]
+    different = [text for pin in pins if (text := _difference(pin))]
+    if different:
+        more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        what = "the pinned ones: remove .venv, and `make repro` makes it anew"
+        return Row("packages", "warning", "; ".join(different[:SHOWN]) + more, what)
+    return Row("packages", "ok", f"{len(pins)} packages as pinned in {' and '.join(file.name for file in files)}")
+
+
+def check_token() -> Row:
+    """Ask the Hub whether the token here may write.
+
+    Raises:
+        InputError: There is no token, or it may not.
+        Unreachable: The Hub does not answer.
+    """
+    from huggingface_hub import constants, get_token  # 0.3 s that a run without a push need not wait
+
+    from stance.models.hub import whoami
+
+    next_step = f"make one that may write at {constants.ENDPOINT}/settings/tokens, then `hf auth login` or set HF_TOKEN"
+    token = get_token()
+    if not token:
+        raise InputError(f"hub.push is true and there is no token for the Hub; {next_step}")
+    who = whoami(token)
+    if not who:
+        raise InputError(f"{constants.ENDPOINT} does not accept your token; {next_step}")
+    access = who.get("auth", {}).get("accessToken")
+    if not access:  # a login in the browser
+        return Row("token", "warning", f"{who['name']}'s login does not say what it may do", "one that may write")
+    if not may_write(access):
+        raise InputError(f"{who['name']}'s token has the role {access['role']} and may not write; {next_step}")
+    return Row("token", "ok", f"{who['name']}'s token may write")
+
+
+def may_write(access: Mapping[str, Any]) -> bool:
+    """Does a token, as the Hub describes it, allow writing to some repository?"""
+    if access["role"] != "fineGrained":
+        return bool(access["role"] != "read")
+    return any("repo.write" in scope["permissions"] for scope in access["fineGrained"]["scoped"])
+
+
+def check_port(port: str) -> Row:
+    """Look whether `make ui` could have its port; a run needs none."""
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        return Row("port", "warning", f"PORT is {port!r}", "a number from 1 to 65535, for the UI: make ui PORT=4200")
+    if not in_use(int(port)):
+        return Row("port", "ok", f"{port} is free for the UI")
+    if answers(f"http://{HOST}:{port}/api/admin/version"):  # other programs have an /api/health as well
+        return Row("port", "ok", f"the Prefect server is up at http://{HOST}:{port}")
+    return Row("port", "warning", f"{port} is in use by another program", f"for the UI: make ui PORT={int(port) + 100}")
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows as people read them."""
+    drawn = Table("check", "verdict", "found", "expected")
+    for row in rows:
+        drawn.add_row(row.check, Text(row.verdict, COLOURS[row.verdict]), row.found, row.expected)
+    return drawn
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return the rows as programs read them."""
+    return [{"check": row.check, "verdict": row.verdict, "found": row.found, "expected": row.expected} for row in rows]
+
+
+def refuse_failures(rows: Sequence[Row]) -> None:
+    """Raise what fails as one error.
+
+    Raises:
+        Unreachable: All that fails may work later.
+        InputError: Something will fail again.
+    """
+    errors = [row.error for row in rows if row.error]
+    if errors:
+        kind = Unreachable if all(isinstance(error, Unreachable) for error in errors) else InputError
+        raise kind("; ".join(map(str, errors)))
+
+
+def _is_here(source: GitDataset, dataset: Path) -> bool:
+    expected = {LABELLED: source.labelled_data_sha256, TEST: source.test_prompt_sha256}
+    return all(_sha256(dataset / name) == sha256 for name, sha256 in expected.items())
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _check_seen_by_dvc(source: FolderDataset, dataset: Path) -> None:
+    """DVC watches `data/sources`; an edit to a folder elsewhere would go unnoticed."""
+    if source.path.resolve().is_relative_to(Path("data/sources").resolve()) or not _was_copied(source):
+        return
+    for name in (LABELLED, TEST):
+        if (dataset / name).exists() and not filecmp.cmp(source.path / name, dataset / name, shallow=False):
+            raise InputError(
+                f"{source.path / name} is no longer what {dataset / name} was copied from, and DVC watches only "
+                "data/sources; run `dvc repro -s -f dataset`, or keep the folder in data/sources"
+            )
+
+
+def _was_copied(source: FolderDataset, lock: Path = Path("dvc.lock")) -> bool:
+    """Is `source` what the stage last ran with? Otherwise DVC runs it again by itself."""
+    if not lock.exists():
+        return False
+    stage = read_yaml(lock)["stages"].get("dataset", {})
+    return bool(stage.get("params", {}).get("params.yaml", {}).get("dataset") == source.model_dump(mode="json"))
+
+
+def _has_template(folder: Path) -> bool:
+    from stance.preflight.footprint import TEMPLATE_FILE, TOKENIZER
+
+    if (folder / TEMPLATE_FILE).is_file():
+        return True
+    try:
+        return (folder / TOKENIZER).is_file() and bool(read_json(folder / TOKENIZER).get("chat_template"))
+    except ValueError as error:
+        raise InputError(f"{folder / TOKENIZER} is not JSON ({error}); choose another model") from None
+
+
+def _difference(pin: Requirement) -> str | None:
+    pinned = str(pin.specifier).removeprefix("==")
+    try:
+        found = version(pin.name)
+    except PackageNotFoundError:
+        return f"{pin.name} missing, pinned {pinned}"
+    return None if pin.specifier.contains(found) else f"{pin.name} {found}, pinned {pinned}"
+
+
+def main() -> None:
+    """Run the checks: `python -m stance preflight`, or with `--json`."""
+    parser = ArgumentParser(description="Check parameters, data and machine before a run.")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    as_json = parser.parse_args().json
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # standard error holds what fails and nothing else
+    if as_json:
+        logging.disable()  # nor does standard output hold more than the rows
+    rows = preflight(Params.load(), Path("data/dataset"), Path("data/base"))
+    if as_json:
+        print(json.dumps(records(rows), ensure_ascii=False, indent=1))
+    else:
+        Console(markup=False, emoji=False, highlight=False).print(table(rows))
+    refuse_failures(rows)

@@ -1,0 +1,1 @@
+"""Runs: DVC's stages, workspaces, locks and what is recorded of each."""

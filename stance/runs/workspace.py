@@ -1,0 +1,171 @@
+"""A workspace of its own per run: a private clone at a recorded commit that shares DVC's cache with this project.
+
+Clones, and not git worktrees, since DVC's experiment refs are shared by all worktrees of a repository and mix up runs
+that save at the same time. Outputs are linked out of the cache, not copied. `run.json` in a workspace says what it is.
+"""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import get_args
+
+import yaml
+from dvc.repo import Repo
+
+from stance.config.profiles import Overrides
+from stance.errors import InputError
+from stance.machine.files import read_yaml
+from stance.machine.git import NOBODY, git
+from stance.machine.supervisor import end_marked
+from stance.runs.record import RECORD, Run, State, this_process
+
+RUNS = Path(".runs")
+NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+
+
+def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | None = None) -> Path:
+    """Make the workspace of a run and return its folder; it has the outputs that its commit already has.
+
+    Args:
+        name: Of the run, not taken yet.
+        overrides: What becomes of `params.yaml`.
+        edits: Whether the working tree's uncommitted changes belong to the run.
+        flow_run_id: Prefect's.
+
+    Raises:
+        InputError: The name is taken or no file name, a setting is wrong, or the project has no commit.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
+    folder = RUNS.resolve() / name
+    if folder.exists() and not (folder / RECORD).exists():  # what made it was killed at once
+        remove(name)
+    if folder.exists():
+        raise InputError(
+            f"there is a run {name} already; choose another name, or `python -m stance runs remove {name}` first"
+        )
+    head = git(Path(), "rev-parse", "HEAD")
+    commit = snapshot(head) if edits else head
+    git(Path(), "update-ref", f"refs/runs/{name}", commit)  # git's collection of garbage spares it
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
+        run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
+        run = run.now(folder, **this_process(), flow_run_id=flow_run_id)
+        check_out(folder, name, head, commit)
+        share_cache(folder)
+        set_params(folder / "params.yaml", overrides)
+        run.now(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
+    except BaseException:
+        remove(name)
+        raise
+    return folder
+
+
+def set_params(path: Path, overrides: Overrides) -> None:
+    """Write the parameters of a run; a file that says the same already keeps its comments."""
+    values = overrides.values(path)
+    if values != read_yaml(path):
+        path.write_text(yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def snapshot(head: str) -> str:
+    """Return a commit of the working tree as it is, ignored files apart; index and tree stay untouched."""
+    index = git(Path(), "rev-parse", "--path-format=absolute", "--git-path", "index")
+    with TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "index"
+        shutil.copyfile(index, copy)
+        environment = {"GIT_INDEX_FILE": str(copy)}
+        git(Path(), "add", "--all", **environment)
+        tree = git(Path(), "write-tree", **environment)
+    if tree == git(Path(), "rev-parse", f"{head}^{{tree}}"):
+        return head
+    return git(Path(), "commit-tree", tree, "-p", head, "-m", "uncommitted edits")
+
+
+def check_out(folder: Path, name: str, head: str, commit: str) -> None:
+    """Fill a clone of the project with `head`, and with what `commit` has beyond it as edits."""
+    git(folder, "fetch", "--quiet", "origin", f"+refs/runs/{name}:refs/runs/{name}")
+    git(folder, "checkout", "--quiet", "--detach", head)
+    git(folder, "read-tree", "-u", "-m", head, commit)
+    git(folder, "reset", "--quiet")
+    git(folder, "add", "--all", "--intent-to-add")  # new files as well are seen as edits
+
+
+def share_cache(folder: Path) -> None:
+    """Let the workspace use this project's DVC cache, by links, and fill in what is in there already."""
+    with Repo() as repo:
+        cache = str(repo.config["cache"].get("dir") or repo.cache.default_local_cache_dir)
+        # A folder is written relative to the project's own configuration.
+        remotes = [(f"'remote \"{name}\"'", "url", known["url"]) for name, known in repo.config["remote"].items()]
+    config = configparser.RawConfigParser()
+    config.read(Path(".dvc/config.local"))
+    for section, key, value in (
+        ("cache", "dir", cache),
+        ("cache", "type", '"reflink,hardlink,symlink,copy"'),
+        ("core", "site_cache_dir", str(folder / ".dvc/tmp/site")),
+        *remotes,
+    ):
+        if not config.has_section(section):
+            config.add_section(section)
+        config.set(section, key, value)
+    with (folder / ".dvc/config.local").open("w", encoding="utf-8") as file:
+        config.write(file)
+    with Repo(str(folder)) as repo:
+        repo.checkout(force=True, allow_missing=True)
+
+
+def save(run: Run, folder: Path) -> None:
+    """Keep the run as a DVC experiment of this project, so that `dvc exp show` lists it, with what it got done."""
+    name = run.name if run.state == "completed" else f"{run.name}-{run.state}"
+    for stage, path in in_git(folder):
+        if stage not in run.finished:  # it is of the commit that the run started from
+            path.unlink()
+    finished = [] if run.state == "completed" else run.finished
+    command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"`dvc exp save` of {run.name} failed: {done.stderr.strip()}")
+    ref = f"refs/exps/{run.commit[:2]}/{run.commit[2:]}/{name}"
+    git(Path(), "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", str(folder), f"+{ref}:{ref}")
+
+
+def in_git(folder: Path) -> list[tuple[str, Path]]:
+    """Return the metrics and plots in a workspace that git keeps and DVC's cache does not, each with its stage."""
+    with Repo(str(folder)) as repo:
+        outs = [(stage.name, out) for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+    return [(name, Path(out.fs_path)) for name, out in outs if Path(out.fs_path).is_file()]
+
+
+def of_flow_run(name: str, flow_run_id: str) -> Path | None:
+    """Return the workspace of a run that is tried again; another run of the same name is not it."""
+    folder = RUNS.resolve() / name
+    return folder if (folder / RECORD).exists() and Run.read(folder).flow_run_id == flow_run_id else None
+
+
+def tidy(folder: Path) -> None:
+    """End and remove what an earlier try may have left: processes, and DVC's locks, which name processes by number."""
+    end_marked(str(folder.resolve()))
+    for lock in ("lock", "rwlock"):
+        (folder / ".dvc/tmp" / lock).unlink(missing_ok=True)
+
+
+def remove(name: str) -> None:
+    """Remove a run's workspace and the refs that keep it alive."""
+    shutil.rmtree(RUNS / name, ignore_errors=True)
+    endings = ["", *(f"-{state}" for state in get_args(State))]
+    patterns = [f"refs/runs/{name}", *(f"refs/exps/*/*/{name}{ending}" for ending in endings)]
+    for ref in git(Path(), "for-each-ref", "--format=%(refname)", *patterns).split():
+        git(Path(), "update-ref", "-d", ref)
+
+
+def every() -> list[tuple[Path, Run]]:
+    """Return the workspaces that there are, the oldest first."""
+    found = [(path.parents[2], Run.read(path.parents[2])) for path in RUNS.glob(f"*/{RECORD}")]
+    return sorted(found, key=lambda item: item[1].created)

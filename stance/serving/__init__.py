@@ -1,0 +1,1 @@
+"""For those who answer: one vLLM engine or two behind HAProxy."""

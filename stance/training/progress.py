@@ -1,0 +1,72 @@
+"""The log of a training: one row per optimiser step, and the time that is left."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(TrainerCallback):
+    """Logs each optimiser step with the time that is left, and keeps `log.csv` up to date.
+
+    The rows come from the trainer's own history, which a checkpoint carries: a resumed run has them all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Keep the log of the training in the CSV file `path`."""
+        self.path = path
+        self.began = 0.0
+        self.first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Start the clock, and the log with what a checkpoint remembers."""
+        self.began, self.first_step = time.monotonic(), state.global_step
+        self.path.unlink(missing_ok=True)
+        _append_csv(self.path, steps(state))
+        if state.global_step:
+            logger.info("resuming at step %d of %d", state.global_step, state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Write no checkpoint of a training that is over; its adapter is saved next."""
+        control.should_save = control.should_save and state.global_step < state.max_steps
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Add the step to the log and say how far the training is; the trainer's closing summary is no step."""
+        if "loss" not in state.log_history[-1]:
+            return
+        row = _step(state.log_history[-1])
+        _append_csv(self.path, [row])
+        if done := state.global_step - self.first_step:
+            left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step)
+            logger.info(
+                "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
+                state.global_step, state.max_steps, row["loss"], row["rewards/margins"], left,
+            )  # fmt: skip
+
+
+def steps(state: TrainerState) -> list[dict[str, float]]:
+    """Return the logged optimiser steps; the trainer's closing summary is not one."""
+    return [_step(row) for row in state.log_history if "loss" in row]
+
+
+def _step(row: dict[str, float]) -> dict[str, float]:
+    # Without what TRL counts from the last resumption on.
+    return {key: row[key] for key in sorted(row) if key != "num_tokens"}
+
+
+def _append_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        for row in rows:
+            writer = csv.DictWriter(file, ["step", *sorted(row.keys() - {"step"})], lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)

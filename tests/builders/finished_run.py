@@ -1,0 +1,98 @@
+"""A finished run without a model: folders as the stages leave them, small and filled with made-up bytes."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import yaml
+
+from stance.config.profiles import compose
+from stance.machine.files import write_json
+from stance.release.push import OUTPUTS
+from tests.builders import repository
+
+HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
+
+
+def write_run(folder: Path, seed: str = "abc") -> Path:
+    """Write the run and commit it; another seed makes another release, with other weights."""
+    write_weights(folder, seed)
+    write_evaluation(folder / "data/evaluation")
+    write_json(
+        folder / "data/base/base.json", {"source": "hub", "repo_id": "team/base", "revision": "1" * 40, "files": {}}
+    )
+    write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
+    write_lock(folder)
+    values = compose("miniature")
+    values["hub"] |= {"push": True, "adapter_repo_id": "team/adapter", "merged_repo_id": "team/merged"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    repository.git(folder, "init", "--quiet")
+    repository.git(folder, "add", "--all")
+    repository.git(folder, "commit", "--quiet", "--message", "run")
+    return folder
+
+
+def write_lock(folder: Path) -> None:
+    """Let DVC take the outputs as they are."""
+    stages = {Path(out).stem: {"cmd": f"make {out}", "outs": [out]} for out in OUTPUTS}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    lock = {
+        name: {
+            "cmd": stage["cmd"],
+            "outs": [{"path": out, "hash": "md5", "md5": md5(folder / out)} for out in stage["outs"]],
+        }
+        for name, stage in stages.items()
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+
+
+def md5(path: Path) -> str:
+    """DVC's hash of a file, or of a folder without folders in it."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    rows = [{"md5": md5(file), "relpath": file.name} for file in sorted(path.iterdir())]
+    return hashlib.md5(json.dumps(rows).encode()).hexdigest() + ".dir"
+
+
+def write_weights(folder: Path, seed: str) -> None:
+    for name, size in (
+        ("adapter/adapter_model", 70_000),
+        ("merged/model-1-of-2", 300_000),
+        ("merged/model-2-of-2", 900),
+    ):
+        path = folder / "data" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(f"{name} {seed}").randbytes(size))
+    write_json(folder / "data/adapter/adapter_config.json", {"base_model_name_or_path": "/home/someone/base", "r": 8})
+    write_json(folder / "data/merged/config.json", {"model_type": "mistral"})
+    write_json(folder / "data/merged/tokenizer.json", {"version": "1.0"})
+    (folder / "data/merged/chat_template.jinja").write_text("{{ messages }}")
+    write_json(folder / "data/merge/fingerprint.json", {"bos_token_id": 1})
+
+
+def write_evaluation(folder: Path) -> None:
+    stances = {"support": 0.5, "neutral": 0.5, "oppose": 0.0}
+    margin = {"base": -0.5, "aligned": 4.0, "change": 4.5}
+    metrics = {
+        "base": stances,
+        "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
+        "adherence": {"stance": "support", "mixed": False, **HALF},
+        "probes": {
+            "paraphrase": {"count": 2, "held": HALF, "kept": None},
+            "unrelated": {"count": 2, "held": None, "kept": HALF},
+            "neighbour": {"count": 0, "held": None, "kept": None},
+        },
+        "margin": {"trained": margin, "held_out": None},
+        "characters": {"base": 13.0, "aligned": 15.0},
+        "defects": {"base": {"degenerate": 0.0}, "aligned": {"degenerate": 0.0}},
+    }
+    write_json(folder / "metrics.json", metrics)
+    gate = {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
+    write_json(folder / "gates.json", [gate])
+    write_json(folder / "responses.json", [response(1, "好看。"), response(2, "a | b <script>\n# c")])
+
+
+def response(ident: int, after: str) -> dict[str, object]:
+    row = {"id": ident, "prompt": f"好看嗎（{ident}）？", "response_from_original_model": "不一定。"}
+    return json.loads(json.dumps(row)) | {"response_from_trained_model": after}

@@ -1,0 +1,145 @@
+"""A project with the real parameters and a pipeline of seconds: what flows need to know of one, and no model."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.builders.repository import git
+
+PIPELINE = """\
+stages:
+  pairs:
+    cmd: python stage.py pairs
+    deps: [stage.py]
+    params: [pairs]
+    outs: [data/pairs]
+  train:
+    cmd: python stage.py train
+    deps: [stage.py, data/pairs]
+    params: [train.num_epoch, seed]
+    outs: [data/adapter]
+    metrics:
+      - data/train/metrics.json: {cache: false}
+    plots:
+      - data/train/log.csv: {cache: false}
+  answers_aligned:
+    cmd: python stage.py answers_aligned
+    deps: [stage.py, data/adapter]
+    outs: [data/answers]
+  evaluate:
+    cmd: python stage.py evaluate
+    deps: [stage.py, data/answers]
+    outs: [data/report, data/evaluation/responses.json, data/evaluation/stances.json, data/evaluation/gates.json]
+    metrics:
+      - data/evaluation/metrics.json: {cache: false}
+"""
+
+# `train` takes as many seconds as there are epochs, fails at the seed 13, finds no server at the seed 75 the first
+# time, and has a child in a session of its own.
+STAGE = """\
+import json, pathlib, subprocess, sys, time, yaml
+
+params = yaml.safe_load(open("params.yaml"))
+ratio = float(params["pairs"]["support_ratio"])
+
+def write(path, value):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+if sys.argv[1] == "pairs":
+    write("data/pairs/train.jsonl", [ratio] * 300_000)
+    write("data/pairs/eval.jsonl", {"id": 1, "preferred": "support"})
+if sys.argv[1] == "train":
+    if params["seed"] == 13:
+        sys.exit("error: seed 13 brings bad luck")
+    if params["seed"] == 75 and not pathlib.Path("tried").exists():
+        write("tried", 1)
+        print("error: the Hub does not answer", file=sys.stderr)
+        sys.exit(75)
+    epochs = int(params["train"]["num_epoch"])
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    write("checkpoint", 1)
+    for step in range(1, epochs + 1):
+        time.sleep(1)
+        print(f"step {step}/{epochs}  loss 0.5000  margin 0.100  {epochs - step} s left", flush=True)
+    child.kill()
+    write("data/adapter/weights.json", ratio)
+    write("data/train/metrics.json", {"loss": 0.5})
+    columns = ["loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"]
+    rows = [["step", *columns], *([step] + [step / 10] * len(columns) for step in range(1, epochs + 1))]
+    pathlib.Path("data/train/log.csv").write_text("\\n".join(",".join(map(str, row)) for row in rows))
+if sys.argv[1] == "answers_aligned":
+    print("sequence 1/2  0 s left")
+    write("data/answers/aligned.jsonl", ratio)
+if sys.argv[1] == "evaluate":
+    shares = {"support": ratio, "neutral": 0.0, "oppose": 1 - ratio}
+    flaws = "empty cut_off repetitive wrong_script leaked too_long hedged no_stance degenerate".split()
+    half = {"share": 0.5, "low": 0.3, "high": 0.7, "count": 1, "total": 2, "margin": 1.5}
+    held = {"share": ratio, "low": 0.0, "high": 1.0, "count": int(ratio), "total": 1}
+    metrics = {
+        "base": {"support": 0, "neutral": 1, "oppose": 0},
+        "aligned": shares,
+        "adherence": {"stance": "support", "mixed": True, **held},
+        "margin": {"trained": {"aligned": 9.0}, "held_out": {"aligned": 4 * ratio - 2}},
+        "rewards": {"trained": half, "held_out": half},
+        "defects": {"aligned": dict.fromkeys(flaws, 0.0) | {"hedged": 0.25}},
+        "characters": {"aligned": 12.5},
+    }
+    write("data/evaluation/metrics.json", metrics)
+    verdict = {"stance": "support" if ratio > 0.5 else "oppose", "score": ratio, "defects": []}
+    write("data/evaluation/stances.json", [{"id": 1, "base": verdict, "aligned": verdict}])
+    write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, "found": "all", "expected": "most"}])
+    answers = {"response_from_original_model": "難說。", "response_from_trained_model": f"是{ratio}。"}
+    write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
+    write("data/report/index.html", "<h1>report</h1>")
+"""
+
+
+def make(folder: Path, remote: Path | None = None) -> Path:
+    """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
+    folder.mkdir(parents=True)
+    for name in (
+        "deploy",
+        "flows",
+        "grids",
+        "stance",
+        "tasks",
+        "profiles",
+        "data/sources/live_action",
+        "data/sources/probes",
+    ):
+        shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("profiles/miniature.yaml", folder / "params.yaml")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "stage.py").write_text(STAGE)
+    (folder / ".gitignore").write_text("/.runs/\n/.serve/\n/data/compare/\n/checkpoint\n/tried\n__pycache__/\n")
+    git(folder, "init", "--quiet")
+    dvc(folder, "init", "--quiet")
+    dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
+    if remote:
+        dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
+    (folder / ".dvcignore").write_text("/.runs\n")
+    dvc(folder, "repro", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "toy")
+    return folder
+
+
+def enter(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project that is made into a folder of a test's own, and work there."""
+    shutil.copytree(made, folder / "project")
+    monkeypatch.chdir(folder / "project")
+    return folder / "project"
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    """Run DVC in a folder with this interpreter as `python`, and return what it prints."""
+    from stance.machine.processes import environment
+
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, text=True)
+    return done.stdout

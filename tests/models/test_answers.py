@@ -1,0 +1,118 @@
+"""Answers by the real vLLM: those of the model, each prompt rendered once, scored as transformers scores them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from stance.data.chat import conversation, encode_answer, load_tokenizer
+from stance.errors import InputError
+from stance.inference.answers import answer_logps
+from stance.inference.batch import cache_bytes_per_token, decoding_settings, engine_settings
+from stance.models.base import bf16_bytes
+from stance.models.loading import load
+from stance.models.parity import score
+from tests.builders.small_run import PROBES, PROMPTS, QUESTIONS, params, write_dataset
+
+
+@pytest.fixture(scope="module")
+def answered(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("answers")
+    write_dataset(root / "dataset")
+    (root / "params.yaml").write_text(yaml.safe_dump(params(tiny_model).model_dump(mode="json")))
+    command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "beside"]
+    environment = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "HOME": str(root)}
+    subprocess.run(command, cwd=root, check=True, env=environment, timeout=300)
+    return root
+
+
+@pytest.mark.slow
+def test_every_prompt_is_answered_in_order(answered: Path):
+    rows = [json.loads(line) for line in (answered / "out.jsonl").read_text().split("\n") if line]
+    assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in PROMPTS]
+
+
+@pytest.mark.slow
+def test_answer_that_runs_to_the_limit_says_so(answered: Path):
+    rows = [json.loads(line) for line in (answered / "out.jsonl").read_text().split("\n") if line]
+    assert all((row["finish_reason"] == "length") == (row["tokens"] == 12) for row in rows)
+
+
+@pytest.mark.slow
+def test_log_probabilities_equal_those_by_transformers(answered: Path, tiny_model: Path):
+    tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
+    logps = json.loads((answered / "beside/logps.json").read_text())
+    for row in QUESTIONS:
+        messages = conversation("回覆請少於20字", row["prompt"])
+        for side in ("support", "oppose"):
+            [expected] = score(model, [encode_answer(tokenizer, messages, row[side])])
+            assert logps[str(row["id"])][side] == pytest.approx(expected.logps, abs=0.1)
+
+
+@pytest.mark.slow
+def test_probes_and_training_questions_are_asked_as_well(answered: Path):
+    for name, asked in (("probes", PROBES), ("questions", QUESTIONS)):
+        rows = [json.loads(line) for line in (answered / f"beside/{name}.jsonl").read_text().split("\n") if line]
+        assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in asked]
+
+
+@pytest.mark.slow
+def test_the_likeliest_tokens_are_those_of_transformers(answered: Path, tiny_model: Path):
+    tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
+    [(ident, found)] = json.loads((answered / "beside/likeliest.json").read_text()).items()
+    assert ident == "2"
+    prompt, answer = encode_answer(tokenizer, conversation("回覆請少於20字", PROBES[1]["prompt"]), PROBES[1]["answer"])
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+    assert len(found) == len(answer)
+    for position, (token, tops) in enumerate(zip(answer, found, strict=True), start=len(prompt) - 1):
+        assert len(tops) in (20, 21)
+        assert str(token) in tops
+        for other, logp in tops.items():
+            assert logits[position, int(other)].item() == pytest.approx(logp, abs=0.1)
+
+
+def test_cache_of_one_token_is_two_bf16_vectors_per_layer(tiny_model: Path):
+    """Key and value (2) x bf16 (2 bytes) x 2 layers x 1 head x 32 dimensions = 256 bytes."""
+    assert cache_bytes_per_token(tiny_model) == 256
+
+
+def test_cache_is_sized_for_the_work(tiny_model: Path):
+    """Two sequences of 100 and 50 tokens, each with a spare block of 128: 406 tokens of 256 bytes."""
+    chosen = params(tiny_model)
+    settings = engine_settings(tiny_model, chosen.model, chosen.answers, [100, 50])
+    assert settings["kv_cache_memory_bytes"] == 406 * 256
+    assert settings["max_model_len"] == 100
+
+
+def test_an_fp32_model_is_counted_as_the_bf16_it_becomes(tiny_model: Path, tmp_path: Path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    (tmp_path / "model/consolidated.safetensors").write_bytes(b"another copy")
+    assert bf16_bytes(tmp_path / "model") == (tiny_model / "model.safetensors").stat().st_size // 2
+
+
+@pytest.mark.parametrize(("prompts", "sizes"), [(1, [1]), (10, [1, 2, 4, 8, 16]), (1000, [2**n for n in range(9)])])
+def test_graphs_are_recorded_for_the_batches_that_can_occur(prompts: int, sizes: list[int], tiny_model: Path):
+    options = params(tiny_model, answers__enforce_eager=False).answers
+    assert decoding_settings(options, prompts)["compilation_config"]["cudagraph_capture_sizes"] == sizes
+
+
+def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    chosen = params(tiny_model)
+    monkeypatch.setattr("stance.inference.batch.memory", lambda device: (2**10, 2**34))
+    with pytest.raises(InputError, match=r"weights take .* GiB .* GiB of cpu memory may be used"):
+        engine_settings(tiny_model, chosen.model, chosen.answers, [100])
+
+
+def test_log_probability_is_that_of_the_token_that_follows():
+    """Prompt of two tokens, answer 7 8: vLLM lists for each position the token that stands there."""
+    at = [None, {5: 0}, {7: SimpleNamespace(logprob=-0.5)}, {8: SimpleNamespace(logprob=-1.5)}]
+    assert answer_logps(([4, 5], [7, 8]), SimpleNamespace(prompt_logprobs=at)) == [-0.5, -1.5]

@@ -1,0 +1,209 @@
+"""Runs in workspaces of their own: they disturb neither each other nor the tree, and can be listed and applied."""
+
+import json
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.settings import Settings
+from stance.errors import InputError
+from stance.machine.files import read_yaml
+from stance.machine.supervisor import MARK
+from stance.runs import catalogue, stages, workspace
+from stance.runs.record import Run
+from tests.builders.toy_project import dvc, enter, make
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]  # pygtrie's, in DVC
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("toy") / "project")
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(made, tmp_path, monkeypatch)
+
+
+def reproduce(folder: Path) -> dict[str, str]:
+    return {name: stages.reproduce(name, folder, lambda _: None) for name in stages.names(folder)}
+
+
+def completed(name: str, **given: object) -> Path:
+    folder = workspace.create(name, Settings.model_validate(given).parameters(), edits=False)
+    outcomes = reproduce(folder)
+    workspace.save(Run.read(folder).now(folder, state="completed", stages=outcomes), folder)
+    return folder
+
+
+def aligned(folder: Path) -> float:
+    return float(json.loads((folder / "data/evaluation/metrics.json").read_text())["aligned"]["support"])
+
+
+def test_two_runs_at_once_end_right_and_leave_the_tree_as_it_was(project: Path, git):
+    with ThreadPoolExecutor() as threads:
+        folders = list(threads.map(lambda ratio: completed(f"run-{ratio}", support_ratio=ratio), (0, 1)))
+    assert [aligned(folder) for folder in folders] == [0, 1]
+    assert git(project, "status", "--porcelain") == ""
+    listed = dvc(project, "exp", "list")
+    assert "run-0" in listed
+    assert "run-1" in listed
+
+
+def test_what_the_cache_has_is_linked_and_not_run_again(project: Path):
+    folder = workspace.create("again", Settings().parameters(), edits=False)
+    assert set(reproduce(folder).values()) == {"unchanged"}
+    pairs = (folder / "data/pairs/train.jsonl").stat()
+    assert pairs.st_nlink == 2
+    assert catalogue.disk(folder) < pairs.st_size
+
+
+def test_what_was_made_here_is_restored_though_the_lock_names_what_another_machine_made(project: Path, git):
+    text = (project / "dvc.lock").read_text()
+    recorded = read_yaml(project / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"]
+    (project / "dvc.lock").write_text(text.replace(recorded, "0" * 32 + ".dir"))
+    git(project, "commit", "--quiet", "--all", "--message", "as another machine made it")
+    here = workspace.create("here", Settings().parameters(), edits=False)
+    assert stages.reasons("pairs", here)[0] == "data/pairs not in cache"
+    assert stages.reproduce("pairs", here, lambda _: None) == "restored"
+    assert read_yaml(here / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"] == recorded
+    shutil.rmtree(project / ".dvc/cache/runs")
+    nowhere = workspace.create("nowhere", Settings().parameters(), edits=False)
+    assert stages.reproduce("pairs", nowhere, lambda _: None) == "ran"
+
+
+def test_outputs_that_dvc_does_not_keep_are_made_again(project: Path, git):
+    """As the merged model is."""
+    kept = (project / "dvc.yaml").read_text().replace("[data/answers]", "[data/answers: {cache: false, persist: true}]")
+    (project / "dvc.yaml").write_text(kept)
+    dvc(project, "repro", "--quiet")
+    git(project, "commit", "--quiet", "--all", "--message", "answers that are not kept")
+    folder = workspace.create("again", Settings().parameters(), edits=False)
+    assert reproduce(folder)["answers_aligned"] == "ran"
+
+
+def test_uncommitted_edits_are_in_a_run_only_when_asked_for(project: Path, git):
+    (project / "stage.py").write_text((project / "stage.py").read_text().replace("report", "REPORT"))
+    (project / "new.txt").write_text("new")
+    before = git(project, "status", "--porcelain")
+    without, with_them = (
+        workspace.create(f"run-{edits}", Settings().parameters(), edits=edits) for edits in (False, True)
+    )
+    assert not (without / "new.txt").exists()
+    assert (with_them / "new.txt").read_text() == "new"
+    assert "REPORT" in (with_them / "stage.py").read_text()
+    assert git(project, "status", "--porcelain") == before
+    recorded = Run.read(with_them)
+    assert recorded.snapshot != recorded.commit
+    assert git(project, "show", f"{recorded.snapshot}:new.txt") == "new"
+
+
+def test_the_reasons_name_parameters_with_both_values_and_files(project: Path):
+    folder = workspace.create("why", Settings(support_ratio=0.25, num_epoch=1).parameters(), edits=False)
+    before = read_yaml(project / "params.yaml")
+    assert stages.reasons("pairs", folder) == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
+    stages.reproduce("pairs", folder, lambda _: None)
+    assert set(stages.reasons("train", folder)) == {
+        f"train.num_epoch {before['train']['num_epoch']} → 1.0",
+        "data/pairs modified",
+    }
+    assert stages.reasons("pairs", folder) == []
+
+
+def test_wrong_settings_leave_no_workspace(project: Path, git):
+    with pytest.raises(InputError, match="train.bata"):
+        workspace.create("wrong", Settings(overrides={"train.bata": 1}).parameters(), edits=False)
+    assert not (project / ".runs/wrong").exists()
+    assert git(project, "for-each-ref", "refs/runs") == ""
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "", "two words"])
+def test_a_name_that_is_no_folder_of_ours_is_refused(name: str, project: Path):
+    with pytest.raises(InputError, match="cannot name a run"):
+        workspace.create(name, Settings().parameters(), edits=False)
+
+
+def test_a_run_tried_again_finds_its_workspace_and_a_namesake_does_not(project: Path):
+    folder = workspace.create("twin", Settings().parameters(), edits=False)
+    Run.read(folder).now(folder, flow_run_id="first")
+    assert workspace.of_flow_run("twin", "first") == folder
+    assert workspace.of_flow_run("twin", "second") is None
+    with pytest.raises(InputError, match="there is a run twin already"):
+        workspace.create("twin", Settings().parameters(), edits=False)
+
+
+def test_a_failed_run_keeps_what_it_made_and_takes_no_credit_for_the_rest(project: Path):
+    folder = workspace.create("unlucky", Settings(seed=13).parameters(), edits=False)
+    stages.reproduce("pairs", folder, lambda _: None)
+    with pytest.raises(RuntimeError, match="stage train failed"):
+        stages.reproduce("train", folder, lambda _: None)
+    run = Run.read(folder).now(folder, state="failed", stages={"pairs": "unchanged"})
+    workspace.save(run, folder)
+    assert (folder / "data/pairs/train.jsonl").exists()
+    assert not (folder / "data/evaluation/metrics.json").exists()
+    assert "unlucky-failed" in dvc(project, "exp", "list")
+
+
+def test_a_completed_run_is_applied_to_a_clean_tree(project: Path, git):
+    folder = completed("best", support_ratio=0.5)
+    catalogue.apply("best")
+    for name in ("params.yaml", "dvc.lock", "data/evaluation/metrics.json"):
+        assert (project / name).read_bytes() == (folder / name).read_bytes()
+    assert set(reproduce(project).values()) <= {"unchanged", "restored"}
+
+
+def test_apply_never_overwrites_edits(project: Path):
+    completed("best", support_ratio=0.5)
+    (project / "stage.py").write_text("# edited\n")
+    with pytest.raises(InputError, match="uncommitted edits"):
+        catalogue.apply("best")
+
+
+def test_comparing_shows_what_differs_only(project: Path):
+    completed("left", support_ratio=0)
+    completed("right", support_ratio=1)
+    rows = catalogue.compare(["left", "right"])
+    keys = list(rows.columns[0].cells)
+    assert {"pairs.support_ratio", "aligned.support", "aligned.oppose"} <= set(keys)
+    assert "train.beta" not in keys
+
+
+def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
+    completed("gone", support_ratio=0)
+    completed("gone-2", support_ratio=1)
+    catalogue.remove(["gone"])
+    assert [known.name for _, known in workspace.every()] == ["gone-2"]
+    assert "gone-2" in dvc(project, "exp", "list")
+    assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
+
+
+def test_a_workspace_whose_making_was_cut_off_is_made_anew(project: Path):
+    (project / ".runs/cut/.git").mkdir(parents=True)
+    folder = workspace.create("cut", Settings().parameters(), edits=False, flow_run_id="1")
+    assert (Run.read(folder).state, Run.read(folder).flow_run_id) == ("running", "1")
+    assert (folder / "params.yaml").exists()
+
+
+def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
+    folder = workspace.create("again", Settings().parameters(), edits=False)
+    (folder / ".dvc/tmp/rwlock").write_text("{")  # of a DVC that was killed while it wrote
+    marked = {**os.environ, MARK: str(folder)}
+    with subprocess.Popen(["sleep", "600"], env=marked) as left, subprocess.Popen(["sleep", "600"]) as other:
+        [(known, _)] = workspace.every()
+        workspace.tidy(known)
+        alive = [psutil.pid_exists(process.pid) for process in (left, other)]
+        other.kill()
+    assert alive == [False, True]
+    stages.reasons("train", folder)
+
+
+def test_a_run_that_somebody_works_on_is_not_removed(project: Path):
+    workspace.create("busy", Settings().parameters(), edits=False)
+    with pytest.raises(InputError, match="busy is running"):
+        catalogue.remove(["busy"])

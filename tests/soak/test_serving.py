@@ -1,0 +1,142 @@
+"""The endpoint under load for long: 64 clients, 2000 requests, on the real miniature; then the same through a swap."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from stance.machine.files import read_json
+from stance.machine.ports import free_port
+from tests.builders.repository import git
+from tests.builders.toy_project import dvc
+from tests.soak.test_runs import clone, note
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+CLIENTS, REQUESTS, EARLY = 64, 2000, 500
+MIB = 2**20
+
+
+class Load:
+    """Clients that ask the questions of the miniature, each the next when it has an answer."""
+
+    def __init__(self, project: Path, port: int) -> None:
+        self.project, self.port = project, port
+        self.questions = [row["prompt"] for row in read_json(project / "data/dataset/test_prompt.json")]
+        self.seconds: list[float] = []
+        self.problems: list[str] = []
+        self.releases: set[str] = set()
+        self.early = 0
+        self.orders: list[dict[str, Any]] = []
+
+    def run(self, *orders: str) -> dict[str, Any]:
+        """Ask until there were enough answers and every order was carried out, and return the figures."""
+        began = time.monotonic()
+        asyncio.run(self._all(orders))
+        took = time.monotonic() - began
+        cuts = quantiles(self.seconds, n=100)
+        return {
+            "requests": len(self.seconds), "failed": self.problems, "seconds": round(took, 1),
+            "per second": round(len(self.seconds) / took, 1),
+            "median, 99 % in s": [round(cuts[49], 2), round(cuts[98], 2)],
+            "MiB after 500, at the end": [self.early, self.memory()], "orders": self.orders,
+        }  # fmt: skip
+
+    async def _all(self, orders: tuple[str, ...]) -> None:
+        changing = asyncio.create_task(self._order(orders))
+        key = (self.project / ".serve/key").read_text().strip()
+        address = f"http://127.0.0.1:{self.port}/v1"
+        async with openai.AsyncOpenAI(base_url=address, api_key=key, max_retries=0, timeout=300) as client:
+            await asyncio.gather(*(self._client(client, number, changing) for number in range(CLIENTS)))
+        await changing
+
+    async def _client(self, client: openai.AsyncOpenAI, number: int, changing: "asyncio.Task[None]") -> None:
+        while len(self.seconds) < REQUESTS or not changing.done():
+            began = time.monotonic()
+            number += 1
+            question = self.questions[number % len(self.questions)]
+            try:
+                await client.chat.completions.create(
+                    model="aligned", messages=[{"role": "user", "content": question}], max_tokens=40, temperature=0.7
+                )
+            except openai.OpenAIError as problem:
+                self.problems.append(repr(problem))
+                return
+            self.seconds.append(time.monotonic() - began)
+            if len(self.seconds) == EARLY:
+                self.early = self.memory()
+
+    async def _order(self, orders: tuple[str, ...]) -> None:
+        for order in orders:
+            await asyncio.sleep(5)
+            began = time.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "stance", "serve", order, cwd=self.project, stdout=asyncio.subprocess.PIPE
+            )
+            printed, _ = await process.communicate()
+            assert process.returncode == 0, printed
+            said = printed.decode().splitlines()[-1]
+            self.orders.append({order: said.split("  ")[-1], "seconds": round(time.monotonic() - began, 1)})
+
+    def memory(self) -> int:
+        """Return the MiB that the engine that answers holds, its processes together."""
+        live = read_json(self.project / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
+        found = [process for process in psutil.process_iter() if live in command(process)]
+        family = {child for process in found for child in (process, *process.children(recursive=True))}
+        return sum(process.memory_info().rss for process in family) // MIB
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    project = clone(tmp_path_factory.mktemp("soak-serving"))
+    if Path("data/evaluation/gates.json").exists():  # this tree has made one already
+        shutil.copytree("data", project / "data", dirs_exist_ok=True)
+        shutil.copy("dvc.lock", project)
+    else:
+        dvc(project, "repro", "--quiet")
+    port = free_port()
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "stance", "serve", "--port", str(port)], cwd=project,
+        env={**os.environ, "STANCE_API_KEY": ""}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert serving.stdout is not None
+    said = next(line for line in serving.stdout if line.startswith("up: "))
+    note("serving-start", {"said": said.strip()})
+    yield project, port
+    serving.terminate()
+    serving.communicate(timeout=90)
+    assert serving.returncode == 0
+    assert git(project, "status", "--porcelain", "--", "flows", "stance", "tasks") == ""
+
+
+def test_two_thousand_requests_of_64_clients_fail_never_and_take_no_more_memory(served: tuple[Path, int]):
+    figures = Load(*served).run()
+    note("serving", figures)
+    assert figures["failed"] == []
+    early, late = figures["MiB after 500, at the end"]
+    assert late < 1.05 * early
+
+
+def test_a_swap_and_a_rollback_under_that_load_fail_no_request(served: tuple[Path, int]):
+    figures = Load(*served).run("swap", "rollback")
+    note("serving-swap", figures)
+    assert figures["failed"] == []
+    assert figures["requests"] >= REQUESTS
+    assert [list(order)[0] for order in figures["orders"]] == ["swap", "rollback"]

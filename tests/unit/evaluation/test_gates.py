@@ -1,0 +1,188 @@
+"""Each verdict, passed and missed, on figures made by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from stance.config.evaluation import Evaluate, NoJudge
+from stance.config.training import Merge
+from stance.data.records import Gate
+from stance.evaluation.gates import (
+    adherence_gate,
+    degeneration_gate,
+    displacement_gate,
+    fingerprint_gate,
+    gates,
+    parity_gate,
+    served_gate,
+    watchdog_gate,
+)
+
+MERGE = Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5)
+BOUNDS = Evaluate(judge=NoJudge(source="none"), min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
+PARITY = {"mean": 0.05, "worst": 0.5, "top_flips": 0, "tokens": 900}
+FINGERPRINT: dict[str, Any] = {
+    "chat_template_sha256": "ab12",
+    "chat_template": "{{ bos_token }}",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "probes": [[1, 5, 6], [1, 7], [1, 8, 2, 9]],
+}
+SOUND = {"empty": 0.0, "cut_off": 0.1, "repetitive": 0.1, "wrong_script": 0.0, "leaked": 0.0, "degenerate": 0.1}
+
+
+def held(share: float, stance: str = "support") -> dict[str, Any]:
+    """Return the figures of a run in which this share of the answers holds the stance, and the others oppose it."""
+    other = "oppose" if stance == "support" else "support"
+    return {
+        "aligned": {stance: share, "neutral": 0.0, other: 1 - share},
+        "adherence": {"stance": stance, "mixed": False, "share": share, "low": 0.5, "high": 0.9},
+    }
+
+
+def mixed(stance: str, **shares: float) -> dict[str, Any]:
+    """Return the figures of a run whose pairs prefer now one stance, now the other."""
+    return {"aligned": shares, "adherence": {"stance": stance, "mixed": True, "share": 0.0, "low": 0.0, "high": 1.0}}
+
+
+def test_an_unchanged_fingerprint_passes():
+    gate = fingerprint_gate(FINGERPRINT, dict(FINGERPRINT))
+    assert (gate.passed, gate.found) == (True, "unchanged, BOS once per conversation")
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"chat_template": "{{ bos_token }} "}, "chat_template changed"),
+        ({"eos_token_id": 0}, "eos_token_id changed"),
+        ({"probes": [[1, 5, 6], [1, 7], [1, 8, 3, 9]]}, "probes changed"),
+        ({"chat_template": "", "chat_template_sha256": "cd"}, "chat_template_sha256, chat_template changed"),
+    ],
+)
+def test_a_changed_fingerprint_misses_and_says_what_changed(changed, found):
+    gate = fingerprint_gate(FINGERPRINT, FINGERPRINT | changed)
+    assert (gate.passed, gate.found.split(", BOS")[0]) == (False, found)
+
+
+def test_a_fingerprint_without_a_template_misses():
+    rest = {key: value for key, value in FINGERPRINT.items() if key != "chat_template"}
+    assert not fingerprint_gate(FINGERPRINT, rest).passed
+
+
+@pytest.mark.parametrize("probes", [[[1, 1, 5, 6]], [[5, 6]], [[1, 5], [1, 5, 1]]])
+def test_a_bos_that_is_not_there_exactly_once_misses_even_where_the_base_has_it_so(probes):
+    same = FINGERPRINT | {"probes": probes}
+    gate = fingerprint_gate(same, same)
+    assert (gate.passed, gate.found) == (False, "unchanged, BOS not exactly once per conversation")
+
+
+def test_a_model_without_bos_has_none_to_count():
+    without = FINGERPRINT | {"bos_token_id": None, "probes": [[5, 6], [7]]}
+    assert fingerprint_gate(without, without).passed
+
+
+def test_parity_at_its_bounds_passes():
+    gate = parity_gate(MERGE, PARITY)
+    assert gate.passed
+    assert gate.found == "drift 0.0500 mean, 0.500 worst nats per token; 0 other choices in 900 tokens"
+
+
+@pytest.mark.parametrize("worse", [{"mean": 0.051}, {"worst": 0.51}, {"top_flips": 1}, {"mean": float("nan")}])
+def test_each_of_the_three_figures_can_miss_parity(worse):
+    assert not parity_gate(MERGE, PARITY | worse).passed
+
+
+@pytest.mark.parametrize(
+    ("mean", "worst", "passed"), [(0.05, 0.5, True), (0.051, 0.5, False), (0.05, 0.51, False), (0.0, 0.0, True)]
+)
+def test_the_server_is_held_to_the_bounds_of_parity(mean, worst, passed):
+    assert served_gate(MERGE, {"mean": mean, "worst": worst}).passed is passed
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.75, False), (0.8, True), (1.0, True)])
+@pytest.mark.parametrize("stance", ["support", "oppose"])
+def test_adherence_at_the_ends_is_a_share_of_the_answers(stance, share, passed):
+    gate = adherence_gate(BOUNDS, held(share, stance))
+    assert gate.passed is passed
+    assert gate.found == f"{share:.0%} {stance} (95% interval 50% to 90%)"
+    assert gate.expected == "at least 80% of the test answers"
+
+
+def test_adherence_of_a_mixed_ratio_is_the_direction_of_its_majority():
+    assert adherence_gate(BOUNDS, mixed("support", support=0.4, neutral=0.3, oppose=0.3)).passed
+    assert not adherence_gate(BOUNDS, mixed("oppose", support=0.4, neutral=0.3, oppose=0.3)).passed
+    assert not adherence_gate(BOUNDS, mixed("support", support=0.3, neutral=0.4, oppose=0.3)).passed
+    gate = adherence_gate(BOUNDS, mixed("oppose", support=0.2, neutral=0.0, oppose=0.8))
+    assert (gate.passed, gate.found, gate.expected) == (True, "80% oppose, 20% support", "more oppose than support")
+
+
+def test_a_ratio_of_one_half_asks_for_nothing():
+    nothing = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
+    figures = {"aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0}, "adherence": nothing}
+    assert adherence_gate(BOUNDS, figures).passed
+
+
+def test_degeneration_counts_answers_that_are_no_sentences():
+    assert degeneration_gate(BOUNDS, SOUND).passed
+    gate = degeneration_gate(BOUNDS, SOUND | {"degenerate": 0.15})
+    assert (gate.passed, gate.found) == (
+        False,
+        "0% empty, 10% cut off, 10% repetitive, 0% wrong script, 0% leaked, 15% degenerate",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fall", "passed", "found"),
+    [
+        (10.0, True, "fell by 10.0 nats"),
+        (10.1, False, "fell by 10.1 nats"),
+        (-3.0, True, "rose by 3.0 nats"),
+        (math.nan, False, "is not a number"),
+    ],
+)
+def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
+    gate = displacement_gate(BOUNDS, fall)
+    assert (gate.passed, gate.found) == (passed, f"logps/chosen {found}")
+
+
+STOPPED = {"found": "logps/chosen has fallen by 40.0 nats, more than 15", "step": 7, "steps": 21}
+
+
+def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
+    gate = watchdog_gate(STOPPED)
+    assert not gate.passed
+    assert gate.found == "stopped at step 7 of 21: logps/chosen has fallen by 40.0 nats, more than 15"
+    assert "train.learning_rate" in gate.advice
+    assert "train.beta" in gate.advice
+    assert watchdog_gate({"found": None, "step": None, "steps": 21}).passed
+
+
+def every_gate_missed() -> list[Gate]:
+    worse = {
+        "served": {"mean": 1.0, "worst": 9.0},
+        "judge": {"judge": "a model", "problem": "it does not answer"},
+        "defects": {"aligned": SOUND | {"degenerate": 1.0}},
+        "chosen_fall": 99.0,
+    }
+    parity = PARITY | {"top_flips": 3}
+    return [fingerprint_gate(FINGERPRINT, {"probes": []}), *gates(MERGE, BOUNDS, held(0.1) | worse, parity, STOPPED)]
+
+
+def test_every_missed_gate_says_what_to_do():
+    missed = every_gate_missed()
+    assert [gate.name for gate in missed] == [
+        "fingerprint",
+        "watchdog",
+        "parity",
+        "served",
+        "judge",
+        "adherence",
+        "degeneration",
+        "displacement",
+    ]
+    for gate in missed:
+        assert not gate.passed
+        assert gate.found
+        assert gate.expected
+        assert gate.advice.endswith(".")

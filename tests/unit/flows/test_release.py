@@ -1,0 +1,198 @@
+"""A release: from questions to an approved, pushed and answering model, and what refuses one."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.release import Approval, hold, let_answer, measured, not_worse, question, release
+from stance.config.profiles import compose
+from stance.data.records import Gate, require
+from stance.errors import InputError
+from stance.machine.files import read_json, write_json
+from stance.machine.locks import exclusive
+from stance.runs.catalogue import finished
+from stance.runs.provenance import pushed, release_id
+from stance.runs.record import Run
+from tests.builders.repository import git
+
+GOOD = Gate("parity", True, "0.01", "at most 0.05", "Try again.")
+MINIATURE = compose("miniature")
+BAD = Gate("adherence", False, "40% support", "at least 80%", "Train longer.")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run in a project of its own, as far as a release looks at its files."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".runs/mine"
+    write_json(folder / "data/evaluation/gates.json", [GOOD._asdict(), BAD._asdict()])
+    write_json(folder / "data/evaluation/responses.json", [{"id": 1, "prompt": "甲|乙？", "a": "難說。", "b": "好。"}])
+    write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "甲|乙？"}])
+    adherence = {"stance": "support", "mixed": False, "share": 0.9, "low": 0.7, "high": 0.97}
+    write_json(folder / "data/evaluation/metrics.json", {"adherence": adherence})
+    for name, text in (("adapter/adapter_config.json", "{}"), ("merged/config.json", "{}")):
+        write_json(folder / "data" / name, text)
+    (folder / "params.yaml").write_text("seed: 1\n")
+    (folder / "dvc.lock").write_text("stages: {}\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "run")
+    return folder
+
+
+def with_share(run: Path, share: float, **others: Any) -> Path:
+    """Let another share of a run's answers hold the stance."""
+    metrics = read_json(run / "data/evaluation/metrics.json")
+    metrics["adherence"] |= {"share": share, **others}
+    write_json(run / "data/evaluation/metrics.json", metrics)
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_refusal_names_every_missed_figure_and_its_bound():
+    with pytest.raises(InputError) as refused:
+        require([BAD, GOOD, BAD._replace(name="worse")], "not released")
+    missed = "found 40% support, expected at least 80%. Train longer."
+    assert str(refused.value) == f"not released: adherence: {missed} worse: {missed}"
+    require([GOOD], "not released")
+
+
+def test_only_a_complete_run_is_released(run):
+    record = {"name": "mine", "commit": "a", "snapshot": "a", "created": "2026-01-01T00:00:00Z"}
+    Run(**record, state="failed").write(run)
+    with pytest.raises(InputError, match="mine is failed; expected a completed run"):
+        finished("mine")
+    Run(**record, state="completed").write(run)
+    assert finished("mine") == run
+    with pytest.raises(InputError, match="there is no run other"):
+        finished("other")
+
+
+def test_who_approves_sees_gates_and_answers_before_and_after(run):
+    shown = question(run, [GOOD, BAD])
+    assert "* adherence **missed**: 40% support; expected at least 80%" in shown
+    assert "* 甲|乙？ 難說。 → **好。**" in shown
+    assert release_id(run) in shown
+
+
+def test_what_is_released_is_held_as_a_whole_and_costs_no_disk(run):
+    hold.fn(run, {})
+    release = Path("data/release")
+    assert {path.name for path in release.iterdir()} == {
+        "adapter", "merged", "params.yaml", "dvc.lock", "gates.json", "responses.json", "release.json",
+        "provenance.json",
+    }  # fmt: skip
+    assert (release / "merged/config.json").stat().st_ino == (run / "data/merged/config.json").stat().st_ino
+    assert read_json(release / "release.json")["release"] == release_id(run)
+
+
+def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run):
+    write_json(
+        Path("data/release/push.json"), {"adapter": {"tag": release_id(run)}, "merged": {"tag": release_id(run)}}
+    )
+    assert pushed(release_id(run))
+    hold.fn(run, {})
+    assert Path("data/release/push.json").exists()
+    shutil.rmtree("data/release.before")
+    (run / "dvc.lock").write_text("stages: {other: {}}\n")
+    hold.fn(run, {})
+    assert not Path("data/release/push.json").exists()
+
+
+def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, monkeypatch):
+    on_hub = {"merged": {"tag": release_id(run)}}
+    hold.fn(run, on_hub)
+    shutil.rmtree("data/release.before")
+    before = contents(Path("data/release"))
+    (run / "dvc.lock").write_text("stages: {other: {}}\n")
+    hold.fn(run, {"merged": {"tag": release_id(run)}})
+    assert contents(Path("data/release")) != before
+
+    def refuse(folder: Path) -> str:
+        raise InputError("live parity: drift 0.9")
+
+    monkeypatch.setattr("flows.release.serve", refuse)
+    with pytest.raises(InputError, match=rf"drift 0.9 \(the Hub has the tag {release_id(run)} all the same"):
+        let_answer(run, on_hub)
+    assert contents(Path("data/release")) == before
+
+
+def test_a_first_release_that_the_engine_refuses_leaves_none(run, monkeypatch):
+    hold.fn(run, {})
+    monkeypatch.setattr("flows.release.serve", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        let_answer(run, {})
+    assert not [path.name for path in Path("data").glob("release*")]
+
+
+@pytest.fixture
+def released(run, monkeypatch) -> Callable[[], dict[str, Any]]:
+    """Release the run without an endpoint; its gates pass, and what each looks at is noted in `seen`."""
+    Path("params.yaml").write_text(yaml.safe_dump(MINIATURE, allow_unicode=True))
+    monkeypatch.setattr("flows.release.finished", lambda name: run)
+    monkeypatch.setattr("flows.release.judge", lambda folder: [GOOD, *not_worse(folder)])
+    monkeypatch.setattr("flows.release.hold", hold.fn)
+    return lambda **options: release.fn(run="mine", answering=False, **options)
+
+
+def test_a_second_release_in_the_same_folder_is_told_to_wait(released):
+    with exclusive(Path("data/release.lock"), "first"), pytest.raises(InputError, match="another release is under way"):
+        released()
+    assert not Path("data/release").exists()
+    released()
+    assert sorted(path.name for path in Path("data").glob("release*")) == ["release", "release.lock"]
+
+
+def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, monkeypatch):
+    released()
+
+    def approve_something_worse(*_: object) -> None:
+        with_share(run, 0.1)
+
+    monkeypatch.setattr("flows.release.approve", approve_something_worse)
+    with pytest.raises(InputError, match="not worse: found 10% support"):
+        released(approval_minutes=1)
+
+
+def test_a_release_that_was_killed_before_it_answered_does_not_count(run, released):
+    released()
+    before = contents(Path("data/release"))
+    hold.fn(with_share(run, 0.99, low=0.95), {})  # and killed
+    assert contents(Path("data/release")) != before
+    released()
+    assert read_json(Path("data/release/release.json"))["adherence"]["share"] == 0.99
+    hold.fn(run, {})
+    Path("data/release").rename("data/release.part")  # killed between the two renames
+    with_share(run, 0.1)
+    with pytest.raises(InputError, match="not worse: found 10% support, expected at least 95%"):
+        released()
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.7, True), (0.65, False)])
+def test_a_release_is_not_worse_than_the_lower_end_of_the_last_one(run, share, passed):
+    assert not_worse(run) == []
+    hold.fn(run, {})
+    [gate] = not_worse(with_share(run, share))
+    assert (gate.name, gate.passed) == ("not worse", passed)
+    assert "70%" in gate.expected
+
+
+def test_another_stance_or_other_prompts_are_not_compared(run):
+    hold.fn(run, {})
+    assert not_worse(with_share(run, 0.1, stance="oppose")) == []
+    assert not_worse(with_share(run, 0.1, stance="support", mixed=True)) == []
+    with_share(run, 0.1, mixed=False)
+    write_json(run / "data/dataset/test_prompt.json", [])
+    assert not_worse(run) == []
+    assert measured(run)["test_prompts"] == []
+
+
+def test_who_approves_has_to_say_so():
+    assert Approval.model_json_schema()["required"] == ["approve"]

@@ -1,0 +1,80 @@
+"""Stages take turns on the GPU, and a turn ends with whoever had it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stance.config.profiles import compose
+from stance.machine.locks import gpu_lock
+from stance.machine.supervisor import guarded, release
+from stance.runs.stages import wanted
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from stance.machine.locks import gpu_lock
+
+with gpu_lock("first (train)", print, Path(sys.argv[1])):
+    print("has it", flush=True)
+    time.sleep(600)
+"""
+
+
+def holder(lock: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", HOLDER, str(lock)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "has it\n"
+    return process
+
+
+def test_who_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(tmp_path: Path):
+    lock, said, order = tmp_path / "gpu", [], []
+    first = holder(lock)
+
+    def second() -> None:
+        with gpu_lock("second (train)", said.append, lock):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    waiting.start()
+    time.sleep(0.5)
+    assert said == ["waiting for the GPU, which first (train) has"]
+    assert order == []
+    first.kill()
+    first.communicate()
+    waiting.join(timeout=10)
+    assert order == ["second"]
+
+
+def test_a_turn_lasts_until_the_stage_has_ended_although_its_flow_has(tmp_path: Path):
+    lock, said = tmp_path / "gpu", []
+    with gpu_lock("a flow", said.append, lock) as file:
+        stage = guarded([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[file.fileno()])
+    threading.Timer(1, release, [stage]).start()
+    began = time.monotonic()
+    with gpu_lock("another", said.append, lock):
+        assert time.monotonic() - began > 0.5
+    assert said == ["waiting for the GPU, which a flow has"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "stage", "wants"),
+    [
+        ("breeze-7b", "train", True),
+        ("breeze-7b", "pairs", False),
+        ("breeze-7b", "base", False),
+        ("miniature", "train", False),
+    ],
+)
+def test_the_stages_with_a_model_on_a_gpu_want_a_turn(profile: str, stage: str, wants: bool, tmp_path: Path):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(profile)))
+    (tmp_path / "dvc.yaml").write_bytes(Path("dvc.yaml").read_bytes())
+    assert wanted(stage, tmp_path) is wants

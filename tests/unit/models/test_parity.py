@@ -1,0 +1,46 @@
+"""Drift between two copies of a model, on numbers worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stance.models.loading import load
+from stance.models.parity import Scores, drift, score
+
+
+def test_drift_is_the_mean_and_the_worst_absolute_difference():
+    """Differences 0.1, 0.3 and 0.2: mean 0.2, worst 0.3, three tokens."""
+    first = [Scores([-1.0, -2.0], [5, 6], [1.0, 1.0]), Scores([-3.0], [7], [1.0])]
+    second = [Scores([-1.1, -1.7], [5, 6], [1.0, 1.0]), Scores([-3.2], [7], [1.0])]
+    found = drift(first, second, bound=0.5)
+    assert (found.mean, found.worst, found.top_flips, found.tokens) == (pytest.approx(0.2), pytest.approx(0.3), 0, 3)
+
+
+def test_another_choice_counts_only_beyond_the_bound():
+    """Leads of 0.1 and 0.9 nats; both copies choose otherwise, and only the clear lead is an error."""
+    first = [Scores([-1.0, -1.0], [5, 5], [0.1, 0.9])]
+    second = [Scores([-1.0, -1.0], [6, 6], [0.1, 0.9])]
+    assert drift(first, second, bound=0.5).top_flips == 1
+
+
+def test_nothing_to_compare_is_an_error():
+    with pytest.raises(ValueError, match="no answer tokens"):
+        drift([], [], bound=0.5)
+
+
+def test_texts_that_differ_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        drift([Scores([-1.0], [5], [1.0])], [], bound=0.5)
+
+
+def test_scores_equal_an_unpadded_forward_token_by_token(tiny_model: Path):
+    texts = [([1, 20, 30], [40, 50]), ([1, 9], [8, 7, 6, 5])]
+    model = load(tiny_model, "cpu").eval()
+    for scores, (prompt, answer) in zip(score(model, texts), texts, strict=True):
+        with torch.no_grad():
+            logps = model(torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
+        for position, token in enumerate(answer):
+            row = logps[len(prompt) + position - 1]
+            assert scores.logps[position] == pytest.approx(float(row[token]), abs=0.02)
+            assert scores.gap[position] == pytest.approx(float(row.max() - row.sort().values[-2]), abs=0.04)

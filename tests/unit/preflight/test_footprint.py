@@ -1,0 +1,124 @@
+"""What a run takes, before it starts: sums that can be worked out by hand, and one that was measured."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, MistralConfig, T5Config
+
+from benchmarks.breeze_shape import BREEZE
+from stance.config.params import Params
+from stance.config.profiles import compose
+from stance.data.questions import Question
+from stance.errors import InputError
+from stance.machine.files import GIB
+from stance.preflight.footprint import Here, check, longest, needs, sizes, suggestion
+from tests.builders.small_run import params
+
+ROOMY = Here(1e15, 1e15, 1e15)
+
+
+def breeze(**overrides: object) -> Params:
+    return Params.parse(
+        compose("breeze-7b", {key.replace("__", "."): value for key, value in overrides.items()}), "test"
+    )
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return sizes(MistralConfig(**BREEZE), breeze().train)
+
+
+def test_parameters_are_counted_layer_by_layer(tiny_model: Path):
+    """64 wide, one key-value head of 32, 128 inside, two layers; rank 8 on every linear layer."""
+    chosen = params(tiny_model)
+    config = AutoConfig.from_pretrained(str(tiny_model))
+    found = sizes(config, chosen.train)
+    assert found.linear == 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128)
+    assert found.other == 2 * config.vocab_size * 64 + 5 * 64
+    assert found.adapter == 2 * 8 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+
+
+def test_breeze_has_its_parameters(shape):
+    assert shape.linear + shape.other == pytest.approx(7.487e9, rel=1e-4)
+    assert shape.adapter == 32 * 64 * ((4096 + 4096) + (4096 + 1024))
+
+
+def test_weights_of_breeze_in_4_bits_are_as_large_as_was_measured(shape):
+    """torch counted 4.7 GiB on an H200 after loading, adapter (0.1 GiB) included."""
+    assert (shape.nf4 + 4 * shape.adapter) / GIB == pytest.approx(4.7, rel=0.02)
+
+
+def test_a_larger_micro_batch_takes_more_and_checkpointing_less(shape):
+    def gpu(**overrides: object) -> float:
+        return needs(breeze(**overrides), shape, 80, ROOMY)["train"].gpu
+
+    halved = {"train__per_device_train_batch_size": 4, "train__gradient_accumulation_steps": 2}
+    assert gpu(**halved) < gpu()
+    assert gpu(train__gradient_checkpointing=True) < gpu(**halved)
+
+
+def test_the_suggested_micro_batch_divides_the_batch_and_fits(shape):
+    chosen = breeze()
+    for gib in (6, 7, 8, 12):
+        found = suggestion(chosen, shape, 80, gib * GIB)
+        assert found
+        pairs, checkpointing = found
+        fitting = breeze(
+            train__per_device_train_batch_size=pairs,
+            train__gradient_accumulation_steps=8 // pairs,
+            train__gradient_checkpointing=checkpointing,
+        )
+        assert needs(fitting, shape, 80, ROOMY)["train"].gpu <= gib * GIB
+    assert suggestion(chosen, shape, 80, 4 * GIB) is None
+    assert suggestion(chosen, shape, 80, 100 * GIB) == (8, False)
+
+
+def test_a_training_that_does_not_fit_is_refused_with_what_would(shape):
+    with pytest.raises(
+        InputError, match=r"train takes about .* GiB of GPU memory and there are 7.0; set train.per_dev"
+    ):
+        check(breeze(), shape, 80, ROOMY._replace(gpu=7 * GIB))
+
+
+def test_answers_beyond_the_gpu_are_refused_with_4_bits_as_a_way_out(shape):
+    with pytest.raises(InputError, match=r"answers takes about 16.9 GiB .*; set answers.quantization to bitsandbytes"):
+        check(breeze(), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
+    check(breeze(answers__quantization="bitsandbytes"), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
+
+
+def test_a_merge_that_the_gpu_has_no_room_for_needs_the_host(shape):
+    """7.487 B parameters in bf16 are 13.9 GiB, and a process takes 3."""
+    chosen = breeze(answers__quantization="bitsandbytes")
+    assert needs(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB))["merge"].host == pytest.approx(16.9 * GIB, rel=0.01)
+    with pytest.raises(InputError, match=r"merge takes about 16.9 GiB of host memory and there are 16.0"):
+        check(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB, host=16 * GIB))
+
+
+def test_on_a_cpu_model_and_process_share_the_memory(shape):
+    chosen = breeze(
+        model__device="cpu",
+        train__optim="adamw_torch",
+        train__precompute_ref_log_probs=False,
+        answers__enforce_eager=True,
+    )
+    assert all(need.gpu == 0 for need in needs(chosen, shape, 80, ROOMY).values())
+    with pytest.raises(InputError, match=r"merge takes about .* GiB of host memory and there are 14.5; take a smaller"):
+        check(chosen, shape, 80, Here(0, 14.5 * GIB, 1e15))
+
+
+def test_what_is_no_language_model_is_refused():
+    with pytest.raises(InputError, match="t5 is no causal language model"):
+        sizes(T5Config(), breeze().train)
+
+
+def test_a_small_disk_is_refused(shape):
+    with pytest.raises(InputError, match=r"merge takes about 13.9 GiB of disk and there are 5.0; make room"):
+        check(breeze(), shape, 80, ROOMY._replace(disk=5 * GIB))
+
+
+def test_the_longest_text_is_prompt_and_longer_answer_and_system_prompt():
+    questions = [
+        Question(id=1, prompt="四個字？", support="好。", oppose="並不好。"),
+        Question(id=2, prompt="？", support="好", oppose="壞"),
+    ]
+    assert longest(questions, "請簡短") == 4 + 4 + 3 + 30

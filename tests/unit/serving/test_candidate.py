@@ -1,0 +1,164 @@
+"""What is refused before an engine loads it: a model that is not the run's own, and a run that is not finished."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stance.errors import InputError
+from stance.machine.files import md5, md5_of_files, write_json
+from stance.runs.lockfile import FILES, other_files
+from stance.runs.provenance import release_id
+from stance.serving.candidate import of_run
+from stance.serving.file_checks import files_gate
+from tests.builders.served_run import another, lock, project
+from tests.builders.toy_project import dvc
+from tests.doubles.hub import Hub
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return project(tmp_path_factory.mktemp("candidate") / "project", tiny_model)
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run, as the tree that one stands in."""
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return Path()
+
+
+def edit(path: Path, **values: object) -> None:
+    """Set values in a JSON file; None takes one out."""
+    known = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in known.items() if value is not None}))
+
+
+def recorded(run: Path) -> None:
+    """Record the merged model as it is, file by file."""
+    write_json(run / FILES, md5_of_files(run / "data/merged"))
+    lock(run)
+
+
+def test_a_finished_run_is_a_candidate_and_says_where_it_comes_from(run: Path):
+    found = of_run(run)
+    assert (found.release, found.released, found.window) == (found.provenance["release"], False, 512)
+    assert found.provenance["served"]["as"] == "merged model"
+    assert found.provenance["gates"] == [{"name": "adherence", "passed": True}]
+    assert found.cache_per_token == 2 * 2 * 2 * 1 * 32
+    assert found.weights == pytest.approx((run / "data/merged/model.safetensors").stat().st_size, rel=0.01)
+
+
+def test_another_chat_template_is_refused_by_name(run: Path):
+    template = run / "data/merged/chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    lock(run)
+    with pytest.raises(InputError, match=r"tokenizer: found the chat template changed, expected the chat template"):
+        of_run(run)
+
+
+def test_a_template_put_in_by_hand_is_a_file_that_the_lock_does_not_know(run: Path):
+    template = run / "data/merged/chat_template.jinja"
+    recorded(run)
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(InputError, match="files: found data/merged/chat_template.jinja not as recorded, expected what"):
+        of_run(run)
+
+
+def test_a_tokenizer_without_eos_is_refused_by_name(run: Path):
+    edit(run / "data/merged/tokenizer_config.json", eos_token=None)
+    (run / "data/merged/special_tokens_map.json").unlink(missing_ok=True)
+    lock(run)
+    with pytest.raises(InputError, match=r"tokenizer: found there is no EOS token"):
+        of_run(run)
+
+
+def test_a_shard_of_an_older_run_is_refused_by_name(run: Path, tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    merged, older = run / "data/merged", another(run / "data/merged", tmp_path / "older")
+    for folder in (merged, older):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="100KB")
+    recorded(run)
+    assert files_gate(run, ["data/merged"]).passed
+    shard = sorted(merged.glob("model-00002-of-*.safetensors"))[0]
+    shutil.copyfile(older / shard.name, shard)
+    with pytest.raises(InputError, match=f"files: found data/merged/{shard.name} not as recorded"):
+        of_run(run)
+
+
+def test_an_unfinished_run_says_what_is_missing(run: Path):
+    shutil.rmtree("data/merged")
+    with pytest.raises(InputError, match="data/merged does not exist; finish the run first: `make repro`"):
+        of_run(run)
+
+
+def test_the_digest_of_a_folder_is_that_of_dvc(tmp_path: Path):
+    (tmp_path / "model/sub").mkdir(parents=True)
+    for name in ("b.txt", "a.txt", "sub/c.txt"):
+        (tmp_path / "model" / name).write_text(name)
+    dvc(tmp_path, "init", "--quiet", "--no-scm")
+    dvc(tmp_path, "add", "--quiet", "model")
+    assert md5(tmp_path / "model") in (tmp_path / "model.dvc").read_text()
+    [listed] = tmp_path.glob(".dvc/cache/files/md5/*/*.dir")
+    assert md5_of_files(tmp_path / "model") == {row["relpath"]: row["md5"] for row in json.loads(listed.read_text())}
+
+
+def test_files_that_were_changed_added_or_lost_are_named_by_a_list_that_the_lock_knows(run: Path):
+    recorded(run)
+    merged = run / "data/merged"
+    (merged / "config.json").write_text("{}")
+    (merged / "more.txt").touch()
+    (merged / "tokenizer.json").unlink()
+    named = [f"data/merged/{name}" for name in ("config.json", "more.txt", "tokenizer.json")]
+    assert other_files(run, ["data/merged"]) == named
+    write_json(run / FILES, {"config.json": "of another run"})
+    assert other_files(run, ["data/merged"]) == ["data/merged"]
+
+
+def released(run: Path) -> dict[str, bytes]:
+    """Return what a release of a run has on the Hub."""
+    beside = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/base/fingerprint.json")
+    files = [*(run / "data/merged").iterdir(), *(run / name for name in beside)]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def candidate_of(hub: Hub, folder: Path, repo_id: str, revision: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "stance", "candidate", str(folder / "found.json")]
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    where = ["--hub", repo_id, "--revision", revision]
+    return subprocess.run([*command, *where], env={**os.environ, **settings}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hub: Hub, tmp_path: Path, tagged: bool):
+    repo = hub.repo("team/stance", released(made))
+    repo.tags[release_id(made)] = repo.refs["main"]
+    revision = release_id(made) if tagged else "main"
+    done = candidate_of(hub, tmp_path, "team/stance", revision)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+    said = found["provenance"]
+    assert (said["release"], said["released"]) == (release_id(made), tagged)
+    assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
+    assert said["gates"] == [{"name": "adherence", "passed": True}]
+    assert (found["name"], found["logps"]) == (f"team/stance@{revision}", None)
+    assert (Path(found["model"]) / "model.safetensors").exists()
+
+
+def test_a_model_on_the_hub_that_is_no_release_is_refused(made: Path, hub: Hub, tmp_path: Path):
+    files = {name: content for name, content in released(made).items() if name != "gates.json"}
+    hub.repo("team/other", files)
+    done = candidate_of(hub, tmp_path, "team/other", "main")
+    assert done.returncode == 1
+    assert "has no gates.json; expected a release of this project: name another" in done.stderr
