@@ -32,6 +32,11 @@ class FolderDataset(Section):
     probes: Path | None
     """File of prompts that ask how far the stance reaches, in `data/sources`, or null for none."""
 
+    @property
+    def origin(self) -> str:
+        """Where the data set comes from, for people."""
+        return str(self.path)
+
 
 class GitDataset(Section):
     """Two files at the root of a git repository, at one commit, with known hashes."""
@@ -44,6 +49,11 @@ class GitDataset(Section):
     test_prompt_sha256: Sha256
     probes: Path | None
     """As for a folder; a local file."""
+
+    @property
+    def origin(self) -> str:
+        """Where the data set comes from, for people."""
+        return f"{self.url} ({self.commit})"
 
 
 class Pairs(Section):

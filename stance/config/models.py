@@ -27,12 +27,22 @@ class HubBase(Section):
     revision: str
     """Branch, tag or commit; resolved to a commit and recorded. A commit cannot change under you."""
 
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return f"{self.repo_id} ({self.revision})"
+
 
 class FolderBase(Section):
     """A chat model in a local folder, as `save_pretrained` writes it."""
 
     source: Literal["folder"]
     path: Path
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return str(self.path)
 
 
 class MiniatureBase(Section):
@@ -46,3 +56,8 @@ class MiniatureBase(Section):
     max_steps: int = Field(gt=0)
     per_device_train_batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return "miniature（由隨機權重訓練的迷你模型，並非語言模型）"

@@ -95,16 +95,3 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return message
     found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
     return f"{where}: {message[0].lower()}{message[1:]}{found}"
-
-
-def source(found: HubBase | FolderBase | MiniatureBase | FolderDataset | GitDataset) -> str:
-    """Return where a model or a data set is from."""
-    match found:
-        case HubBase():
-            return f"{found.repo_id} ({found.revision})"
-        case GitDataset():
-            return f"{found.url} ({found.commit})"
-        case MiniatureBase():
-            return "miniature（由隨機權重訓練的迷你模型，並非語言模型）"
-        case _:
-            return str(found.path)

@@ -225,3 +225,16 @@ def test_label_smoothing_wants_a_loss_that_has_it():
     with pytest.raises(InputError, match=r"label_smoothing is 0, and the loss exo_pair needs more"):
         compose("miniature", {"train.loss_type": ["exo_pair"], "train.loss_weights": [1.0]})
     compose("miniature", {"train.label_smoothing": 0.1, "train.loss_type": ["robust", "sft"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("params.yaml", "make profile NAME=miniature"),
+        ("dvc.lock", "make repro"),
+        ("vllm.yaml", "git checkout .*/vllm.yaml"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_writes_it(name, command, tmp_path):
+    with pytest.raises(InputError, match=f"{name} does not exist; `{command}` writes it"):
+        read_yaml(tmp_path / name)
