@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from stance.config.params import Params, source
+from stance.config.params import Params
 from stance.data.answers import RESPONSES, Response, read_responses
 from stance.errors import InputError
 from stance.machine.files import read_yaml
@@ -118,8 +118,8 @@ def settings(params: Params) -> list[Setting]:
         Setting("r", "LoRA 的秩", _number(train.r)),
         Setting("lora_alpha", "LoRA 的縮放", _number(train.lora_alpha)),
         Setting("system_prompt", "系統提示", params.model.system_prompt),
-        Setting("base", "原始模型", source(params.base)),
-        Setting("dataset", "資料集", source(params.dataset)),
+        Setting("base", "原始模型", params.base.origin),
+        Setting("dataset", "資料集", params.dataset.origin),
     ]
 
 

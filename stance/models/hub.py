@@ -19,7 +19,8 @@ from huggingface_hub import HfApi, ModelInfo, constants, get_session, snapshot_d
 from huggingface_hub.utils import hf_raise_for_status
 
 from stance.errors import InputError
-from stance.machine.files import GIB, File, blob_id, digest
+from stance.machine.files import File, blob_id, digest
+from stance.machine.memory import GIB, gib
 from stance.models.hub_errors import FETCH_PATIENCE, explained, patiently
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def _require_disk(listing: Listing, names: Iterable[str]) -> None:
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     if needed > free:
         raise InputError(
-            f"{listing} needs {needed / GIB:.1f} GiB of disk and {cache} has {free / GIB:.1f} GiB free; "
+            f"{listing} needs {gib(needed)} GiB of disk and {cache} has {gib(free)} GiB free; "
             "make room, or set HF_HOME to a folder on a larger disk"
         )
     if missing:

@@ -17,6 +17,7 @@ from stance.config.training import Merge
 from stance.data.records import Gate, require
 from stance.errors import InputError
 from stance.machine.files import read_json, read_yaml, write_json
+from stance.machine.memory import GIB
 from stance.models import hub
 from stance.models.base import bf16_bytes, locate, small_files, weight_files
 from stance.runs.lockfile import outputs
@@ -24,7 +25,7 @@ from stance.runs.provenance import provenance, release_id
 from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
 
 MERGED, ADAPTER = Path("data/merged"), Path("data/adapter")
-HOST_ENGINE = 2 * 2**30
+HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
 BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
 """What a release has beside its weights on the Hub."""
