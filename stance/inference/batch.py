@@ -30,6 +30,8 @@ BLOCK = 128
 """Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
 IN_4_BITS = 0.5
 """Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
+SEED = 0
+"""vLLM requires a seed. Greedy decoding draws nothing at random, so `params.seed` does not reach the engine."""
 MAX_NUM_SEQS = 256
 """Sequences that the engine decodes at once."""
 ENVIRONMENT = {
@@ -44,7 +46,7 @@ ENVIRONMENT = {
 
 
 def complete(
-    folder: Path, model: Model, options: Answers, seed: int, batch: Sequence[tuple[list[int], dict[str, Any]]]
+    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]]
 ) -> list[Any]:
     """Return vLLM's output for every prompt of a batch, in its order; greedy.
 
@@ -52,7 +54,6 @@ def complete(
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        seed: vLLM wants one; greedy decoding does not use it.
         batch: Token ids, each with what vLLM's `SamplingParams` takes: at least `max_tokens`; and `choice`, the texts
             of which the answer must be one.
 
@@ -68,7 +69,7 @@ def complete(
 
     gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
-    engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
+    engine = LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
     sampling = [greedy(**settings) for _, settings in batch]
     ready = time.monotonic()
