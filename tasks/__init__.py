@@ -3,8 +3,10 @@
 import gc
 import os
 
-# What torch, transformers and vLLM make while they are imported stays; walking it at Python's own threshold of 700 new
-# objects takes a fifth of a stage's start.
+import stance  # noqa: F401 - imported first, because it reports a wrong interpreter
+
+# A collection walks every object that torch, transformers and vLLM make during their import. At Python's own threshold
+# of 700 new objects, this takes a fifth of a stage's start.
 gc.set_threshold(100_000, 50, 100)
 
 # Threads of OpenMP wait for work by spinning. On a busy machine they take the time of those that work: training is then

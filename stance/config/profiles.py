@@ -1,7 +1,7 @@
 """Write `params.yaml` for another profile: `python -m stance profile NAME [KEY=VALUE ...]`."""
 
 import subprocess
-import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -112,7 +112,12 @@ def _refuse_to_lose(path: Path) -> None:
 
 
 def main() -> None:
-    """Write `params.yaml`."""
-    if len(sys.argv) < 2:
+    """Write `params.yaml`: `python -m stance profile NAME [KEY=VALUE ...]`."""
+    names = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+    parser = ArgumentParser(description="Replace params.yaml by a profile. Uncommitted edits are never overwritten.")
+    parser.add_argument("name", nargs="?", help=f"one of {names}")
+    parser.add_argument("assignments", nargs="*", metavar="KEY=VALUE", help="another value: pairs.support_ratio=0.5")
+    arguments = parser.parse_args()
+    if not arguments.name:
         raise InputError("name a profile, for example `make profile NAME=breeze-7b`")
-    profile(sys.argv[1], sys.argv[2:], Path("params.yaml"))
+    profile(arguments.name, arguments.assignments, Path("params.yaml"))

@@ -7,6 +7,7 @@ adapter and optimiser are counted; what a forward pass keeps per token is a rule
 
 import logging
 import shutil
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -282,6 +283,10 @@ def table(stages: dict[str, Need], here: Here) -> list[str]:
 
 def main() -> None:
     """Print what the run in `params.yaml` takes: `python -m stance footprint`."""
+    ArgumentParser(
+        description="Show the memory and the disk space that each stage of the run in params.yaml needs, and the "
+        "largest micro-batch that fits on this machine."
+    ).parse_args()
     params = Params.load()
     if not isinstance(params.base, FolderBase | HubBase):
         raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")

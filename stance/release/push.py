@@ -314,7 +314,7 @@ def table(found: Mapping[Part, Plan]) -> Table:
 def main() -> None:
     """Push a run: `python -m stance push [--run RUN] [--dry-run]`."""
     parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
-    parser.add_argument("--run", type=Path, default=Path(), help="the run's workspace; without one this folder")
+    parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
     given = parser.parse_args()
     if not sys.stderr.isatty():
