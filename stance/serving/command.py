@@ -17,6 +17,7 @@ import psutil
 
 from stance.client.local import SERVE, state
 from stance.errors import InputError
+from stance.machine.digests import Digests, hand_over, handed_over
 from stance.machine.locks import exclusive
 from stance.machine.ports import HOST, parse_port, port_in
 from stance.machine.processes import environment, until_ended
@@ -24,14 +25,16 @@ from stance.machine.supervisor import DETACHED
 from stance.runs.catalogue import finished
 from stance.serving import control
 from stance.serving.endpoint import Endpoint, aloud
-from stance.serving.engine import START, Wanted
+from stance.serving.engine import START, ServeRequest
 from stance.serving.proxy import DRAIN, program, require_port
 
 PORT = 8000
 LOG = SERVE / "endpoint.log"
+DIGESTS = SERVE / "digests.json"
+"""The digests that an endpoint which starts gets from the process that starts it."""
 
 
-def serve(wanted: Wanted, host: str, port: int) -> None:
+def serve(request: ServeRequest, host: str, port: int) -> None:
     """Serve until the process is ended.
 
     Raises:
@@ -46,28 +49,29 @@ def serve(wanted: Wanted, host: str, port: int) -> None:
     with exclusive(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
         up = Endpoint(host, port)
         try:
-            print(up.open(wanted, aloud), flush=True)
+            print(up.open(request, aloud), flush=True)
             control.stay(up)
         finally:
             up.close()
 
 
-def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
+def serve_run(folder: Path, say: Callable[[str], None] = print, digests: Digests | None = None) -> str:
     """Let the model of a run answer, and return the endpoint's address; it stays up when this process ends.
 
     With an endpoint up in this folder, that is a swap; else one is started, detached.
 
     Args:
         folder: The project, or a workspace of it, with every stage finished.
-        say: Gets what is done and found, line by line.
+        say: Gets the progress, line by line.
+        digests: Digests of the run's files, if the caller has them; a file that they fit is not read again.
 
     Raises:
         InputError: The model does not pass its checks, or cannot be served here; what was up is untouched.
     """
-    wanted = Wanted(run=str(folder.resolve()))
+    request = ServeRequest(run=str(folder.resolve()), digests=dict(digests or {}))
     if state():
-        return address_in(swap(wanted, say))
-    return address_in(detach(wanted, port_in("SERVE_PORT", PORT), say))
+        return address_in(swap(request, say))
+    return address_in(detach(request, port_in("SERVE_PORT", PORT), say))
 
 
 def require_place() -> None:
@@ -81,9 +85,9 @@ def require_place() -> None:
         require_port(port_in("SERVE_PORT", PORT))
 
 
-def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
+def swap(request: ServeRequest, say: Callable[[str], None] = print) -> str:
     """Let another model answer; the one before stays for `rollback`."""
-    return control.give({"order": "swap", "wanted": wanted.model_dump()}, say)
+    return control.give({"order": "swap", "request": request.model_dump(mode="json")}, say)
 
 
 def rollback(say: Callable[[str], None] = print) -> str:
@@ -118,7 +122,7 @@ def status() -> str:
     return "\n".join(lines)
 
 
-def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
+def detach(request: ServeRequest, port: int, say: Callable[[str], None]) -> str:
     """Start an endpoint that outlives this process, and wait until it is up.
 
     Raises:
@@ -126,7 +130,9 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
     """
     require_port(port)
     SERVE.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "stance", "serve", "--folder", wanted.run, "--port", str(port)]
+    hand_over(DIGESTS, request.digests)
+    command = [sys.executable, "-m", "stance", "serve", "--folder", request.run, "--port", str(port)]
+    command += ["--digests", str(DIGESTS)]
     with LOG.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -137,6 +143,8 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
     except BaseException:
         process.terminate()
         raise
+    finally:
+        DIGESTS.unlink(missing_ok=True)
 
 
 def await_up(process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> str:
@@ -166,7 +174,7 @@ def address_in(line: str) -> str:
     return line.removeprefix("up: ").split()[0]
 
 
-def wanted_by(asked: argparse.Namespace) -> Wanted:
+def request_in(asked: argparse.Namespace) -> ServeRequest:
     """Return what the command line asks for.
 
     Raises:
@@ -175,9 +183,9 @@ def wanted_by(asked: argparse.Namespace) -> Wanted:
     if asked.hub and asked.with_base:
         raise InputError("--with-base wants a run of this project: the Hub's merged model has no adapter beside it")
     if asked.hub:
-        return Wanted(hub=asked.hub, revision=asked.revision)
+        return ServeRequest(hub=asked.hub, revision=asked.revision)
     folder = asked.folder or (str(finished(asked.run)) if asked.run else "")
-    return Wanted(run=folder, with_base=asked.with_base)
+    return ServeRequest(run=folder, with_base=asked.with_base, digests=handed_over(asked.digests))
 
 
 def main() -> None:
@@ -198,15 +206,16 @@ def main() -> None:
     ask.add_argument("--with-base", action="store_true", help="serve the base model and the adapter in one engine")
     ask.add_argument("--hub", metavar="REPO_ID", help="serve a release on the Hub instead of a run")
     ask.add_argument("--revision", default="main", help="the tag or commit of the release on the Hub (default: main)")
+    ask.add_argument("--digests", type=Path, help="a file of digests that the calling process has taken")
     ask.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
     ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT), help="default: %(default)s, or PORT")
     asked = ask.parse_args()
     match asked.action:
         case "up":
-            wanted = wanted_by(asked)
-            until_ended(lambda: serve(wanted, asked.host, asked.port))
+            request = request_in(asked)
+            until_ended(lambda: serve(request, asked.host, asked.port))
         case "swap":
-            print(swap(wanted_by(asked)))
+            print(swap(request_in(asked)))
         case "rollback":
             print(rollback())
         case "status":

@@ -12,7 +12,7 @@ from typing import Any
 from stance.client.local import SERVE, state
 from stance.errors import InputError
 from stance.serving.endpoint import Endpoint, Say
-from stance.serving.engine import Wanted
+from stance.serving.engine import ServeRequest
 
 CONTROL = SERVE / "control.socket"
 
@@ -73,7 +73,7 @@ def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:
     """Do what an order says, and return what is up then."""
     match order.get("order"):
         case "swap":
-            return endpoint.swap(Wanted.model_validate(order["wanted"]), say)
+            return endpoint.swap(ServeRequest.model_validate(order["request"]), say)
         case "rollback":
             return endpoint.rollback()
     raise InputError(f"there is no order {order.get('order')!r}; expected swap or rollback")

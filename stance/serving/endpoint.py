@@ -17,8 +17,8 @@ from stance.machine.files import write_json
 from stance.machine.ports import HOST
 from stance.serving import engine as engines
 from stance.serving import engine_memory
-from stance.serving.candidate import Candidate
-from stance.serving.engine import Engine, Wanted
+from stance.serving.candidate import ServableModel
+from stance.serving.engine import Engine, ServeRequest
 from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
 
 EVERYWHERE = "0.0.0.0"
@@ -46,24 +46,24 @@ class Endpoint:
         """What a client of the OpenAI API is given."""
         return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
-    def open(self, wanted: Wanted, say: Say) -> str:
+    def open(self, request: ServeRequest, say: Say) -> str:
         """Start the first engine and the proxy, and return what is up.
 
         Raises:
             InputError: Something is missing, does not fit or does not pass.
         """
         began = time.monotonic()
-        candidate = engines.prepare(wanted, self._next())
+        candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
-        first = self._start(wanted, candidate, say)
+        first = self._start(request, candidate, say)
         self.proxy = Proxy(self.host, self.port)
         self.live = first
         self._answer_from(first, self.slot)
         return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
 
-    def swap(self, wanted: Wanted, say: Say) -> str:
+    def swap(self, request: ServeRequest, say: Say) -> str:
         """Let another model answer, without a failed request; what answered before stays for `rollback`.
 
         The same release in another engine, with other settings perhaps, does not push the one before it out.
@@ -71,15 +71,15 @@ class Endpoint:
         Raises:
             InputError: The other model is not there or does not pass; the endpoint is as it was.
         """
-        candidate = engines.prepare(wanted, self._next())
+        candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
         if engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)) and self.before:
             say(f"ends {self.before.candidate.name}, which stood by, for its memory")
             self._retire(self.before)
             self.before = None
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
-            return self._replace(wanted, candidate, short, say)
-        fresh = self._start(wanted, candidate, say)
+            return self._replace(request, candidate, short, say)
+        fresh = self._start(request, candidate, say)
         assert self.live
         old, again = self.live, alike(self.live, fresh)
         if self.before and not again:
@@ -162,10 +162,10 @@ class Endpoint:
         taken = {engine.number for engine in self.running}
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
-    def _start(self, wanted: Wanted, candidate: Candidate, say: Say) -> Engine:
+    def _start(self, request: ServeRequest, candidate: ServableModel, say: Say) -> Engine:
         began = time.monotonic()
         say(f"starts an engine for {candidate.name}")
-        fresh = engines.start(wanted, candidate, self._next(), self.key)
+        fresh = engines.start(request, candidate, self._next(), self.key)
         self.running.append(fresh)
         try:
             engines.await_ready(fresh)
@@ -191,15 +191,15 @@ class Endpoint:
 
     def _again(self, ended: Engine, say: Say) -> Engine:
         """Start what an engine served once more, if it is still there."""
-        candidate = engines.prepare(ended.wanted, self._next())
+        candidate = engines.prepare(ended.request, self._next())
         if candidate.release != ended.candidate.release:
             raise InputError(
                 f"{ended.candidate.name} is not there any more (found {candidate.release} in its place); serve a run "
                 "of its own: make serve RUN=NAME"
             )
-        return self._start(ended.wanted, candidate, say)
+        return self._start(ended.request, candidate, say)
 
-    def _replace(self, wanted: Wanted, candidate: Candidate, short: str, say: Say) -> str:
+    def _replace(self, request: ServeRequest, candidate: ServableModel, short: str, say: Say) -> str:
         """Stop one engine and start the other; requests wait in the proxy meanwhile."""
         assert self.proxy
         assert self.live
@@ -213,7 +213,7 @@ class Endpoint:
         self.slot = slot
         self._end(old)
         try:
-            self.live = self._start(wanted, candidate, say)
+            self.live = self._start(request, candidate, say)
         except Exception as error:
             try:
                 self.live = self._again(old, aloud)  # whoever asked may have left
@@ -268,7 +268,7 @@ def shown(engine: Engine | None) -> dict[str, Any] | None:
         "release": engine.candidate.release,
         "released": engine.candidate.released,
         "name": engine.candidate.name,
-        "folder": engine.wanted.run,
+        "folder": engine.request.run,
         "engine": engine.address,
         "log": str(engine.log),
         "seconds": round(engine.seconds, 1),

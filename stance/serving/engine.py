@@ -16,12 +16,13 @@ from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
 from stance.machine.ports import HOST, answers, free_port
 from stance.machine.processes import environment
 from stance.machine.supervisor import guarded, release
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 from stance.serving.engine_memory import CONFIGURATION, cache_bytes, read_settings
 from stance.serving.file_checks import NOT_SERVED
 from stance.serving.live_checks import live_gates
@@ -30,8 +31,8 @@ from stance.serving.middleware import FILE
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
 
 
-class Wanted(BaseModel):
-    """What somebody asks to be served: a run's folder, or a release on the Hub."""
+class ServeRequest(BaseModel):
+    """A model to serve: that of a run's folder, or a release on the Hub."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,9 +40,11 @@ class Wanted(BaseModel):
     with_base: bool = False
     hub: str | None = None
     revision: str = "main"
+    digests: dict[str, Digest] = {}
+    """Digests of the run's files that a release has taken already; a file that they fit is not read again."""
 
     def arguments(self) -> list[str]:
-        """Return how `stance.serving.candidate` is asked for it."""
+        """Return the arguments of `python -m stance candidate` for this model."""
         if self.hub:
             return ["--hub", self.hub, "--revision", self.revision]
         return ["--run", self.run or ".", *(["--with-base"] if self.with_base else [])]
@@ -52,8 +55,8 @@ class Engine:
     """A running engine."""
 
     number: int
-    wanted: Wanted
-    candidate: Candidate
+    request: ServeRequest
+    candidate: ServableModel
     port: int
     process: "subprocess.Popen[str]"
     scratch: "TemporaryDirectory[str] | None" = None
@@ -84,28 +87,30 @@ class Engine:
             self.scratch.cleanup()
 
 
-def prepare(wanted: Wanted, number: int) -> Candidate:
-    """Check the files of what is wanted, and return what is known of it.
+def prepare(request: ServeRequest, number: int) -> ServableModel:
+    """Check the files of a model in a process of its own, and return what an engine needs to know of it.
 
     Raises:
-        InputError: It is not there, or not what it should be.
+        InputError: The model is missing or does not pass its checks.
     """
-    out = SERVE / f"engine-{number}.json"
+    out, digests = SERVE / f"engine-{number}.json", SERVE / f"digests-{number}.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "stance", "candidate", str(out), *wanted.arguments()]
+    hand_over(digests, request.digests)
+    command = [sys.executable, "-m", "stance", "candidate", str(out), *request.arguments(), "--digests", str(digests)]
     process = guarded(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     try:
         printed = process.stdout.read()  # not communicate, which would close the guard's stdin and so end it
     finally:
         release(process)
+        digests.unlink(missing_ok=True)
     if not out.exists():
         said = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
         raise InputError(said[-1].removeprefix("error: ") if said else "the check of the model's files was ended")
-    return Candidate.read(out)
+    return ServableModel.read(out)
 
 
-def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine:
+def start(request: ServeRequest, candidate: ServableModel, number: int, key: str) -> Engine:
     """Start an engine under a guard; it is not ready yet."""
     told = SERVE / f"provenance-{number}.json"
     write_json(told, candidate.provenance)
@@ -119,7 +124,7 @@ def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine
         log_of(number).replace(log_of(number).with_suffix(".log.old"))
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    return Engine(number, wanted, candidate, port, process, scratch)
+    return Engine(number, request, candidate, port, process, scratch)
 
 
 def await_ready(engine: Engine) -> None:
@@ -153,7 +158,7 @@ def check(engine: Engine, key: str) -> list[str]:
     return [f"{gate.name}: {gate.found}" for gate in gates]
 
 
-def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
+def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
     """Return vLLM's arguments for a model."""
     room = room or memory(candidate.gpu)
     cache = cache_bytes(candidate, settings, room.total)
@@ -171,7 +176,7 @@ def on_cpu() -> list[str]:
     return ["--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
 
 
-def names(candidate: Candidate) -> list[str]:
+def names(candidate: ServableModel) -> list[str]:
     """Return how clients call the model: by an alias that stays, and by its release."""
     if not candidate.adapter:
         return ["--served-model-name", ALIGNED, candidate.release]

@@ -7,12 +7,12 @@ from typing import Any
 from stance.errors import InputError
 from stance.machine.files import read_yaml
 from stance.machine.memory import Room, gib
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 
 CONFIGURATION = Path("deploy/vllm.yaml")
 
 
-def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
+def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
     """Return the size of an engine's cache: for as many full requests as it decodes at once, or what is allowed.
 
     Raises:
@@ -31,17 +31,17 @@ def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -
     return min(one * int(settings["max-num-seqs"]), allowed)
 
 
-def needed(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
+def needed(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
     """Return the bytes that an engine takes, all in all."""
     return candidate.weights + candidate.overhead + cache_bytes(candidate, settings, total)
 
 
-def shortage(candidate: Candidate, settings: Mapping[str, Any], room: Room) -> str | None:
+def shortage(candidate: ServableModel, settings: Mapping[str, Any], room: Room) -> str | None:
     """Return in words how far an engine is from fitting into free memory; None if it fits."""
-    wanted = needed(candidate, settings, room.total)
-    if wanted <= room.free:
+    total = needed(candidate, settings, room.total)
+    if total <= room.free:
         return None
-    return f"{candidate.name} takes {gib(wanted)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
+    return f"{candidate.name} takes {gib(total)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
 
 
 def read_settings() -> dict[str, Any]:
