@@ -27,7 +27,7 @@ MIB = 2**20
 def listing() -> Table:
     """Return all runs: state, what was set, what came of it, and the disk that they take."""
     table = Table("run", "state", "made", "set", "support", "oppose", "MiB")
-    for folder, known in workspace.every():
+    for folder, known in workspace.all_runs():
         shares = figures(folder).get("aligned", {}) if known.state == "completed" else {}
         table.add_row(
             known.name,
@@ -117,7 +117,7 @@ def find(name: str) -> Run:
     """
     folder = RUNS / name
     if not (folder / record.RECORD).exists():
-        known = ", ".join(known.name for _, known in workspace.every()) or "there are none"
+        known = ", ".join(known.name for _, known in workspace.all_runs()) or "there are none"
         raise InputError(f"there is no run {name}; expected one of: {known}")
     return Run.read(folder)
 

@@ -75,7 +75,7 @@ class Run(BaseModel):
         write_json(part, self.model_dump(mode="json"))
         part.replace(folder / RECORD)
 
-    def now(self, folder: Path, **changes: Any) -> Self:
+    def updated(self, folder: Path, **changes: Any) -> Self:
         """Return the run with some values changed, after writing it."""
         changed = self.model_copy(update=changes)
         changed.write(folder)

@@ -55,7 +55,7 @@ def reproduce(
         TimeoutError: The stage took too long.
         RuntimeError: The stage failed for another reason.
     """
-    recall(stage, folder)
+    restore_from_run_cache(stage, folder)
     pull = ["--pull"] if remote(folder) else []
     command = ["repro", "--single-item", *pull, stage]
     code, printed = dvc(command, folder, log, hold, minutes)
@@ -68,7 +68,7 @@ def reproduce(
     return outcome(printed)
 
 
-def recall(stage: str, folder: Path) -> None:
+def restore_from_run_cache(stage: str, folder: Path) -> None:
     """Let DVC restore what a stage has made here before, when `dvc.lock` names what only another machine has.
 
     DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`, and runs it again if the

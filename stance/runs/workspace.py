@@ -57,11 +57,11 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
     try:
         git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
         run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
-        run = run.now(folder, **this_process(), flow_run_id=flow_run_id)
+        run = run.updated(folder, **this_process(), flow_run_id=flow_run_id)
         check_out(folder, name, head, commit)
         share_cache(folder)
         set_params(folder / "params.yaml", overrides)
-        run.now(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
+        run.updated(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
     except BaseException:
         remove(name)
         raise
@@ -149,7 +149,7 @@ def of_flow_run(name: str, flow_run_id: str) -> Path | None:
     return folder if (folder / RECORD).exists() and Run.read(folder).flow_run_id == flow_run_id else None
 
 
-def tidy(folder: Path) -> None:
+def clean_up(folder: Path) -> None:
     """End and remove what an earlier try may have left: processes, and DVC's locks, which name processes by number."""
     end_marked(str(folder.resolve()))
     for lock in ("lock", "rwlock"):
@@ -165,7 +165,7 @@ def remove(name: str) -> None:
         git(Path(), "update-ref", "-d", ref)
 
 
-def every() -> list[tuple[Path, Run]]:
+def all_runs() -> list[tuple[Path, Run]]:
     """Return the workspaces that there are, the oldest first."""
     found = [(path.parents[2], Run.read(path.parents[2])) for path in RUNS.glob(f"*/{RECORD}")]
     return sorted(found, key=lambda item: item[1].created)

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
-from stance.client.local import SERVE, STATE, key_place, make_key
+from stance.client.local import SERVE, key_place, make_key, remove_state, write_state
 from stance.errors import InputError
 from stance.machine import memory
-from stance.machine.files import write_json
 from stance.machine.ports import HOST
 from stance.serving import engine as engines
 from stance.serving import engine_memory
@@ -130,7 +127,7 @@ class Endpoint:
             self.proxy.leave()
         for engine in list(self.running):
             self._end(engine)
-        STATE.unlink(missing_ok=True)
+        remove_state()
 
     def described(self, engine: Engine) -> str:
         """Return what is up, for people."""
@@ -140,22 +137,16 @@ class Endpoint:
         return f"up: {self.address}  release {candidate.release}{released}{merged}  key in {key_place()}"
 
     def record(self) -> None:
-        """Write down what is up, for whoever asks."""
-        me = psutil.Process()
-        part = STATE.with_suffix(".part")
-        write_json(
-            part,
+        """Write down which models are in use, for the commands that ask."""
+        write_state(
             {
-                "pid": me.pid,
-                "started": me.create_time(),
                 "address": self.address,
                 "port": self.port,
                 "key": key_place(),
                 "live": shown(self.live),
                 "previous": shown(self.before),
-            },
+            }
         )
-        part.replace(STATE)
 
     def _next(self) -> int:
         """Return a number that no engine here has, by which its files are named."""

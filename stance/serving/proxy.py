@@ -74,10 +74,6 @@ class Proxy:
             if other != to:
                 self.say(f"set server engines/{other} state drain")
 
-    def close(self, slot: Slot) -> None:
-        """Send nothing to a slot; if the other one is not open either, clients are told that no engine is up."""
-        self.say(f"set server engines/{slot} state maint")
-
     def running(self, slot: Slot) -> int:
         """Return how many requests a slot works on."""
         table = csv.DictReader(io.StringIO(self.say("show stat").removeprefix("# ")))
