@@ -74,6 +74,8 @@ class FinishedRun:
         Raises:
             InputError: The run is not finished, or an earlier version of this project made it.
         """
+        if not (folder / MERGED).exists():
+            raise InputError(f"{folder / MERGED} does not exist; {UNFINISHED}")
         contents = {path: _content(folder / path) for path in SMALL}
         if (folder / FILES).exists():
             contents[FILES] = _content(folder / FILES)
