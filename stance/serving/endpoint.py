@@ -1,7 +1,8 @@
-"""The endpoint: the engine that answers, the one before it, and the proxy, as one thing that swaps and goes back.
+"""The endpoint: the proxy on the public port, the engine that answers, and the previous engine for a rollback.
 
-One process, in the foreground of `make serve` or detached. It starts engines, holds them against their run, and only
-then lets the proxy send requests to them. `stance.serving.control` tells it to change.
+The endpoint is one process, in the foreground of `make serve` or detached. It starts an engine, compares it with the
+measurements of its run, and only then lets the proxy send requests to it. Orders to change come from
+`stance.serving.control`.
 """
 
 import time
@@ -20,15 +21,15 @@ from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, re
 
 EVERYWHERE = "0.0.0.0"
 REVIVAL = 60
-"""Seconds that an engine must have been up to be started again when it ends by itself."""
+"""Seconds that an engine must have been up to be started again after it has ended by itself."""
 Say = Callable[[str], None]
 
 
 class Endpoint:
-    """What listens on the public port, and what stands behind it."""
+    """The proxy and the engines behind it."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Refuse a port that is taken and a machine without a proxy, before anything is started."""
+        """Refuse a port in use and a machine without HAProxy, before anything is started."""
         require_port(port)
         program()
         self.host, self.port, self.key = host, port, make_key()
@@ -40,14 +41,14 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """What a client of the OpenAI API is given."""
+        """The base URL for a client of the OpenAI API."""
         return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
     def open(self, request: ServeRequest, say: Say) -> str:
-        """Start the first engine and the proxy, and return what is up.
+        """Start the first engine and the proxy, and return a line that says what is up.
 
         Raises:
-            InputError: Something is missing, does not fit or does not pass.
+            InputError: The model is missing, does not fit into memory or does not pass its checks.
         """
         began = time.monotonic()
         candidate = engines.prepare(request, self._next())
@@ -61,17 +62,17 @@ class Endpoint:
         return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
 
     def swap(self, request: ServeRequest, say: Say) -> str:
-        """Let another model answer, without a failed request; what answered before stays for `rollback`.
+        """Let another model answer, without a failed request. The engine that answered before stays for `rollback`.
 
-        The same release in another engine, with other settings perhaps, does not push the one before it out.
+        If the new engine serves the same release, perhaps with other settings, the engine kept for `rollback` stays.
 
         Raises:
-            InputError: The other model is not there or does not pass; the endpoint is as it was.
+            InputError: The model is missing or does not pass its checks. The endpoint stays as it was.
         """
         candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
         if engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)) and self.before:
-            say(f"ends {self.before.candidate.name}, which stood by, for its memory")
+            say(f"ends {self.before.candidate.name}, which was kept for a rollback, for its memory")
             self._retire(self.before)
             self.before = None
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
@@ -90,10 +91,10 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * switched:.0f} ms"
 
     def rollback(self) -> str:
-        """Let the model answer again that did so before the last swap.
+        """Let the model answer again that answered before the last swap.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no such model.
         """
         if not self.before or not self.before.alive():
             raise InputError("there is no model before this one; name it: `python -m stance serve swap --run NAME`")
@@ -104,10 +105,10 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
 
     def watch(self) -> None:
-        """Look after the processes; an engine that has ended by itself is started again.
+        """Check the processes, and start an engine again that has ended by itself.
 
         Raises:
-            InputError: The proxy has ended, or the engine has so soon that it would again.
+            InputError: The proxy has ended, or the engine ended so soon after its start that it would end again.
         """
         assert self.proxy
         assert self.live
@@ -116,7 +117,7 @@ class Endpoint:
         if not self.live.alive():
             self._revive(self.live)
         if self.before and not self.before.alive():
-            print(f"{self.before.candidate.name}, which stood by for a rollback, has ended; see {self.before.log}")
+            print(f"{self.before.candidate.name}, which was kept for a rollback, has ended; see {self.before.log}")
             self._end(self.before)
             self.before = None
             self.record()
@@ -130,7 +131,7 @@ class Endpoint:
         remove_state()
 
     def described(self, engine: Engine) -> str:
-        """Return what is up, for people."""
+        """Return a line that says which model answers."""
         candidate = engine.candidate
         released = "" if candidate.released else " (unreleased)"
         merged = "" if not candidate.adapter else "  base and unmerged adapter"
@@ -149,7 +150,7 @@ class Endpoint:
         )
 
     def _next(self) -> int:
-        """Return a number that no engine here has, by which its files are named."""
+        """Return a free number for an engine, after which its files are named."""
         taken = {engine.number for engine in self.running}
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
@@ -160,8 +161,8 @@ class Endpoint:
         self.running.append(fresh)
         try:
             engines.await_ready(fresh)
-            for found in engines.check(fresh, self.key):
-                say(f"  {found}")
+            for line in engines.check(fresh, self.key):
+                say(f"  {line}")
         except BaseException:
             self._end(fresh)
             raise
@@ -170,18 +171,18 @@ class Endpoint:
         return fresh
 
     def _revive(self, ended: Engine) -> None:
-        """Start the engine that answers again; requests wait in the proxy meanwhile."""
-        found = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
+        """Start the engine again that should answer. Requests wait in the proxy until it is up."""
+        ending = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
         up_for = time.monotonic() - ended.ready
         if up_for < REVIVAL:
-            raise InputError(f"{found} after {up_for:.0f} s; expected one that stays: look there, then make serve")
-        print(f"{found}; it is started again, and requests wait", flush=True)
+            raise InputError(f"{ending} after {up_for:.0f} s; expected one that stays: look there, then make serve")
+        print(f"{ending}; it is started again, and requests wait", flush=True)
         self._end(ended)
         self.live = self._again(ended, aloud)
         self._answer_from(self.live, self.slot)
 
     def _again(self, ended: Engine, say: Say) -> Engine:
-        """Start what an engine served once more, if it is still there."""
+        """Start an engine for the model of one that has ended, if the model is still there."""
         candidate = engines.prepare(ended.request, self._next())
         if candidate.release != ended.candidate.release:
             raise InputError(
@@ -191,7 +192,7 @@ class Endpoint:
         return self._start(ended.request, candidate, say)
 
     def _replace(self, request: ServeRequest, candidate: ServableModel, short: str, say: Say) -> str:
-        """Stop one engine and start the other; requests wait in the proxy meanwhile."""
+        """End one engine and start the other, where memory has no room for two. Requests wait in the proxy."""
         assert self.proxy
         assert self.live
         say(f"{short}: no room for two engines, so that requests wait until the new one is up")
@@ -207,7 +208,7 @@ class Endpoint:
             self.live = self._start(request, candidate, say)
         except Exception as error:
             try:
-                self.live = self._again(old, aloud)  # whoever asked may have left
+                self.live = self._again(old, aloud)  # the sender of the order may have left
             except InputError as worse:
                 raise InputError(f"{error}; and {old.candidate.name} does not start again: {worse}") from None
             self._answer_from(self.live, slot)
@@ -225,14 +226,14 @@ class Endpoint:
         self.record()
 
     def _retire(self, engine: Engine) -> None:
-        """End an engine that answered until lately, after the requests that it still has."""
+        """End an engine after its running requests have ended."""
         if self.proxy and self.proxy.process.poll() is None:
             self.proxy.drained(other(self.slot))
         self._end(engine)
 
     def _end(self, engine: Engine) -> None:
         engine.end()
-        if engine in self.running:  # else it was ended before, for one that did not start
+        if engine in self.running:  # `_start` ends an engine that fails
             self.running.remove(engine)
 
 
@@ -252,7 +253,7 @@ def alike(one: Engine, another: Engine) -> bool:
 
 
 def shown(engine: Engine | None) -> dict[str, Any] | None:
-    """Return what is told of an engine."""
+    """Return the entry of an engine in the state file."""
     if not engine:
         return None
     return {

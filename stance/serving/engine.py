@@ -1,4 +1,8 @@
-"""One vLLM server on a port of its own: how it is started and checked, when it is ready, how it ends."""
+"""An engine: one vLLM server on a port of its own. How its model is checked, and how it starts, answers and ends.
+
+A `ServeRequest` names a model, `prepare` checks the model's files and returns a `ServableModel`, `start` starts an
+`Engine` for it, `await_ready` and `check` make sure that the engine answers as the run has measured.
+"""
 
 import re
 import subprocess
@@ -60,28 +64,28 @@ class Engine:
     port: int
     process: "subprocess.Popen[str]"
     scratch: "TemporaryDirectory[str] | None" = None
-    """For the sockets that vLLM makes and leaves."""
+    """A folder for the sockets that vLLM makes and does not remove."""
     seconds: float = 0.0
-    """From its start until it had passed the checks."""
+    """From the start of the engine until it had passed the checks."""
     ready: float = 0.0
-    """When that was, by the monotonic clock."""
+    """When the engine had passed the checks, by the monotonic clock."""
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that the engine listens on."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What it has printed."""
+        """The file with the engine's output."""
         return log_of(self.number)
 
     def alive(self) -> bool:
-        """Has it not ended?"""
+        """Is the engine's process running?"""
         return self.process.poll() is None
 
     def end(self) -> None:
-        """End it, and wait until nothing of it is left."""
+        """End the engine, and wait until no process of it is left."""
         release(self.process)
         if self.scratch:
             self.scratch.cleanup()
@@ -100,24 +104,24 @@ def prepare(request: ServeRequest, number: int) -> ServableModel:
     process = guarded(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     try:
-        printed = process.stdout.read()  # not communicate, which would close the guard's stdin and so end it
+        printed = process.stdout.read()  # `communicate` would close the guard's stdin, which ends it
     finally:
         release(process)
         digests.unlink(missing_ok=True)
     if not out.exists():
-        said = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
-        raise InputError(said[-1].removeprefix("error: ") if said else "the check of the model's files was ended")
+        errors = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
+        raise InputError(errors[-1].removeprefix("error: ") if errors else "the check of the model's files was ended")
     return ServableModel.read(out)
 
 
 def start(request: ServeRequest, candidate: ServableModel, number: int, key: str) -> Engine:
-    """Start an engine under a guard; it is not ready yet."""
-    told = SERVE / f"provenance-{number}.json"
-    write_json(told, candidate.provenance)
+    """Start an engine under a guard, and return it before it is ready."""
+    provenance = SERVE / f"provenance-{number}.json"
+    write_json(provenance, candidate.provenance)
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
     scratch = TemporaryDirectory(prefix="stance-engine-")
-    secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
+    secret = {"VLLM_API_KEY": key, FILE: str(provenance)}  # every user can read arguments
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
@@ -131,7 +135,7 @@ def await_ready(engine: Engine) -> None:
     """Wait until an engine answers.
 
     Raises:
-        InputError: It ended, or took too long.
+        InputError: The engine ended, or took too long.
     """
     until = time.monotonic() + START
     while not answers_health(engine):
@@ -143,12 +147,12 @@ def await_ready(engine: Engine) -> None:
 
 
 def answers_health(engine: Engine) -> bool:
-    """Does the engine answer? It does only once the model is loaded."""
+    """Does the engine answer? It does once the model is loaded."""
     return answers(f"{engine.address}/provenance")
 
 
 def check(engine: Engine, key: str) -> list[str]:
-    """Hold an engine against what the run has measured, and return what was found.
+    """Compare an engine with the measurements of its run, and return a line for each check.
 
     Raises:
         InputError: A check fails; names the figure and the bound.
@@ -159,7 +163,7 @@ def check(engine: Engine, key: str) -> list[str]:
 
 
 def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
-    """Return vLLM's arguments for a model."""
+    """Return the command line arguments of vLLM for a model."""
     room = room or memory(candidate.gpu)
     cache = cache_bytes(candidate, settings, room.total)
     taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
@@ -172,17 +176,17 @@ def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], 
 
 
 def on_cpu() -> list[str]:
-    """Return what vLLM needs besides on a CPU."""
+    """Return the further arguments of vLLM on a CPU."""
     return ["--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
 
 
 def names(candidate: ServableModel) -> list[str]:
-    """Return how clients call the model: by an alias that stays, and by its release."""
+    """Return the arguments that name the model for clients: by an alias that stays, and by its release."""
     if not candidate.adapter:
         return ["--served-model-name", ALIGNED, candidate.release]
     adapters = [f"{name}={candidate.adapter}" for name in (ALIGNED, candidate.release)]
     spare = str(len(adapters) + 1)  # without one, the base gets an adapter in mixed batches on a CPU (vllm#48421)
-    rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
+    rank = str(next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= candidate.rank))
     return [
         "--served-model-name", BASE, "--enable-lora", "--max-loras", spare, "--max-lora-rank", rank,
         "--lora-modules", *adapters,
@@ -190,12 +194,12 @@ def names(candidate: ServableModel) -> list[str]:
 
 
 def reason(log: Path) -> str:
-    """Return the first error in an engine's log, which the others come from."""
+    """Return the first error in an engine's log; later ones follow from it."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
     return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 
 
 def log_of(number: int) -> Path:
-    """Return where an engine's log is; that of the engine which had its number before is beside it, as `.old`."""
+    """Return the path of an engine's log. The log of the last engine of that number is beside it, as `.old`."""
     return SERVE / f"engine-{number}.log"
