@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stance.data.records import in_words, write_gates
 from stance.errors import InputError
 from stance.machine.files import write_json
 from stance.runs.lockfile import changed
 from stance.runs.provenance import provenance, release_id
+from tests.builders.served_run import GATE
 
 LOCK = "schema: '2.0'\nstages:\n  merge:\n    cmd: make\n    outs:\n    - path: data/merged\n      md5: abc.dir\n"
 
@@ -21,7 +23,7 @@ def run(tmp_path: Path, git) -> Path:
     (tmp_path / "tasks").mkdir()
     for name, text in (("dvc.lock", LOCK), ("dvc.yaml", ""), ("params.yaml", "seed: 7\n"), ("tasks/train.py", "")):
         (tmp_path / name).write_text(text)
-    write_json(tmp_path / "data/evaluation/gates.json", [{"name": "parity", "passed": True}])
+    write_gates(tmp_path / "data/evaluation/gates.json", [GATE])
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "run")
@@ -38,7 +40,7 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
         "changed": [],
         "params": {"seed": 7},
         "outputs": {"merge": {"data/merged": "abc.dir"}},
-        "gates": [{"name": "parity", "passed": True}],
+        "gates": [in_words(GATE)],
         "hub": None,
     }
     json.dumps(found)
