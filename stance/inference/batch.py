@@ -1,6 +1,6 @@
-"""vLLM for one batch: how much memory it takes, how it decodes, and how far it is.
+"""One batch of prompts through vLLM: its memory, its decoding and its progress. Decoding is greedy.
 
-One engine per process, since GPU memory is only given back when a process ends.
+A process starts one engine only, because GPU memory is freed only when the process ends.
 """
 
 import gc
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
 from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.errors import InputError
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET
+from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
 from stance.models.loading import ENGINE
 
@@ -27,34 +27,27 @@ logger = logging.getLogger(__name__)
 
 
 BLOCK = 128
-"""Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
+"""Largest size of a block of vLLM's cache, in tokens. Every sequence may leave one block partly empty."""
 IN_4_BITS = 0.5
-"""Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
+"""Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
+smaller model, whose embeddings weigh more."""
+SEED = 0
+"""vLLM requires a seed. Greedy decoding draws nothing at random, so `params.seed` does not reach the engine."""
 MAX_NUM_SEQS = 256
-"""Sequences that the engine decodes at once."""
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
-    # The scoring of prompts would be compiled otherwise: 40 s on a CPU, and a C++ compiler that may not be there.
-    "TORCHDYNAMO_DISABLE": "1",
-}
-"""Read by vLLM and torch when they are imported."""
+"""Number of sequences that the engine decodes at once."""
 
 
 def complete(
-    folder: Path, model: Model, options: Answers, seed: int, batch: Sequence[tuple[list[int], dict[str, Any]]]
+    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]]
 ) -> list[Any]:
-    """Return vLLM's output for every prompt of a batch, in its order; greedy.
+    """Return vLLM's output for every prompt of a batch, in the order of the batch.
 
     Args:
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        seed: vLLM wants one; greedy decoding does not use it.
-        batch: Token ids, each with what vLLM's `SamplingParams` takes: at least `max_tokens`; and `choice`, the texts
-            of which the answer must be one.
+        batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. A further argument,
+            `choice`, lists the only texts that may be answered.
 
     Raises:
         InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
@@ -63,12 +56,12 @@ def complete(
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
-    os.environ |= ENVIRONMENT
-    from vllm import LLM, TokensPrompt  # reads the environment when it is imported
+    os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
+    from vllm import LLM, TokensPrompt  # vLLM reads the environment when it is imported
 
     gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
-    engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
+    engine = LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
     sampling = [greedy(**settings) for _, settings in batch]
     ready = time.monotonic()
@@ -81,7 +74,7 @@ def complete(
 
 
 def require_window(folder: Path, longest: int) -> None:
-    """Refuse a prompt that, with its answer, has more tokens than the model can read."""
+    """Refuse a prompt that has, together with its answer, more tokens than the model can read."""
     window = AutoConfig.from_pretrained(str(folder)).get_text_config().max_position_embeddings
     if longest > window:
         raise InputError(
@@ -90,57 +83,19 @@ def require_window(folder: Path, longest: int) -> None:
         )
 
 
-def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
-    """Return vLLM's settings for greedy decoding, of one of the texts in `choice` if there are any."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
-    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
-
-
-class Progress(tqdm):  # type: ignore[misc]
-    """vLLM's progress as log lines: how many sequences are done, and how long the rest will take."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what vLLM tells a bar, and speak once a second."""
-        self.said = 0
-        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
-
-    def display(self, *_: Any, **__: Any) -> None:
-        """Log instead of drawing a bar."""
-        if self.n > self.said and self.iterable is None:  # with an iterable vLLM counts what it reads in
-            self.said = self.n
-            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
-            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
-
-
-def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
-    """Return vLLM's settings for decoding: each step a CUDA graph, of as many sequences as there can be at once.
-
-    Nothing is compiled. That takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
-    """
-    if options.enforce_eager:
-        return {"enforce_eager": True}
-    sizes = [1]
-    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
-        sizes.append(2 * sizes[-1])
-    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
-
-
 def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's memory settings: a cache for this work, or for as much of it at a time as free memory allows.
+    """Return vLLM's memory settings: a cache for the whole batch, or for as much of it as fits into free memory.
 
     Args:
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        lengths: Tokens of each sequence, prompt and answer together.
+        lengths: Number of tokens of each sequence, prompt and answer together.
 
     Raises:
         InputError: Not even the longest sequence fits beside the weights.
     """
-    free, total = memory(model.device)
+    free, total = own_memory(model.device)
     allowed = min(free, int(total * options.gpu_memory_utilization))
     limit = allowed - (ENGINE if model.device == "cuda" else 0)
     weights = bf16_bytes(folder)
@@ -150,8 +105,8 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     least = per_token * (max(lengths) + BLOCK)
     if weights + least > limit:
         raise InputError(
-            f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
-            f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
+            f"the weights take {gib(weights)} GiB and the cache at least {gib(least)}, and "
+            f"{gib(limit)} GiB of {model.device} memory may be used; free memory, raise "
             "answers.gpu_memory_utilization, take a smaller model or, on a GPU, answers.quantization: bitsandbytes"
         )
     cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
@@ -164,17 +119,47 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     }
 
 
-def memory(device: str) -> tuple[int, int]:
-    """Return free and total bytes of the device's memory."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()
-    host = psutil.virtual_memory()
-    return host.available, host.total
-
-
 def cache_bytes_per_token(folder: Path) -> int:
-    """Return what one token takes in the key-value cache, in bf16, by the model's configuration."""
+    """Return the bytes of one token in the key-value cache, in bf16, from the model's configuration."""
     config = AutoConfig.from_pretrained(str(folder)).get_text_config()
     heads = config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
+
+
+def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
+    """Return vLLM's settings for decoding: CUDA graphs for every number of sequences that can be decoded at once.
+
+    Nothing is compiled: that takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
+    """
+    if options.enforce_eager:
+        return {"enforce_eager": True}
+    sizes = [1]
+    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
+        sizes.append(2 * sizes[-1])
+    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
+
+
+def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
+    """Return vLLM's settings for greedy decoding; the answer is one of the texts in `choice`, if there are any."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
+    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """vLLM's progress as log lines: the number of finished sequences, and the seconds that are left."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take vLLM's arguments of a progress bar; log at most once a second."""
+        self.logged = 0
+        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
+
+    def display(self, *_: Any, **__: Any) -> None:
+        """Log instead of drawing a bar."""
+        if self.n > self.logged and self.iterable is None:  # with an iterable, vLLM counts the prompts that it reads
+            self.logged = self.n
+            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
+            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
