@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from stance.data.records import in_words
 from stance.errors import InputError
 from stance.machine.files import read_json
 from stance.machine.git import git
@@ -54,7 +55,7 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         "changed": run.changed,
         "params": run.values,
         "outputs": run.lock.outputs,
-        "gates": [gate._asdict() for gate in run.gates],
+        "gates": [in_words(gate) for gate in run.gates],
         "hub": read_json(release / PUSHED) if on_hub else None,
     }
 

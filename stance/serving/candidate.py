@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
-from stance.data.records import Gate, require
+from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
 from stance.machine.digests import Digests, handed_over
 from stance.machine.files import read_json, read_yaml, write_json
@@ -150,7 +150,7 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
         "edited": None,
         "params": read_yaml(folder / "params.yaml"),
         "outputs": lock.outputs,
-        "gates": read_json(folder / "gates.json"),
+        "gates": gates_in_words(folder / "gates.json"),
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
 

@@ -20,6 +20,7 @@ from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
@@ -159,7 +160,7 @@ def check(engine: Engine, key: str) -> list[str]:
     """
     gates = live_gates(engine.candidate, engine.address, key)
     require(gates, f"{engine.candidate.name} {NOT_SERVED}")
-    return [f"{gate.name}: {gate.found}" for gate in gates]
+    return [f"{gate.name}: {sentence(gate.figure)}" for gate in gates]
 
 
 def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:

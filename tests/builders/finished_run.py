@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 
 from stance.config.profiles import compose
+from stance.data.records import Gate, write_gates
+from stance.language.messages import message
 from stance.machine.files import write_json
 from stance.runs.finished import OUTPUTS
 from tests.builders import repository
@@ -90,8 +92,14 @@ def write_evaluation(folder: Path) -> None:
         "defects": {"base": {"degenerate": 0.0}, "aligned": {"degenerate": 0.0}},
     }
     write_json(folder / "metrics.json", metrics)
-    gate = {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
-    write_json(folder / "gates.json", [gate])
+    gate = Gate(
+        name="parity",
+        passed=True,
+        figure=message("drift_and_flips", mean=0.002, worst=0.1, top_flips=0, tokens=99),
+        bound=message("at_most_drift", mean=0.05, worst=0.5),
+        advice=message("other_merge_base"),
+    )
+    write_gates(folder / "gates.json", [gate])
     write_json(folder / "responses.json", [response(1, "好看。"), response(2, "a | b <script>\n# c")])
 
 

@@ -12,6 +12,7 @@ from stance.config.params import Params
 from stance.config.profiles import compose
 from stance.data.answers import read_answered
 from stance.data.questions import read_questions
+from stance.data.records import in_words, read_gates
 from stance.errors import InputError
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.measures import adherence, chosen_fall, margins, responses, rewards, served_drift, shares
@@ -299,10 +300,13 @@ def test_answers_that_are_none_are_a_sentence(tmp_path, text, found):
 
 
 def test_the_stage_writes_every_gate_with_its_advice(run):
-    found = load(run / "evaluation/gates.json")
+    gates = read_gates(run / "evaluation/gates.json")
     names = "fingerprint watchdog parity served judge adherence degeneration displacement"
-    assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
-    assert all(set(gate) == {"name", "passed", "found", "expected", "advice"} for gate in found)
+    assert " ".join(gate.name for gate in gates if gate.passed) == names
+    assert all(
+        set(gate) == {"name", "passed", "figure", "bound", "advice"} for gate in load(run / "evaluation/gates.json")
+    )
+    assert all(all(in_words(gate).values()) for gate in gates)
 
 
 def test_the_responses_are_the_courses_own_file(run):

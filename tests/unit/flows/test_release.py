@@ -8,22 +8,35 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.release import Approval, deploy, measured, not_worse, question, record_release, release
+from flows.release import Approval, deploy, question, record_release, release
 from stance.config.profiles import compose
-from stance.data.records import Gate, require
+from stance.data.records import Gate, require, write_gates
 from stance.errors import InputError
+from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
-from stance.release.held import record
+from stance.release.held import measured, not_worse, record
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import pushed, release_id
 from stance.runs.record import Run
 from tests.builders.finished_run import write_lock, write_run
 
-GOOD = Gate("parity", True, "0.01", "at most 0.05", "Try again.")
+GOOD = Gate(
+    name="parity",
+    passed=True,
+    figure=message("vllm_drift", mean=0.01, worst=0.1),
+    bound=message("at_most_drift", mean=0.05, worst=0.5),
+    advice=message("other_merge_base"),
+)
 MINIATURE = compose("miniature")
-BAD = Gate("adherence", False, "40% support", "at least 80%", "Train longer.")
+BAD = Gate(
+    name="adherence",
+    passed=False,
+    figure=message("share_and_stance", share=0.4, stance="support"),
+    bound=message("at_least_share", share=0.8),
+    advice=message("longer_training"),
+)
 
 
 @pytest.fixture
@@ -33,7 +46,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     adherence = {"stance": "support", "mixed": False, "share": 0.9, "low": 0.7, "high": 0.97}
     change(folder, "data/evaluation/metrics.json", adherence=adherence)
-    write_json(folder / "data/evaluation/gates.json", [GOOD._asdict(), BAD._asdict()])
+    write_gates(folder / "data/evaluation/gates.json", [GOOD, BAD])
     responses = [{"id": 1, "prompt": "甲|乙？", "response_from_original_model": "難說。"}]
     write_json(folder / "data/evaluation/responses.json", [responses[0] | {"response_from_trained_model": "好。"}])
     write_lock(folder)
@@ -52,7 +65,7 @@ def hashed(run: Path) -> FinishedRun:
 def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
     """Record a release of the run as it is."""
     finished_run = hashed(run)
-    return record(finished_run, on_hub, measured(finished_run))
+    return record(finished_run, on_hub)
 
 
 def another_lock(run: Path) -> None:
@@ -74,8 +87,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_refusal_names_every_missed_figure_and_its_bound():
     with pytest.raises(InputError) as refused:
-        require([BAD, GOOD, BAD._replace(name="worse")], "not released")
-    missed = "found 40% support, expected at least 80%. Train longer."
+        require([BAD, GOOD, BAD.model_copy(update={"name": "worse"})], "not released")
+    missed = f"found 40% support, expected at least 80% of the test answers. {sentence(BAD.advice)}"
     assert str(refused.value) == f"not released: adherence: {missed} worse: {missed}"
     require([GOOD], "not released")
 
@@ -93,7 +106,7 @@ def test_only_a_complete_run_is_released(run):
 
 def test_who_approves_sees_gates_and_answers_before_and_after(run):
     shown = question(hashed(run), [GOOD, BAD])
-    assert "* adherence **missed**: 40% support; expected at least 80%" in shown
+    assert "* adherence **missed**: 40% support; expected at least 80% of the test answers" in shown
     assert "* 甲|乙？ 難說。 → **好。**" in shown
     assert release_id(run) in shown
 
@@ -177,6 +190,19 @@ def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, mo
         released(approval_minutes=1)
 
 
+def test_weights_that_change_after_the_gates_are_not_recorded(run):
+    checked = hashed(run)
+    hold(run, {})
+    shutil.rmtree("data/release.before")
+    (run / "data/merged/config.json").unlink()
+    (run / "data/merged/config.json").write_text("{}")
+    before = contents(Path("data/release"))
+    with pytest.raises(InputError, match=r"data/merged in .* differ from what dvc.lock records"):
+        record(checked, {})
+    assert contents(Path("data/release")) == before
+    assert not Path("data/release.before").exists()
+
+
 def test_a_release_that_was_killed_before_it_answered_does_not_count(run, released):
     released()
     before = contents(Path("data/release"))
@@ -197,7 +223,7 @@ def test_a_release_is_not_worse_than_the_lower_end_of_the_last_one(run, share, p
     hold(run, {})
     [gate] = not_worse(hashed(with_share(run, share)))
     assert (gate.name, gate.passed) == ("not worse", passed)
-    assert "70%" in gate.expected
+    assert "70%" in sentence(gate.bound)
 
 
 def test_another_stance_or_other_prompts_are_not_compared(run):

@@ -14,6 +14,7 @@ from stance.config.params import Params
 from stance.config.profiles import PROFILES
 from stance.data.lint import lint
 from stance.data.questions import read_prompts, read_questions
+from stance.data.records import write_gates, write_warnings
 from stance.evaluation.gates import fingerprint_gate, gates
 from stance.evaluation.intervals import share
 from tasks import report as stage
@@ -68,18 +69,19 @@ class Run:
         return Page(self.markup(name))
 
     def judge(self) -> None:
-        """Write the verdicts and warnings that the figures and the data of this run have in English."""
+        """Write the verdicts and warnings that the figures and the data of this run have."""
         fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
         files = ("evaluation/metrics.json", "merge/parity.json", "train/watchdog.json")
         verdicts = [
             fingerprint_gate(*fingerprints),
             *gates(PARAMS.merge, PARAMS.evaluate, *(self.read(path) for path in files)),
         ]
-        self.write("evaluation/gates.json", [gate._asdict() for gate in verdicts])
-        directions = [number <= 9 for number in range(1, 13)]
+        write_gates(self.folder / "evaluation/gates.json", verdicts)
+        rows = (self.folder / "pairs/train.jsonl").read_text("utf-8").splitlines()
+        directions = [json.loads(row)["preferred"] == "support" for row in rows]
         used = read_questions(self.folder / "dataset")[:12]
         found = lint(used, read_prompts(self.folder / "dataset"), directions, PARAMS.model.system_prompt)
-        self.write("pairs/lint.json", [row._asdict() for row in found])
+        write_warnings(self.folder / "pairs/lint.json", found)
 
 
 def answer(number: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
@@ -107,15 +109,11 @@ def section(markup: str, name: str) -> str:
 
 
 def gate(name: str, *, passed: bool) -> dict[str, object]:
-    return {
-        "name": name,
-        "passed": passed,
-        "found": f"{name} found",
-        "expected": f"{name} bound",
-        "advice": f"{name} advice",
-    }
+    words = {part: {"id": "problem", "values": {"problem": f"{name} {part}"}} for part in ("figure", "bound", "advice")}
+    return {"name": name, "passed": passed, **words}
 
 
+TOO_LONG = {"id": "answers_too_long", "values": {"number": 2, "all": 26, "limit": 29, "prompt": "請簡短"}}
 DATA = {
     "labelled_data.json": [
         {"id": n, "prompt": f"訓練題{n}？", "support": f"{first}{n}。", "oppose": f"{second}{n}。"}
@@ -202,7 +200,7 @@ def fill(made: Run) -> Run:
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
-    made.write("pairs/lint.json", [{"check": "limit", "message": "2 of 26 answers are longer", "rows": [4, 11]}])
+    made.write("pairs/lint.json", [{"check": "limit", "message": TOO_LONG, "rows": [4, 11]}])
     made.write("train/watchdog.json", {"found": None, "step": None, "steps": 2})
     made.write(
         "train/log.csv",
@@ -344,7 +342,8 @@ def test_a_share_of_the_prompts_under_pressure_says_of_how_many_it_is(made):
 
 
 def test_what_the_linter_found_is_shown_with_its_rows(made):
-    assert "limit2 of 26 answers are longer4 11" in made.page().shown
+    shown = made.page().shown
+    assert "limit2 of 26 answers have more than 29 characters, and the system prompt says: 請簡短4 11" in shown
     made.write("pairs/lint.json", [])
     assert "The linter has no warnings." in made.page().shown
 
@@ -459,7 +458,23 @@ def test_the_chinese_headline_has_both_stances_and_the_interval(made):
     assert "訓練後：3 道沒看過的題目中，67% 支持（95% 信賴區間 21% 至 94%）。" in shown
 
 
-def test_the_chinese_page_makes_the_verdicts_again_from_the_figures(made):
+def test_both_pages_show_the_gates_of_the_file_and_make_none_again(made):
+    """The figures of this run say otherwise."""
+    made.write("evaluation/gates.json", [gate("parity", passed=False)])
+    made.write("pairs/lint.json", [])
+    (made.folder / "train/watchdog.json").unlink()
+    for name, missed in (
+        ("index.html", "1 of 1 gates missed: parity"),
+        (CHINESE, "1 道關卡中有 1 道未通過：合併一致性"),
+    ):
+        shown = made.page(name).shown
+        assert missed in shown
+        assert "parity figure" in shown
+    assert "資料檢查沒有警告。" in shown
+
+
+def test_the_chinese_page_says_in_chinese_what_the_gates_found(made):
+    made.judge()
     shown = made.page(CHINESE).shown
     assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
@@ -467,14 +482,17 @@ def test_the_chinese_page_makes_the_verdicts_again_from_the_figures(made):
     assert "處理方式：改用另一種 merge.base" in shown
 
 
-def test_the_chinese_page_makes_the_warnings_again_from_the_data(made):
+def test_the_chinese_page_says_in_chinese_what_the_linter_found(made):
+    made.judge()
     assert "前 9 組配對偏好一方，其餘 3 組偏好另一方" in made.page(CHINESE).shown
     made.lines("pairs/train.jsonl", [pair(n, "support" if n % 2 else "oppose") for n in range(1, 13)])
+    made.judge()
     assert "組配對偏好一方" not in made.page(CHINESE).shown
 
 
 def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_said_it(made):
     made.write("train/watchdog.json", {"found": "the loss is nan", "step": 1, "steps": 2})
+    made.judge()
     assert "在第 1 步（共 2 步）中止：the loss is nan" in made.page(CHINESE).shown
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from stance.data.records import in_words, write_gates
 from stance.errors import InputError
 from stance.machine.files import write_json
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import Lock
 from stance.runs.provenance import provenance, release_id
 from tests.builders.finished_run import write_run
+from tests.builders.served_run import GATE
 
 
 @pytest.fixture
@@ -21,7 +23,9 @@ def run(tmp_path: Path, git) -> Path:
     """A finished run in a git repository, beside some code."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/train.py").touch()
-    return write_run(tmp_path)
+    write_run(tmp_path)
+    write_gates(tmp_path / "data/evaluation/gates.json", [GATE])
+    return tmp_path
 
 
 def read(run: Path, release: Path | None = None) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
             stage: {out["path"]: out["md5"] for out in entry["outs"]}
             for stage, entry in yaml.safe_load(lock)["stages"].items()
         },
-        "gates": json.loads((run / "data/evaluation/gates.json").read_text()),
+        "gates": [in_words(GATE)],
         "hub": None,
     }
     json.dumps(found)
