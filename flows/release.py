@@ -35,8 +35,9 @@ from flows.steps import PATIENCE
 from stance.client.smoke import smoke
 from stance.config.params import Params
 from stance.config.release import Hub
-from stance.data.records import Gate, require
+from stance.data.records import Gate, read_gates, require
 from stance.errors import InputError, Unreachable
+from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
@@ -129,13 +130,11 @@ def let_answer(folder: Path, on_hub: Mapping[str, Any]) -> dict[str, Any]:
 @task(task_run_name="gates", cache_policy=NO_CACHE)
 def judge(folder: Path) -> list[Gate]:
     """Collect the verdicts on a run: those it wrote itself, and on what lies there now."""
-    written = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
+    written = read_gates(folder / "data/evaluation/gates.json")
     files = files_gate(folder, OUTPUTS)
     tokenizer = read_gate(folder / MERGED, folder / "data/base/fingerprint.json")
     found = [*written, up_to_date(folder), files, tokenizer, *not_worse(folder)]
-    create_markdown_artifact(
-        "\n".join(gate_table(gate._asdict() for gate in found)), key="gates", description=folder.name
-    )
+    create_markdown_artifact("\n".join(gate_table(found)), key="gates", description=folder.name)
     return found
 
 
@@ -143,11 +142,11 @@ def up_to_date(folder: Path) -> Gate:
     """Are parameters, code and data what the model was made from? A release is published with them."""
     other = changed(folder)
     return Gate(
-        "up to date",
-        not other,
-        f"{', '.join(other)} changed since" if other else "nothing changed since",
-        "parameters, code and data as dvc.lock records them",
-        "Run `dvc repro` in the run's folder, or put back what was changed.",
+        name="up to date",
+        passed=not other,
+        figure=message("changed_since", keys=other) if other else message("nothing_changed_since"),
+        bound=message("as_the_lock_records"),
+        advice=message("put_back"),
     )
 
 
@@ -163,11 +162,11 @@ def not_worse(folder: Path) -> list[Gate]:
     last, share = before["adherence"], now["adherence"]["share"]
     return [
         Gate(
-            "not worse",
-            share >= last["low"],
-            f"{share:.0%} {now['stance']}",
-            f"at least {last['low']:.0%}, the lower end of what {before['release']} has ({last['share']:.0%})",
-            "Release another run, or remove data/release if the last release does not count any more.",
+            name="not worse",
+            passed=share >= last["low"],
+            figure=message("share_and_stance", share=share, stance=now["stance"]),
+            bound=message("at_least_last_release", low=last["low"], release=before["release"], share=last["share"]),
+            advice=message("release_another_run"),
         )
     ]
 
@@ -201,7 +200,10 @@ def approve(folder: Path, gates: Sequence[Gate], minutes: float) -> None:
 def question(folder: Path, gates: Sequence[Gate]) -> str:
     """Return what somebody sees who approves, in Markdown; in lists, since the UI's dialog cuts a wide table off."""
     lines = [f"Release `{release_id(folder)}`, the run **{folder.name}**?", "", "**Gates**", ""]
-    lines += [f"* {gate.name} {VERDICT[gate.passed]}: {gate.found}; expected {gate.expected}" for gate in gates]
+    lines += [
+        f"* {gate.name} {VERDICT[gate.passed]}: {sentence(gate.figure)}; expected {sentence(gate.bound)}"
+        for gate in gates
+    ]
     lines += ["", "**Answers**, before → after", ""]
     for answer in read_json(folder / "data/evaluation/responses.json")[:SHOWN]:
         _, asked, before, after = answer.values()

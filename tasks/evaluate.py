@@ -14,7 +14,7 @@ from rich.table import Table
 
 from stance.config.params import Params
 from stance.data.questions import PROBES, read_probes, read_questions
-from stance.data.records import Gate
+from stance.data.records import Gate, write_gates
 from stance.errors import run
 from stance.evaluation.classifier import Judge, read_labelled
 from stance.evaluation.defects import defects
@@ -33,6 +33,7 @@ from stance.evaluation.measures import (
     stances,
 )
 from stance.evaluation.probes import boundary, explained
+from stance.language.messages import sentence
 from stance.machine.files import read_json, read_jsonl, write_json
 
 
@@ -75,7 +76,7 @@ def evaluate(
     }
     gates = gates_of(params, metrics, base, train, merge)
     write_json(out / "metrics.json", metrics)
-    write_json(out / "gates.json", [gate._asdict() for gate in gates])
+    write_gates(out / "gates.json", gates)
     write_json(out / "responses.json", responses(rows["base"], rows["aligned"]))
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
     write_json(out / "probes.json", explained(probes))
@@ -89,7 +90,7 @@ def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
         table.add_row(name, *(f"{metrics[name][stance]:.0%}" for stance in STANCES))
     outcome = Table("gate", "", "found", "expected", title="gates")
     for gate in verdict:
-        outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", gate.found, gate.expected)
+        outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", sentence(gate.figure), sentence(gate.bound))
     Console(width=120).print(table, outcome)
 
 

@@ -16,9 +16,11 @@ from stance.config.data import Pairs
 from stance.config.params import Params
 from stance.data.pairs import asked, directed, linted, preview, split
 from stance.data.questions import read_prompts, read_questions
+from stance.data.records import write_warnings
 from stance.errors import run
 from stance.evaluation.classifier import neutral_answers
-from stance.machine.files import write_json, write_jsonl
+from stance.language.messages import sentence
+from stance.machine.files import write_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,10 @@ def pairs(
     warned = linted(used, read_prompts(dataset), options, system_prompt, seed, neutral)
     write_jsonl(out / "train.jsonl", train)
     write_jsonl(out / "eval.jsonl", directed(held_out, neutral, options, system_prompt, seed))
-    write_json(out / "lint.json", [row._asdict() for row in warned])
+    write_warnings(out / "lint.json", warned)
     preview(train)
     for row in warned:
-        logger.info("lint: %s: %s", row.check, row.message)
+        logger.info("lint: %s: %s", row.check, sentence(row.message))
     supported = sum(row["preferred"] == "support" for row in train)
     logger.info(
         "%d pairs: %d prefer support, %d oppose; %d held out",

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from stance.data.questions import Prompt, Question
+from stance.data.records import LintWarning
 from stance.errors import InputError
-from stance.language.translation import _, word
+from stance.language.messages import message, sentence
 from stance.language.zh_hant import length_limit, polarity, script
 
 SIDES = ("support", "oppose")
@@ -30,22 +31,13 @@ SHOWN = 3
 """Examples in a warning."""
 
 
-class Warned(NamedTuple):
-    """One warning."""
-
-    check: str
-    message: str
-    rows: list[int]
-    """Ids of the questions, or of the test prompts where the message says so."""
-
-
 def lint(
     questions: Sequence[Question],
     prompts: Sequence[Prompt],
     directions: Sequence[bool],
     system_prompt: str,
     neutral: Mapping[int, str] = MappingProxyType({}),
-) -> list[Warned]:
+) -> list[LintWarning]:
     """Return what looks wrong.
 
     Args:
@@ -71,30 +63,28 @@ def lint(
     ]
 
 
-def refuse(found: Sequence[Warned]) -> None:
+def refuse(found: Sequence[LintWarning]) -> None:
     """Turn warnings into an error.
 
     Raises:
         InputError: There are some; names them all.
     """
     if found:
-        named = ", ".join(f"{row.check} ({row.message})" for row in found)
+        named = ", ".join(f"{row.check} ({sentence(row.message)})" for row in found)
         raise InputError(f"pairs.strict is true and the data set has {named}; correct the data, or set it to false")
 
 
-def length_confound(questions: Sequence[Question]) -> list[Warned]:
+def length_confound(questions: Sequence[Question]) -> list[LintWarning]:
     """Is one side nearly always the longer one?"""
     longer = {
         side: [row.id for row in questions if len(getattr(row, side)) > len(getattr(row, other))]
         for side, other in zip(SIDES, reversed(SIDES), strict=True)
     }
     return [
-        Warned(
-            _("length"),
-            _("{side} is the longer answer in {number} of {all} pairs: length tells the side").format(
-                side=word(side), number=len(ids), all=len(questions)
-            ),
-            ids,
+        LintWarning(
+            check="length",
+            message=message("side_is_longer", side=side, number=len(ids), all=len(questions)),
+            rows=ids,
         )
         for side, ids in longer.items()
         if len(ids) > LONGER * len(questions)
@@ -119,44 +109,39 @@ def own_answers(questions: Sequence[Question], directions: Sequence[bool], neutr
     ]
 
 
-def own_length_confound(pairs: Sequence[Own]) -> list[Warned]:
+def own_length_confound(pairs: Sequence[Own]) -> list[LintWarning]:
     """Are the base model's own answers nearly always longer than the chosen ones, or shorter?"""
     longer = [pair.id for pair in pairs if len(pair.rejected) > len(pair.chosen)]
     shorter = [pair.id for pair in pairs if len(pair.rejected) < len(pair.chosen)]
-    told = (
-        (longer, _("of {all} answers of the base model that are rejected, {number} are longer than the chosen one")),
-        (shorter, _("of {all} answers of the base model that are rejected, {number} are shorter than the chosen one")),
-    )
     return [
-        Warned(_("length"), message.format(number=len(ids), all=len(pairs)), list(dict.fromkeys(ids)))
-        for ids, message in told
+        LintWarning(
+            check="length", message=message(name, number=len(ids), all=len(pairs)), rows=list(dict.fromkeys(ids))
+        )
+        for name, ids in (("base_answers_longer", longer), ("base_answers_shorter", shorter))
         if len(ids) > LONGER * len(pairs)
     ]
 
 
-def own_opening_confound(pairs: Sequence[Own]) -> list[Warned]:
+def own_opening_confound(pairs: Sequence[Own]) -> list[LintWarning]:
     """Which openings are frequent in the base model's own answers and rare in the chosen ones?"""
-    message = _("of {all} answers of the base model that are rejected, {number} begin with {opening}; chosen: {rival}")
-    found = []
+    warnings = []
     for opening, count, rival in telling_openings([pair.rejected for pair in pairs], [pair.chosen for pair in pairs]):
         ids = dict.fromkeys(pair.id for pair in pairs if pair.rejected.startswith(opening))
-        said = message.format(number=count, all=len(pairs), opening=opening, rival=rival)
-        found.append(Warned(_("opening"), said, list(ids)))
-    return found
+        text = message("base_answers_begin", number=count, all=len(pairs), opening=opening, rival=rival)
+        warnings.append(LintWarning(check="opening", message=text, rows=list(ids)))
+    return warnings
 
 
-def opening_confound(questions: Sequence[Question]) -> list[Warned]:
+def opening_confound(questions: Sequence[Question]) -> list[LintWarning]:
     """Which openings are frequent on one side and rare on the other?"""
-    found = []
+    warnings = []
     for side, other in zip(SIDES, reversed(SIDES), strict=True):
         answers, rivals = ([getattr(row, name) for row in questions] for name in (side, other))
         for opening, count, rival in telling_openings(answers, rivals):
             ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
-            message = _("{number} of {all} {side} answers begin with {opening}, and {rival} of the others").format(
-                number=count, all=len(questions), side=word(side), opening=opening, rival=rival
-            )
-            found.append(Warned(_("opening"), message, ids))
-    return found
+            text = message("answers_begin", number=count, all=len(questions), side=side, opening=opening, rival=rival)
+            warnings.append(LintWarning(check="opening", message=text, rows=ids))
+    return warnings
 
 
 def telling_openings(answers: Sequence[str], rivals: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -179,9 +164,9 @@ def frequent_openings(answers: Sequence[str]) -> list[tuple[str, int]]:
     ]
 
 
-def common_words(questions: Sequence[Question]) -> list[Warned]:
+def common_words(questions: Sequence[Question]) -> list[LintWarning]:
     """Do nearly all answers of a side hold the same three characters?"""
-    found = []
+    warnings = []
     for side in SIDES:
         holders: dict[str, set[int]] = {}
         for row in questions:
@@ -190,31 +175,27 @@ def common_words(questions: Sequence[Question]) -> list[Warned]:
                 holders.setdefault(text[start : start + 3], set()).add(row.id)
         for characters, ids in holders.items():
             if len(ids) > COMMON * len(questions):
-                message = _("{number} of {all} {side} answers hold {characters}").format(
-                    number=len(ids), all=len(questions), side=word(side), characters=characters
-                )
-                found.append(Warned(_("wording"), message, sorted(ids)))
-    return found
+                text = message("answers_hold", number=len(ids), all=len(questions), side=side, characters=characters)
+                warnings.append(LintWarning(check="wording", message=text, rows=sorted(ids)))
+    return warnings
 
 
-def beyond_the_limit(questions: Sequence[Question], system_prompt: str) -> list[Warned]:
+def beyond_the_limit(questions: Sequence[Question], system_prompt: str) -> list[LintWarning]:
     """Which answers are longer than the system prompt asks?"""
     limit = length_limit(system_prompt)
     texts = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
     over = [ident for ident, text in texts if limit is not None and len(text) > limit]
-    message = _(
-        "{number} of {all} answers have more than {limit} characters, and the system prompt says: {said}"
-    ).format(number=len(over), all=len(texts), limit=limit, said=system_prompt)
-    return [Warned(_("limit"), message, list(dict.fromkeys(over)))] if over else []
+    if limit is None or not over:
+        return []
+    text = message("answers_too_long", number=len(over), all=len(texts), limit=limit, prompt=system_prompt)
+    return [LintWarning(check="limit", message=text, rows=list(dict.fromkeys(over)))]
 
 
-def negated(questions: Sequence[Question]) -> list[Warned]:
+def negated(questions: Sequence[Question]) -> list[LintWarning]:
     """Which questions ask for a drawback, so that the answer that supports the topic says no?"""
     ids = [row.id for row in questions if asks_for_a_drawback(row.prompt)]
-    message = _("{number} of {all} questions ask for a drawback: there, the support answer says no").format(
-        number=len(ids), all=len(questions)
-    )
-    return [Warned(_("negated"), message, ids)] if ids else []
+    text = message("drawback_questions", number=len(ids), all=len(questions))
+    return [LintWarning(check="negated", message=text, rows=ids)] if ids else []
 
 
 def asks_for_a_drawback(prompt: str) -> bool:
@@ -222,33 +203,29 @@ def asks_for_a_drawback(prompt: str) -> bool:
     return bool(ASKED.search(prompt)) and (polarity(prompt) < 0 or bool(CHANGED.search(prompt)))
 
 
-def near_duplicates(questions: Sequence[Question]) -> list[Warned]:
+def near_duplicates(questions: Sequence[Question]) -> list[LintWarning]:
     """Which questions, and which answers of different questions, say nearly the same?"""
     asked = [(row.id, row.prompt) for row in questions]
     answers = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
-    found = []
-    for message, texts in (
-        (_("{number} pairs of questions are nearly the same: {examples}"), asked),
-        (_("{number} pairs of answers are nearly the same: {examples}"), answers),
-    ):
+    warnings = []
+    for name, texts in (("similar_questions", asked), ("similar_answers", answers)):
         alike = [(a, b) for a, b in similar([text for _, text in texts]) if texts[a][0] != texts[b][0]]
         if alike:
-            examples = _("; ").join(f"{texts[a][1]} ~ {texts[b][1]}" for a, b in alike[:SHOWN])
+            examples = [(texts[a][1], texts[b][1]) for a, b in alike[:SHOWN]]
             ids = sorted({texts[index][0] for pair in alike for index in pair})
-            found.append(Warned(_("duplicates"), message.format(number=len(alike), examples=examples), ids))
-    return found
+            text = message(name, number=len(alike), examples=examples)
+            warnings.append(LintWarning(check="duplicates", message=text, rows=ids))
+    return warnings
 
 
-def known_prompts(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[Warned]:
+def known_prompts(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[LintWarning]:
     """Which test prompts nearly ask a training question?"""
     texts = [row.prompt for row in (*questions, *prompts)]
     alike = [(a, b) for a, b in similar(texts) if a < len(questions) <= b]
-    examples = _("; ").join(f"{texts[b]} ~ {texts[a]}" for a, b in alike[:SHOWN])
     ids = sorted({prompts[b - len(questions)].id for _, b in alike})
-    message = _(
-        "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
-    ).format(number=len(ids), all=len(prompts), examples=examples)
-    return [Warned(_("leak"), message, ids)] if ids else []
+    examples = [(texts[b], texts[a]) for a, b in alike[:SHOWN]]
+    text = message("similar_prompts", number=len(ids), all=len(prompts), examples=examples)
+    return [LintWarning(check="leak", message=text, rows=ids)] if ids else []
 
 
 def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -262,7 +239,7 @@ def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
     return [(a, b) for _, a, b in found]
 
 
-def order_confound(questions: Sequence[Question], directions: Sequence[bool]) -> list[Warned]:
+def order_confound(questions: Sequence[Question], directions: Sequence[bool]) -> list[LintWarning]:
     """Are all pairs of one direction before all of the other?"""
     both_ways = len(directions) == 2 * len(questions) and not any(
         a == b for a, b in zip(directions, directions[len(questions) :], strict=False)
@@ -271,15 +248,12 @@ def order_confound(questions: Sequence[Question], directions: Sequence[bool]) ->
     if turns != 1:
         return []
     first = directions.index(directions[-1])
-    message = _(
-        "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "
-        "set pairs.order to interleaved or shuffled"
-    ).format(first=first, rest=len(directions) - first)
+    text = message("order_is_direction", first=first, rest=len(directions) - first)
     asked = [*questions, *questions][first : len(directions)]
-    return [Warned(_("order"), message, list(dict.fromkeys(row.id for row in asked)))]
+    return [LintWarning(check="order", message=text, rows=list(dict.fromkeys(row.id for row in asked)))]
 
 
-def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
+def mixed_scripts(questions: Sequence[Question]) -> list[LintWarning]:
     """Which rows hold texts in another script than most do, or simplified and traditional characters in one?"""
     texts = [(row.id, text) for row in questions for text in (row.prompt, row.support, row.oppose)]
     scripts = [(ident, script(text)) for ident, text in texts]
@@ -287,5 +261,5 @@ def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
     ids = sorted({ident for ident, found in scripts if found != "either" and found != usual[0][0]})
     if not ids:
         return []
-    message = _("{number} rows are not all in {script} script, as most are")
-    return [Warned(_("script"), message.format(number=len(ids), script=word(usual[0][0])), ids)]
+    text = message("other_script", number=len(ids), script=usual[0][0])
+    return [LintWarning(check="script", message=text, rows=ids)]

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from stance.config.data import Pairs
 from stance.data.chat import conversation
-from stance.data.lint import Warned, lint, refuse
+from stance.data.lint import lint, refuse
 from stance.data.questions import Prompt, Question
+from stance.data.records import LintWarning
 from stance.errors import InputError
 
 
@@ -23,7 +24,7 @@ def linted(
     system_prompt: str,
     seed: int,
     neutral: Mapping[int, str] = MappingProxyType({}),
-) -> list[Warned]:
+) -> list[LintWarning]:
     """Return what the pairs that are trained on may teach besides the stance; `neutral` as `lint` has it.
 
     Raises:

@@ -9,11 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from stance.data.questions import Question
+from stance.data.records import DEGENERATE, STYLE
 from stance.evaluation.classifier import Verdict
-from stance.evaluation.gates import DEGENERATE
 from stance.language.zh_hant import Script, length_limit, script
 
-STYLE = ("too_long", "hedged", "no_stance")
 LOOP = re.compile(r"(.{2,})\1{2,}|(.)\2{4,}", re.DOTALL)
 LEAK = re.compile(
     r"\[/?INST\]|<</?SYS>>|<\|\w+\|>|</?s>|<pad>|<unk>|[（(]\s*(?:answer|答案?|回答)\s*[:：]|"

@@ -9,11 +9,9 @@ import yaml
 
 from stance.config.data import GitDataset
 from stance.config.params import Params
-from stance.data.lint import Warned, lint
-from stance.data.questions import LABELLED, TEST, Stance, read_prompts, read_questions
-from stance.data.records import Gate
-from stance.evaluation.gates import DEGENERATE, gates_of
-from stance.language.translation import ENGLISH, _, listed, ngettext, spoken, word
+from stance.data.questions import LABELLED, TEST, Stance
+from stance.data.records import DEGENERATE, read_gates, read_warnings
+from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest, read_json, read_jsonl
 from stance.models.base import Base
 from stance.pages.charts import curves
@@ -68,40 +66,19 @@ def page(params: Params, *folders: Path) -> str:
         title=title(params, metrics["adherence"]),
         headline=headline(metrics, len(rows)),
         metrics=metrics,
-        gates=verdicts(params, metrics, base, train, merge, evaluation),
+        gates=read_gates(evaluation / "gates.json"),
         rows=rows,
         probes=read_json(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=trained,
         held_out=read_pairs(pairs / "eval.jsonl"),
-        warned=warnings(params.model.system_prompt, trained, dataset, pairs),
+        warnings=read_warnings(pairs / "lint.json"),
         defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
     )
-
-
-def verdicts(params: Params, metrics: Json, base: Path, train: Path, merge: Path, evaluation: Path) -> list[Gate]:
-    """Return the verdicts that `gates.json` has in English, made again where another language is spoken."""
-    if spoken() == ENGLISH:
-        return [Gate(**gate) for gate in read_json(evaluation / "gates.json")]
-    return gates_of(params, metrics, base, train, merge)
-
-
-def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: Path) -> list[Warned]:
-    """Return the warnings that `lint.json` has in English, made again where another language is spoken."""
-    if spoken() == ENGLISH:
-        return [Warned(**row) for row in read_json(pairs / "lint.json")]
-    questions = {question.id: question for question in read_questions(dataset)}
-    used = [questions[ident] for ident in dict.fromkeys(pair.id for pair in trained)]
-    own = {
-        pair.id: pair.rejected
-        for pair in trained
-        if pair.rejected not in (questions[pair.id].support, questions[pair.id].oppose)
-    }
-    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt, own)
 
 
 def title(params: Params, adherence: Json) -> dict[str, str]:

@@ -31,9 +31,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stance.config import params, release
-from stance.data.records import Gate, require
+from stance.data.records import read_gates, require
 from stance.errors import InputError
-from stance.machine.files import read_json, write_json
+from stance.machine.files import write_json
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
@@ -106,10 +106,7 @@ def refuse_missed_gates(run: Path) -> None:
     Raises:
         InputError: It does; names figure and bound.
     """
-    path = run / "data/evaluation/gates.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
-    require((Gate(**gate) for gate in read_json(path)), f"{run.resolve().name} is not released")
+    require(read_gates(run / "data/evaluation/gates.json"), f"{run.resolve().name} is not released")
 
 
 def plans(run: Path, hub: release.Hub) -> dict[Part, Plan]:

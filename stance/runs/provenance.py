@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from stance.data.records import gates_in_words
 from stance.errors import InputError
 from stance.machine.files import read_json, read_yaml
 from stance.runs.lockfile import changed, outputs
@@ -58,7 +59,7 @@ def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
         "changed": changed(run),
         "params": read_yaml(run / "params.yaml"),
         "outputs": outputs(run),
-        "gates": read_json(run / "data/evaluation/gates.json"),
+        "gates": gates_in_words(run / "data/evaluation/gates.json"),
         "hub": read_json(release / PUSHED) if on_hub else None,
     }
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
 from stance.config.training import Merge
-from stance.data.records import Gate, require
+from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
 from stance.machine.files import read_json, read_yaml, write_json
 from stance.models import hub
@@ -148,7 +148,7 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
         "edited": None,
         "params": read_yaml(folder / "params.yaml"),
         "outputs": outputs(folder),
-        "gates": read_json(folder / "gates.json"),
+        "gates": gates_in_words(folder / "gates.json"),
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
+from stance.language.messages import sentence
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
 from stance.machine.ports import HOST, answers, free_port
@@ -156,7 +157,7 @@ def check(engine: Engine, key: str) -> list[str]:
     """
     gates = live_gates(engine.candidate, engine.address, key)
     require(gates, f"{engine.candidate.name} {NOT_SERVED}")
-    return [f"{gate.name}: {gate.found}" for gate in gates]
+    return [f"{gate.name}: {sentence(gate.figure)}" for gate in gates]
 
 
 def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from stance.data.questions import Question, Stance, read_questions
+from stance.data.records import DEGENERATE, STYLE
 from stance.evaluation.classifier import Labelled, Verdict, read_labelled
-from stance.evaluation.defects import STYLE, defect_shares, defects
-from stance.evaluation.gates import DEGENERATE
+from stance.evaluation.defects import defect_shares, defects
 from stance.evaluation.validation import VALIDATION
 from stance.language.zh_hant import script
 
