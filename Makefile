@@ -1,8 +1,6 @@
-# gpu once that is what .venv holds, cpu otherwise; `make repro REQUIREMENTS=gpu` chooses for a new .venv.
+# If .venv holds the packages for a GPU: gpu. Otherwise: cpu. `make repro REQUIREMENTS=gpu` makes a new .venv for a GPU.
 REQUIREMENTS ?= $(if $(wildcard .venv/installed/gpu.txt),gpu,cpu)
 
-# `python` in dvc.yaml is the one in .venv.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHON
 export PORT
 export POOL ?= stance

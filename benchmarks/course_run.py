@@ -27,6 +27,7 @@ from benchmarks.watch import Cost, cost
 from stance.config.profiles import compose
 from stance.evaluation.validation import CORPUS
 from stance.machine.files import read_json, read_jsonl, write_json
+from stance.machine.memory import gib
 
 SOURCE = Path("data/sources/live_action")
 PROMPTS = 10
@@ -46,7 +47,6 @@ CAPPED = (
     "sys.argv = ['tasks.train', *{arguments}]; runpy.run_module('tasks.train', run_name='__main__')"
 )
 BASELINES = ("notebook", "padded", "trl")
-GIB = 2**30
 
 
 def write_params(folder: Path, model: Path, small: bool, tokens: int, **overrides: Any) -> None:
@@ -199,7 +199,7 @@ def show(result: dict[str, Any]) -> None:
 
 def numbers(value: dict[str, float]) -> list[str]:
     """Return a cost as cells."""
-    return [f"{value['seconds']:.1f}", f"{value['gpu'] / GIB:.1f}", f"{value['host'] / GIB:.1f}"]
+    return [f"{value['seconds']:.1f}", gib(value["gpu"]), gib(value["host"])]
 
 
 def machine() -> str:

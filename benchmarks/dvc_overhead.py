@@ -25,6 +25,7 @@ from dvc_data.hashfile.hash import file_md5
 from dvc_objects.fs.local import LocalFileSystem
 
 from stance.machine.files import write_json
+from stance.machine.memory import GIB
 
 SHARDS, ADAPTER = 4, 109 * 2**20
 WRITE = """
@@ -69,7 +70,7 @@ def project(folder: Path, gib: float) -> None:
 def files(out: str, gib: float) -> list[tuple[str, int]]:
     """Return the files that stand for an output, with their bytes."""
     if out == "data/merged":
-        return [(f"{out}/model-{number}.safetensors", int(gib * 2**30 / SHARDS)) for number in range(SHARDS)]
+        return [(f"{out}/model-{number}.safetensors", int(gib * GIB / SHARDS)) for number in range(SHARDS)]
     if out == "data/adapter":
         return [(f"{out}/adapter_model.safetensors", ADAPTER)]
     if out == "data/dataset":

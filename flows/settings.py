@@ -1,6 +1,6 @@
 """What a person sets when a run is started: a few parameters by name, all others by dotted key.
 
-Ranges and descriptions are those of `stance/config/params.py`; whatever is left empty stays as the profile has it.
+Ranges and descriptions are those of `stance/config`; whatever is left empty stays as the profile has it.
 """
 
 from typing import Any

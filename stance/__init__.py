@@ -1,10 +1,43 @@
-"""The library: what the DVC stages and the Prefect flows have in common, one sub-package per noun."""
+"""The library that the DVC stages and the Prefect flows share, with one sub-package per noun.
 
+Every program of this project imports this module first. Therefore this module also reports a wrong interpreter: a
+Python that is too old, or that lacks a package. It keeps no list of packages. It reports the import that failed.
+"""
+
+import os
 import sys
-from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
 
-if missing := [name for name in ("numpy", "pydantic", "rich", "yaml") if find_spec(name) is None]:
-    raise SystemExit(
-        f"error: {sys.executable} has no {', '.join(missing)}; expected the project's own Python: run `make repro` "
-        "once, then use .venv/bin/python"
+PROJECT = ("stance", "tasks", "flows", "benchmarks", "tests")
+"""Packages of this project; if a module of theirs is missing, the code is wrong, not the interpreter."""
+ENVIRONMENT = Path(__file__).parents[1] / ".venv"
+"""The folder that `make environment` makes, if this is the project and not a workspace."""
+
+if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
+    sys.exit(
+        "error: {} is Python {}.{}; expected 3.11 or 3.12: run `make environment`, then use .venv/bin/python".format(
+            sys.executable, *sys.version_info[:2]
+        )
     )
+
+
+def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception that nothing caught: a missing package as one sentence, any other with its traceback."""
+    name = str(getattr(error, "name", None)).partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and name not in PROJECT:
+        print(f"error: {missing(name)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def missing(name: str) -> str:
+    """Return the sentence about a package that this Python does not have."""
+    found = f"{sys.executable} has no package {name}"
+    if Path(sys.prefix) == ENVIRONMENT:
+        return f"{found}, so .venv is incomplete: remove the folder .venv, then run `make environment`"
+    chosen = ", and unset STANCE_PYTHON or let it name that" if os.environ.get("STANCE_PYTHON") else ""
+    return f"{found}; expected this project's own Python: run `make environment`, then use .venv/bin/python{chosen}"
+
+
+sys.excepthook = explain

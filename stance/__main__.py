@@ -1,4 +1,4 @@
-"""Every command of the project: `python -m stance COMMAND`; `python -m stance COMMAND --help` says more about one."""
+"""The list of commands: `python -m stance COMMAND`. `python -m stance COMMAND --help` explains one command."""
 
 import sys
 from importlib import import_module
@@ -6,27 +6,27 @@ from importlib import import_module
 from stance.errors import run
 
 COMMANDS = {
-    "preflight": ("stance.preflight.checks", "check the parameters against data and machine, in seconds"),
-    "footprint": ("stance.preflight.footprint", "show the memory and disk that each stage will take"),
-    "profile": ("stance.config.profiles", "write params.yaml for another profile"),
-    "label": ("stance.evaluation.validation", "label answers as support, neutral or oppose; validate the classifier"),
+    "preflight": ("stance.preflight.checks", "check parameters, data and machine before a run, in seconds"),
+    "footprint": ("stance.preflight.footprint", "show the memory and the disk space that each stage needs"),
+    "profile": ("stance.config.profiles", "replace params.yaml by one of the profiles"),
+    "label": ("stance.evaluation.validation", "label answers as support, neutral or oppose"),
     "ask": ("stance.client.ask", "ask the endpoint one question"),
-    "batch": ("stance.client.batch", "answer a file of requests in OpenAI's batch format"),
-    "chat": ("stance.client.chat", "open a page to chat with the endpoint"),
-    "serve": ("stance.serving.command", "serve a model; swap it, roll back, show the status or stop"),
-    "candidate": ("stance.serving.candidate", "check a model before it is served"),
+    "batch": ("stance.client.batch", "ask the endpoint every question of a file"),
+    "chat": ("stance.client.chat", "serve a web page to chat with the endpoint"),
+    "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
+    "candidate": ("stance.serving.candidate", "check the files of a model that is to be served"),
     "runs": ("stance.runs.catalogue", "list, show, compare, apply or remove runs"),
-    "push": ("stance.release.push", "push a run's adapter and merged model to the Hub"),
+    "push": ("stance.release.push", "push the adapter and the merged model of a run to the Hub"),
     "pdf": ("stance.course.answer_sheet", "print settings and answers for the course to a PDF"),
-    "grade": ("stance.course.grade", "add up the scores of a graded conversation"),
+    "grade": ("stance.course.grade", "add up the scores of a grading conversation"),
 }
-"""The module whose `main` runs a command, and what the command does. A module is imported when its command runs."""
+"""For each command: the module whose `main` runs it, and what it does. Only the module of the command is imported."""
 
 
 def usage() -> str:
-    """Return the list of commands, a line each."""
-    lines = [f"  {name:10} {does}" for name, (_, does) in COMMANDS.items()]
-    return "\n".join(["usage: python -m stance COMMAND [ARGUMENTS]", "", *lines])
+    """Return the list of commands, one line each."""
+    lines = [f"  {name:10} {description}" for name, (_, description) in COMMANDS.items()]
+    return "\n".join(["usage: python -m stance COMMAND [ARGUMENTS]", "", *lines, "", "COMMAND --help says more."])
 
 
 def main() -> None:
@@ -38,7 +38,11 @@ def main() -> None:
         sys.argv = [f"python -m stance {command}", *arguments]
         run(import_module(COMMANDS[command][0]).main)
     else:
-        print(f"error: there is no command {command!r}; expected one of these\n\n{usage()}", file=sys.stderr)
+        print(
+            f"error: there is no command {command!r}; expected one of {', '.join(COMMANDS)}: `python -m stance` "
+            "describes them",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

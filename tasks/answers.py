@@ -32,7 +32,7 @@ from stance.models.loading import require_device
 logger = logging.getLogger(__name__)
 
 
-def answers(model: Model, options: Answers, seed: int, weights: Path, dataset: Path, out: Path, beside: Path) -> None:
+def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: Path, beside: Path) -> None:
     """Write the answers to the test prompts to `out`, and everything else to the folder `beside`.
 
     Answers are JSON Lines of `id`, `prompt`, `response`, `tokens` and `finish_reason` (`length`: cut off).
@@ -40,7 +40,6 @@ def answers(model: Model, options: Answers, seed: int, weights: Path, dataset: P
     Args:
         model: Device and system prompt.
         options: The block `answers`.
-        seed: vLLM wants one; greedy decoding does not use it.
         weights: `data/base`, or a model folder such as `data/merged`.
         dataset: `data/dataset`.
         out: Receives the answers to the test prompts.
@@ -65,7 +64,7 @@ def answers(model: Model, options: Answers, seed: int, weights: Path, dataset: P
         *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": 0}) for prompt, answer in labelled),
         *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": LIKELIEST}) for prompt, answer in everyday.values()),
     ]
-    outputs = iter(complete(folder, model, options, seed, batch))
+    outputs = iter(complete(folder, model, options, batch))
     write_answers(out, prompts, outputs)
     write_answers(beside / "probes.jsonl", probes, outputs)
     write_answers(beside / "questions.jsonl", questions, outputs)
@@ -79,7 +78,7 @@ def answers(model: Model, options: Answers, seed: int, weights: Path, dataset: P
 def main() -> None:
     """Run the stage: `python -m tasks.answers WEIGHTS DATASET OUT BESIDE`."""
     params = Params.load()
-    answers(params.model, params.answers, params.seed, *map(Path, sys.argv[1:]))
+    answers(params.model, params.answers, *map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":

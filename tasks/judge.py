@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def judge(
-    opinion: NoJudge | BaseJudge | EndpointJudge, model: Model, options: Answers, seed: int,
+    opinion: NoJudge | BaseJudge | EndpointJudge, model: Model, options: Answers,
     base: Path, dataset: Path, answers: Path, out: Path,
 ) -> None:  # fmt: skip
     """Write the second judge's stances to `out`, or what kept it from judging.
@@ -31,7 +31,6 @@ def judge(
         opinion: Who judges, if anybody.
         model: Device of the base model.
         options: How vLLM works; the block `answers`.
-        seed: vLLM wants one.
         base: `data/base`.
         dataset: `data/dataset`, for the questions that are shown.
         answers: `data/answers`.
@@ -46,7 +45,7 @@ def judge(
     asked = [request(shown, row) for found in rows.values() for row in found]
     if isinstance(opinion, BaseJudge):
         name = "the base model"
-        said, problem = of_base(asked, model, options, seed, base)
+        said, problem = of_base(asked, model, options, base)
     else:
         name = f"{opinion.model} at {opinion.url}"
         said, problem = of_endpoint(asked, opinion)
@@ -60,7 +59,7 @@ def judge(
 def main() -> None:
     """Run the stage: `python -m tasks.judge BASE DATASET ANSWERS OUT`."""
     params = Params.load()
-    judge(params.evaluate.judge, params.model, params.answers, params.seed, *map(Path, sys.argv[1:]))
+    judge(params.evaluate.judge, params.model, params.answers, *map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":

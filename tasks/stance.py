@@ -1,4 +1,4 @@
-"""`python -m tasks.stance FILE`, the earlier name of `python -m stance label FILE`."""
+"""The earlier name of a command: `python -m tasks.stance FILE` does the same as `python -m stance label FILE`."""
 
 from stance.errors import run
 from stance.evaluation.validation import main

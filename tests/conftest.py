@@ -18,6 +18,9 @@ from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import traces
 
+# As in the stages: on a busy machine threads that spin take the time of those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # What a shell starts in the background ignores Ctrl+C, and so would everything that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,1 +1,1 @@
-"""For those who ask an endpoint."""
+"""Commands and pages that ask the endpoint, and what they need to know about it."""

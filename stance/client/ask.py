@@ -1,11 +1,13 @@
-"""Asks the endpoint one question and shows the answer as it comes; or the base model's and the aligned one's, abreast.
+"""Ask the endpoint one question, and print the answer while it arrives.
 
     python -m stance ask "Is it worth seeing?"
     echo "Is it worth seeing?" | python -m stance ask -
     python -m stance ask --compare "Is it worth seeing?"
 
-Standard output holds the answer and nothing else; who answers stands on standard error. The system prompt is the one
-that the model was trained with.
+`--compare` asks the base model and the aligned model at the same time, and shows both answers side by side.
+
+Only the answer goes to standard output. The names of the models and the release go to standard error. Unless an option
+says otherwise, the system prompt is the one that the model was trained with.
 """
 
 import asyncio
@@ -26,153 +28,182 @@ from rich.text import Text
 from stance.client.endpoint import (
     INTERRUPTED,
     Endpoint,
+    explaining,
     find_endpoint,
     messages,
+    model_names,
+    printable,
     provenance,
-    sentences,
-    served,
     system_prompt,
-    visible,
 )
 from stance.client.local import ALIGNED, BASE
 from stance.data.chat import Message
 from stance.errors import InputError, Unreachable
 
 PER_SECOND = 12
-"""Pictures of a comparison."""
+"""How often a comparison is drawn again, per second."""
 
 
 async def answer(
-    at: Endpoint, client: AsyncOpenAI, model: str, asked: list[Message], settings: Mapping[str, Any]
+    endpoint: Endpoint, client: AsyncOpenAI, model: str, conversation: list[Message], settings: Mapping[str, Any]
 ) -> AsyncGenerator[tuple[str, str | None], None]:
-    """Yield the pieces of an answer as they come, the last with the reason why it ends.
+    """Yield the pieces of an answer while they arrive.
+
+    Args:
+        endpoint: Where the client asks; named in errors.
+        client: The client of the endpoint.
+        model: The name of the model.
+        conversation: All messages, the question last.
+        settings: More arguments of the request, such as `max_tokens`.
+
+    Yields:
+        A piece of text, and the reason why the answer ends (`stop` or `length`), or None if it goes on.
 
     Raises:
-        InputError: The endpoint refuses the question.
-        Unreachable: It is down or busy, or the answer ends without a reason: its connection was cut.
+        InputError: The endpoint refuses the request.
+        Unreachable: The endpoint is down or busy, or the connection broke before the answer ended.
     """
-    given: Any = asked
-    ended = None
-    with sentences(at, model):
-        stream = await client.chat.completions.create(model=model, messages=given, stream=True, **settings)
+    request: Any = conversation
+    reason = None
+    with explaining(endpoint, model):
+        stream = await client.chat.completions.create(model=model, messages=request, stream=True, **settings)
         async with stream:
             async for chunk in stream:
                 if chunk.choices:
-                    ended = chunk.choices[0].finish_reason
-                    yield chunk.choices[0].delta.content or "", ended
-    if not ended:
-        raise Unreachable(f"the answer of {model} at {at.url} breaks off, or is none; ask again")
+                    reason = chunk.choices[0].finish_reason
+                    yield chunk.choices[0].delta.content or "", reason
+    if not reason:
+        raise Unreachable(f"the answer of {model} at {endpoint.url} is empty or incomplete; ask again")
 
 
-async def ask(at: Endpoint, model: str, asked: list[Message], settings: Mapping[str, Any]) -> str:
-    """Write an answer to standard output as it comes; return why it ends."""
-    ended = ""
-    async with at.async_client() as client, aclosing(answer(at, client, model, asked, settings)) as pieces:
+async def ask(endpoint: Endpoint, model: str, conversation: list[Message], settings: Mapping[str, Any]) -> str:
+    """Write an answer to standard output while it arrives, and return the reason why it ended."""
+    ended_by = ""
+    async with (
+        endpoint.async_client() as client,
+        aclosing(answer(endpoint, client, model, conversation, settings)) as pieces,
+    ):
         async for text, reason in pieces:
-            sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+            sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
             sys.stdout.flush()
-            ended = reason or ended
+            ended_by = reason or ended_by
     sys.stdout.write("\n")
-    return ended
+    return ended_by
 
 
 async def compare(
-    at: Endpoint, names: tuple[str, str], asked: list[Message], settings: Mapping[str, Any], console: Console
+    endpoint: Endpoint,
+    models: tuple[str, str],
+    conversation: list[Message],
+    settings: Mapping[str, Any],
+    console: Console,
 ) -> None:
-    """Ask two models at the same time, and show both answers side by side as they come."""
-    said = dict.fromkeys(names, "")
+    """Ask two models at the same time, and show both answers side by side while they arrive."""
+    answers = dict.fromkeys(models, "")
 
     async def follow(client: AsyncOpenAI, model: str) -> None:
-        async with aclosing(answer(at, client, model, asked, settings)) as pieces:
+        async with aclosing(answer(endpoint, client, model, conversation, settings)) as pieces:
             async for text, _ in pieces:
-                said[model] += visible(text)
+                answers[model] += printable(text)
 
-    shown = Live(console=console, get_renderable=lambda: side_by_side(said), refresh_per_second=PER_SECOND)
-    async with at.async_client() as client:
+    live = Live(console=console, get_renderable=lambda: side_by_side(answers), refresh_per_second=PER_SECOND)
+    async with endpoint.async_client() as client:
         try:
-            with shown:
+            with live:
                 async with asyncio.TaskGroup() as group:
-                    for model in names:
+                    for model in models:
                         group.create_task(follow(client, model))
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
 
 
-def side_by_side(said: Mapping[str, str]) -> Table:
-    """Return answers in columns of the same width."""
+def side_by_side(answers: Mapping[str, str]) -> Table:
+    """Return a table with one column per model, all of the same width."""
     table = Table.grid(expand=True)
-    for _ in said:
+    for _ in answers:
         table.add_column(ratio=1)
-    table.add_row(*(Panel(Text(text), title=name, title_align="left") for name, text in said.items()))
+    table.add_row(*(Panel(Text(text), title=model, title_align="left") for model, text in answers.items()))
     return table
 
 
-def require_both(at: Endpoint, names: tuple[str, str]) -> None:
-    """Refuse a comparison where a model is not served."""
-    there = served(at)
-    if missing := [name for name in names if name not in there]:
+def require_models(endpoint: Endpoint, models: tuple[str, str]) -> None:
+    """Refuse a comparison if the endpoint does not serve all models.
+
+    Raises:
+        InputError: A model is missing.
+    """
+    names = model_names(endpoint)
+    if missing := [model for model in models if model not in names]:
         raise InputError(
-            f"{at.url} serves {', '.join(there)} and not {' and '.join(missing)}; to compare, start the endpoint with "
-            "`python -m stance serve --with-base`"
+            f"{endpoint.url} serves {', '.join(names)}, but not {' and '.join(missing)}; to compare, start the "
+            "endpoint with `python -m stance serve --with-base`"
         )
 
 
-def question(given: str) -> str:
-    """Return the question, read from standard input where `-` stands for it."""
-    if given != "-":
-        return given
+def read_question(argument: str) -> str:
+    """Return the question of the command line; `-` stands for standard input.
+
+    Raises:
+        InputError: Standard input is not UTF-8.
+    """
+    if argument != "-":
+        return argument
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:
-        raise InputError("standard input is not UTF-8; expected the question in that encoding") from None
+        raise InputError("standard input is not UTF-8; write the question in this encoding") from None
 
 
-def introduce(at: Endpoint, names: str, told: Mapping[str, Any]) -> None:
-    """Say on standard error who answers."""
-    release = f", release {told['release']}" if told.get("release") else ""
-    print(visible(f"{names}{release}, at {at.url}"), file=sys.stderr, flush=True)
+def introduce(endpoint: Endpoint, models: str, run: Mapping[str, Any]) -> None:
+    """Print to standard error which models answer, of which release, and where."""
+    release = f", release {run['release']}" if run.get("release") else ""
+    print(printable(f"{models}{release}, at {endpoint.url}"), file=sys.stderr, flush=True)
 
 
-def arguments() -> Namespace:
+def parse_arguments() -> Namespace:
     """Parse the command line."""
-    parser = ArgumentParser(prog="python -m stance ask", description="Ask the endpoint of `make serve` a question.")
-    parser.add_argument("question", help="the question, or - to read it from standard input")
-    parser.add_argument("--model", default=ALIGNED, help="the name of a model that it serves (default: %(default)s)")
+    parser = ArgumentParser(
+        prog="python -m stance ask", description="Ask the endpoint one question, and print the answer while it arrives."
+    )
+    parser.add_argument("question", help="the question; - reads it from standard input")
+    parser.add_argument("--model", default=ALIGNED, help="the name of a model of the endpoint (default: %(default)s)")
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--system", help="the system prompt (default: the one that the model was trained with)")
     system.add_argument("--no-system", action="store_true", help="ask without a system prompt")
-    parser.add_argument("--max-tokens", type=int, help="the most tokens of an answer (default: the endpoint's)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
-    parser.add_argument("--compare", action="store_true", help="ask the base model as well, side by side")
+    parser.add_argument(
+        "--max-tokens", type=int, help="the limit of the answer in tokens (default: the endpoint's limit)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default: %(default)s)")
+    parser.add_argument("--compare", action="store_true", help="ask the base model too, and show both answers")
     return parser.parse_args()
 
 
-def talk(given: Namespace) -> None:
-    """Do what the command line asks for."""
-    at = find_endpoint()
-    text = question(given.question)
-    told = provenance(at)
-    system = None if given.no_system else given.system or system_prompt(told)
-    asked = messages(system, text)
-    settings = {"temperature": given.temperature, "max_tokens": given.max_tokens}
-    names = (BASE, given.model)
-    if given.compare:
-        require_both(at, names)
-    introduce(at, " and ".join(names) if given.compare else given.model, told)
-    if given.compare:
-        asyncio.run(compare(at, names, asked, settings, Console()))
-    elif asyncio.run(ask(at, given.model, asked, settings)) == "length":
-        print("(cut off: the answer has reached its limit of tokens)", file=sys.stderr)
+def talk(options: Namespace) -> None:
+    """Ask the question of the command line, and print the answer."""
+    endpoint = find_endpoint()
+    question = read_question(options.question)
+    run = provenance(endpoint)
+    system = None if options.no_system else options.system or system_prompt(run)
+    conversation = messages(system, question)
+    settings = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    models = (BASE, options.model)
+    if options.compare:
+        require_models(endpoint, models)
+    introduce(endpoint, " and ".join(models) if options.compare else options.model, run)
+    if options.compare:
+        asyncio.run(compare(endpoint, models, conversation, settings, Console()))
+    elif asyncio.run(ask(endpoint, options.model, conversation, settings)) == "length":
+        print("(incomplete: the answer reached its limit of tokens)", file=sys.stderr)
 
 
 def main() -> None:
     """Ask: `python -m stance ask QUESTION`."""
-    given = arguments()
+    options = parse_arguments()
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
-        talk(given)
+        talk(options)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # of `| head`; Python would complain about it once more when it closes the stream
+    except BrokenPipeError:  # from `| head`; Python would report it again when it closes the stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

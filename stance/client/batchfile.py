@@ -1,11 +1,11 @@
-"""The two files of a batch, in the format of OpenAI's batch API: requests, one per line, and answers, one per request.
+"""The two files of a batch, in the format of OpenAI's batch API: one line per request, and one line per answer.
 
     {"custom_id": "7", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "aligned", "messages": [...]}}
     {"id": "batch_req_...", "custom_id": "7", "response": {"status_code": 200, "request_id": "...", "body": {...}},
      "error": null}
 
-Requests may be plain as well: `{"id": 7, "prompt": "..."}`. Answers stand in the order in which they came until the
-batch is through, and a kill may leave the last one torn.
+A request may also be a plain row: `{"id": 7, "prompt": "..."}`. While a batch runs, answers are in the order in which
+they arrived. If the batch is killed, its last line may be incomplete.
 """
 
 import hashlib
@@ -19,103 +19,103 @@ from stance.data.chat import conversation
 from stance.errors import InputError
 
 URL = "/v1/chat/completions"
-MARK = b'{"id": "batch_req_'
-"""How every row of answers begins."""
-NAMED = 5
-"""Lines of a file whose problems are told; of the others their number."""
+PREFIX = b'{"id": "batch_req_'
+"""The beginning of every line in the file of answers."""
+REPORTED = 5
+"""Wrong lines that an error describes; of the others it gives the number only."""
 
 
 class Request(NamedTuple):
-    """What is asked under one id; without a model as long as none was chosen."""
+    """One request, named by its id. Its body has no model until one is chosen."""
 
     custom_id: str
     body: dict[str, Any]
-    plain: bool = False
-    """Whether the row held a prompt only."""
+    is_plain: bool = False
+    """Whether the row was a plain one: an id and a prompt."""
 
     @property
     def ident(self) -> str:
-        """Name the request by its contents: another prompt, model or option, another name."""
+        """Return a name made from the contents; another prompt, model or option gives another name."""
         text = json.dumps([self.custom_id, self.body], sort_keys=True)
         return f"batch_req_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
     def completed(self, model: str, always: bool, system: str | None, max_tokens: int | None) -> "Request":
-        """Return the request with what its row leaves open.
+        """Return the request with all settings that its row does not have.
 
         Args:
-            model: Who is asked.
-            always: Whether the model is asked even where the row names another.
-            system: System prompt of plain rows, if any.
-            max_tokens: Most tokens of an answer where the row does not say, if there is a bound.
+            model: The model to ask.
+            always: Whether this model is asked even if the row names another one.
+            system: The system prompt of plain rows, if any.
+            max_tokens: The limit of an answer in tokens, for rows without a limit.
         """
         body = {"model": model, **self.body, **({"model": model} if always else {})}
-        if self.plain and system:
+        if self.is_plain and system:
             body["messages"] = conversation(system, body["messages"][0]["content"])
         if max_tokens is not None and not body.keys() & {"max_tokens", "max_completion_tokens"}:
             body["max_tokens"] = max_tokens
-        return Request(self.custom_id, body, self.plain)
+        return Request(self.custom_id, body, self.is_plain)
 
 
 def read_requests(path: Path) -> list[Request]:
-    """Return the requests of a file.
+    """Return the requests in a file.
 
     Raises:
-        InputError: There are none, or lines are wrong; says which and how.
+        InputError: There are none, or lines are wrong; the error names the lines and their problems.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); expected a file of JSON lines in UTF-8") from None
-    found: dict[str, Request] = {}
+    requests: dict[str, Request] = {}
     problems: list[str] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             request = _request(line)
-            if request.custom_id in found:
-                raise ValueError(f"the id {request.custom_id!r} stands there twice")
-            found[request.custom_id] = request
+            if request.custom_id in requests:
+                raise ValueError(f"the id {request.custom_id!r} is in the file twice")
+            requests[request.custom_id] = request
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise InputError(f"{path}: {'; '.join(problems[:NAMED])}{more}; correct the file, nothing was sent")
-    if not found:
-        raise InputError(f'{path} holds no request; expected lines like {{"id": 1, "prompt": "..."}}')
-    return list(found.values())
+        more = f"; and {len(problems) - REPORTED} more" if len(problems) > REPORTED else ""
+        raise InputError(f"{path}: {'; '.join(problems[:REPORTED])}{more}; correct the file, nothing was sent")
+    if not requests:
+        raise InputError(f'{path} has no request; expected lines like {{"id": 1, "prompt": "..."}}')
+    return list(requests.values())
 
 
 def _request(line: str) -> Request:
     try:
-        row = json.loads(line, parse_constant=_no_constant)
+        row = json.loads(line, parse_constant=_refuse_constant)
         line.encode()
-        json.dumps(row, ensure_ascii=False).encode()  # "\ud800" is JSON and no text
+        json.dumps(row, ensure_ascii=False).encode()  # "\ud800" is valid JSON, but not text
     except UnicodeEncodeError:
         raise ValueError("half a character (a lone surrogate)") from None
     except ValueError as error:
-        raise ValueError(f"no JSON ({error})") from None
+        raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__} instead of an object")
     if "prompt" in row and "body" not in row:
-        return _plain(row)
-    return _batched(row)
+        return _plain_request(row)
+    return _batch_request(row)
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
-def _plain(row: Mapping[str, Any]) -> Request:
+def _plain_request(row: Mapping[str, Any]) -> Request:
     ident, prompt = row.get("id"), row["prompt"]
     if isinstance(ident, bool) or not isinstance(ident, int | str) or ident == "":
         raise ValueError(f"the id is {ident!r}; expected a number or a text")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"the prompt is {prompt!r:.40}; expected a text")
-    return Request(str(ident), {"messages": [{"role": "user", "content": prompt}], "temperature": 0}, plain=True)
+    return Request(str(ident), {"messages": [{"role": "user", "content": prompt}], "temperature": 0}, is_plain=True)
 
 
-def _batched(row: Mapping[str, Any]) -> Request:
+def _batch_request(row: Mapping[str, Any]) -> Request:
     custom_id, body = row.get("custom_id"), row.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise ValueError(f"custom_id is {custom_id!r:.40}; expected a text, or a row of `id` and `prompt`")
@@ -123,98 +123,98 @@ def _batched(row: Mapping[str, Any]) -> Request:
         raise ValueError(f"method is {row.get('method')!r:.40}; expected POST")
     if row.get("url") != URL:
         raise ValueError(f"url is {row.get('url')!r:.40}; expected {URL}")
-    if not isinstance(body, dict) or not _messages(body.get("messages")):
-        raise ValueError("body holds no messages; expected a list of objects with a role")
+    if not isinstance(body, dict) or not _are_messages(body.get("messages")):
+        raise ValueError("body has no messages; expected a list of objects with a role")
     if not isinstance(body.get("model", ""), str):
         raise ValueError(f"body.model is {body['model']!r:.40}; expected a name")
     if body.get("stream"):
-        raise ValueError("body.stream is set; a batch cannot stream, remove it")
+        raise ValueError("body.stream is set; remove it, a batch cannot stream")
     return Request(custom_id, body)
 
 
-def _messages(found: object) -> bool:
-    if not isinstance(found, list):
+def _are_messages(value: object) -> bool:
+    if not isinstance(value, list):
         return False
-    return bool(found) and all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in found)
+    return bool(value) and all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in value)
 
 
-def answered(row: Mapping[str, Any]) -> bool:
-    """Does a row hold an answer, rather than the reason why there is none?"""
+def is_answered(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has an answer; otherwise it has an error."""
     return row["error"] is None
 
 
 def encoded(row: Mapping[str, Any]) -> bytes:
-    """Return a row of answers as its line."""
+    """Return a row of the file of answers as its line."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half a character, which a model may well say
+    except UnicodeEncodeError:  # half a character, which a model can produce
         return json.dumps(row).encode() + b"\n"
 
 
-def take_up(file: BinaryIO, name: Path, requests: Sequence[Request]) -> set[str]:
-    """Return the ids that an earlier run has answered, and cut off what it was writing when it was killed.
+def resume(file: BinaryIO, path: Path, requests: Sequence[Request]) -> set[str]:
+    """Return the ids that an earlier batch answered, and cut off an incomplete last line.
 
     Args:
-        file: The answers, open for reading and appending.
-        name: What it is called.
-        requests: What is to be asked.
+        file: The file of answers, open for reading and appending.
+        path: Its path, for errors.
+        requests: All requests of this batch.
 
     Raises:
-        InputError: The file holds something else, or answers to other requests; it is left as it is.
+        InputError: The file holds something else, or answers to other requests. The file is not changed.
     """
-    asked = {request.custom_id: request.ident for request in requests}
-    done, others, whole = set(), [], 0
-    for line in lines(file, name):
+    idents = {request.custom_id: request.ident for request in requests}
+    answered_ids, other_ids, length = set(), [], 0
+    for line in lines(file, path):
         row = json.loads(line)
-        if row["custom_id"] not in asked or answered(row) and row["id"] != asked[row["custom_id"]]:
-            others.append(row["custom_id"])
-        elif answered(row):
-            done.add(row["custom_id"])
-        whole += len(line)
-    if others:
+        if row["custom_id"] not in idents or is_answered(row) and row["id"] != idents[row["custom_id"]]:
+            other_ids.append(row["custom_id"])
+        elif is_answered(row):
+            answered_ids.add(row["custom_id"])
+        length += len(line)
+    if other_ids:
         raise InputError(
-            f"{name} holds {len(others)} answers to other requests (the first: {others[0]!r}): its prompts, model or "
-            "options were others; name another file for the answers, or remove it"
+            f"{path} holds {len(other_ids)} answers to other requests (the first: {other_ids[0]!r}), because prompts, "
+            "model or options were different; name another file for the answers, or remove this one"
         )
-    file.truncate(whole)
-    return done
+    file.truncate(length)
+    return answered_ids
 
 
-def lines(file: BinaryIO, name: Path) -> Iterator[bytes]:
-    """Yield the lines of a file of answers but a torn last one.
+def lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of answers, without an incomplete last line.
 
     Raises:
-        InputError: A line is no row of answers.
+        InputError: A line is not an answer.
     """
     file.seek(0)
     for number, line in enumerate(file, start=1):
-        if not line.endswith(b"\n") and line[: len(MARK)] == MARK[: len(line)]:
+        if not line.endswith(b"\n") and line[: len(PREFIX)] == PREFIX[: len(line)]:
             return
-        if not line.startswith(MARK) or not _whole(line):
+        if not line.startswith(PREFIX) or not _is_complete(line):
             raise InputError(
-                f"{name}, line {number}, is no answer that this program has written; name another file for the answers"
+                f"{path}, line {number}, was not written by this program; name another file for the answers"
             )
         yield line
 
 
-def _whole(line: bytes) -> bool:
+def _is_complete(line: bytes) -> bool:
     try:
         return set(json.loads(line)) >= {"id", "custom_id", "response", "error"}
     except ValueError:
         return False
 
 
-def settle(path: Path, requests: Sequence[Request]) -> None:
-    """Put the answers into the order of the requests, each once; a kill leaves the file as it was, or so."""
+def sort_answers(path: Path, requests: Sequence[Request]) -> None:
+    """Write one answer per request, in the order of the requests. A kill leaves either the old file or the new one."""
     rows: dict[str, bytes] = {}
     with path.open("rb") as file:
         for line in lines(file, path):
             row = json.loads(line)
-            if answered(row) or row["custom_id"] not in rows:
+            if is_answered(row) or row["custom_id"] not in rows:
                 rows[row["custom_id"]] = line
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
         file.writelines(rows[request.custom_id] for request in requests)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    part.replace(path)

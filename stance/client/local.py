@@ -1,4 +1,8 @@
-"""The key of the endpoint: from `STANCE_API_KEY`, or made once and kept in `.serve/key` for its owner alone."""
+"""The endpoint of this folder: where its key and its state are, and how the key is made.
+
+The key comes from the variable `STANCE_API_KEY`. If it is not set, a key is made once and kept in `.serve/key`, which
+only the owner may read. The endpoint writes what it serves to `.serve/state.json` while it is up.
+"""
 
 import os
 import secrets
@@ -12,33 +16,33 @@ from stance.machine.files import read_json
 
 VARIABLE = "STANCE_API_KEY"
 ALIGNED, BASE = "aligned", "base"
-"""The names under which the endpoint serves the aligned model, whichever release that is, and the base model."""
+"""The names of the models at the endpoint: the aligned model of whatever release, and the base model."""
 SERVE = Path(".serve")
-"""Where an endpoint keeps its key, logs, state and sockets."""
+"""The folder where an endpoint keeps its key, logs, state and sockets."""
 KEY = SERVE / "key"
 STATE = SERVE / "state.json"
-"""What is up, while it is."""
+"""What the endpoint serves, while it is up."""
 
 
 def make_key(path: Path = KEY) -> str:
-    """Return the key, and make one if there is none."""
+    """Return the key of this folder's endpoint; if there is none, make one."""
     if key := os.environ.get(VARIABLE):
         return key
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return read_key(path)
-    with os.fdopen(made, "w", encoding="utf-8") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(secrets.token_urlsafe(32) + "\n")
     return read_key(path)
 
 
 def read_key(path: Path = KEY) -> str:
-    """Return the key of an endpoint that is up.
+    """Return the key of this folder's endpoint.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no key.
     """
     if key := os.environ.get(VARIABLE):
         return key
@@ -47,28 +51,29 @@ def read_key(path: Path = KEY) -> str:
     except FileNotFoundError:
         raise InputError(f"there is no key in {path} and none in {VARIABLE}; `make serve` makes one") from None
     if not key:
-        raise InputError(f"{path} is empty; remove it, and `make serve` makes a key")
+        raise InputError(f"{path} is empty; remove it, then `make serve` makes a key")
     return key
 
 
 def key_place() -> str:
-    """Return where the key is, for people: never the key."""
+    """Return where the key is, for messages. The key itself is never shown."""
     return f"${VARIABLE}" if os.environ.get(VARIABLE) else str(KEY)
 
 
-def served() -> list[str]:
-    """Return the folders of the runs whose models answer, or stand by to."""
-    known = state() or {}
-    return [one["folder"] for one in (known.get("live"), known.get("previous")) if one]
+def served_folders() -> list[str]:
+    """Return the folders of the runs whose models are in use: the one that answers, and the one kept for a rollback."""
+    current = state() or {}
+    engines = (current.get("live"), current.get("previous"))
+    return [engine["folder"] for engine in engines if engine]
 
 
 def state() -> dict[str, Any] | None:
-    """Return what is up, or None; what a killed endpoint has left is none."""
+    """Return what this folder's endpoint serves; None if no endpoint is up, even if a killed one left its file."""
     if not STATE.exists():
         return None
     try:
-        known: dict[str, Any] = read_json(STATE)
-        alive = psutil.Process(known["pid"]).create_time() == known["started"]
-    except (psutil.NoSuchProcess, ValueError):  # the latter of half a file
+        current: dict[str, Any] = read_json(STATE)
+        is_alive = psutil.Process(current["pid"]).create_time() == current["started"]
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: the file is incomplete
         return None
-    return known if alive else None
+    return current if is_alive else None

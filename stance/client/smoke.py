@@ -1,8 +1,8 @@
-"""The first question after a release, asked as any client would: who answers, and does it?"""
+"""The smoke test after a release: the public endpoint must serve the release, and answer one question."""
 
 from pathlib import Path
 
-from stance.client.endpoint import Endpoint, provenance, sentences
+from stance.client.endpoint import Endpoint, explaining, provenance
 from stance.client.local import ALIGNED, key_place, read_key
 from stance.config.params import Params
 from stance.data.chat import conversation
@@ -11,44 +11,49 @@ from stance.errors import InputError
 
 
 def smoke(address: str, release: str, run: Path) -> dict[str, str]:
-    """Ask the public endpoint which release it serves, and the first test prompt by both of its names.
+    """Check which release the endpoint serves, and ask it the first test prompt under both of its model names.
 
     Args:
-        address: As an OpenAI client takes it.
-        release: The one that has to answer.
-        run: Its folder, for the prompt.
+        address: The URL for an OpenAI client, ending in `/v1`.
+        release: The release that must answer.
+        run: The folder of the run, which holds the test prompts.
 
     Returns:
         `release`, `address`, `prompt` and `answer`.
 
     Raises:
-        InputError: Another release answers, or this one says nothing.
-        Unreachable: Nothing answers.
+        InputError: Another release answers, or the answer is empty.
+        Unreachable: Nothing answers at the address.
     """
-    at = Endpoint(address, read_key(), key_place())
-    answering = provenance(at).get("release")
+    endpoint = Endpoint(address, read_key(), key_place())
+    answering = provenance(endpoint).get("release")
     if answering != release:
         raise InputError(
-            f"{address} answers with {answering}; expected {release}: `python -m stance serve status` says what is up"
+            f"{address} answers with {answering}; expected {release}: `python -m stance serve status` shows what is up"
         )
     params = Params.load(run / "params.yaml")
     prompt = read_prompts(run / "data/dataset")[0].prompt
-    said = {ask(at, model, params, prompt) for model in (ALIGNED, release)}
-    return {"release": release, "address": address, "prompt": prompt, "answer": said.pop()}
+    answers = {ask(endpoint, model, params, prompt) for model in (ALIGNED, release)}
+    return {"release": release, "address": address, "prompt": prompt, "answer": answers.pop()}
 
 
-def ask(at: Endpoint, model: str, params: Params, prompt: str) -> str:
-    """Return the greedy answer to a prompt, which is none that is empty."""
-    with sentences(at, model), at.client() as client:
-        found = client.chat.completions.create(
+def ask(endpoint: Endpoint, model: str, params: Params, prompt: str) -> str:
+    """Return the greedy answer to a prompt.
+
+    Raises:
+        InputError: The answer is empty.
+    """
+    with explaining(endpoint, model), endpoint.client() as client:
+        completion = client.chat.completions.create(
             model=model,
             messages=conversation(params.model.system_prompt, prompt),  # type: ignore[arg-type]
             max_tokens=params.answers.max_new_tokens,
             temperature=0,
         )
-        said = found.choices[0].message.content or ""
-    if not said.strip():
+        answer = completion.choices[0].message.content or ""
+    if not answer.strip():
         raise InputError(
-            f"{at.url} answers {prompt!r} with nothing; expected a sentence: `python -m stance serve rollback`"
+            f"{endpoint.url} gives an empty answer to {prompt!r}; expected a sentence: go back to the previous model "
+            "with `python -m stance serve rollback`"
         )
-    return said
+    return answer

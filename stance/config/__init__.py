@@ -1,1 +1,1 @@
-"""`params.yaml` as checked, frozen values; profiles."""
+"""The parameters of a run: `params.yaml` as checked, immutable values, and the profiles that it starts from."""

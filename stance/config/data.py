@@ -1,4 +1,4 @@
-"""The blocks `dataset` and `pairs`."""
+"""The blocks `dataset` and `pairs` of `params.yaml`: which questions there are, and which pairs are made of them."""
 
 import re
 from decimal import Decimal
@@ -10,55 +10,76 @@ from pydantic import AfterValidator, Field
 from stance.config.section import Commit, Section, Sha256
 
 IN_ADDRESS = re.compile(r"https?://[^/\s@]+@|://[^/\s@:]+:[^/\s@]+@")
-"""A password or a token in an address; over HTTP the user alone is one, as GitHub and GitLab take it."""
+"""A password or token in an address. Over HTTP a user name alone counts, because GitHub and GitLab take tokens
+there."""
 
 
 def without_password(url: str) -> str:
-    """Return an address; raise ValueError if it holds what would be written to locks, logs and releases."""
+    """Return the address of a git repository.
+
+    Raises:
+        ValueError: It holds a password or a token, which would be written to locks, logs and releases.
+    """
     if IN_ADDRESS.search(url):
         raise ValueError(
-            "dataset.url holds a password or a token, and would be logged and published; leave it to git's credential "
-            "helper, or take an address like git@github.com:someone/data.git"
+            "dataset.url holds a password or a token, and would be logged and published; store it in git's credential "
+            "helper, or use an address like git@github.com:someone/data.git"
         )
     return url
 
 
 class FolderDataset(Section):
-    """Two files in a local folder; DVC sees edits to folders below `data/sources`."""
+    """A data set in a local folder. DVC notices edits only below `data/sources`."""
 
     source: Literal["folder"]
     path: Path
-    """Folder with `labelled_data.json` and `test_prompt.json`."""
+    """Folder that holds `labelled_data.json` and `test_prompt.json`."""
     probes: Path | None
-    """File of prompts that ask how far the stance reaches, in `data/sources`, or null for none."""
+    """File in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+
+    @property
+    def origin(self) -> str:
+        """Where the data set comes from, for people."""
+        return str(self.path)
 
 
 class GitDataset(Section):
-    """Two files at the root of a git repository, at one commit, with known hashes."""
+    """A data set at the root of a git repository, at one commit and with known hashes."""
 
     source: Literal["git"]
     url: Annotated[str, AfterValidator(without_password)]
-    """Anything `git fetch` understands."""
+    """Address that `git fetch` understands, without a password."""
     commit: Commit
+    """Full commit id, 40 hexadecimal digits."""
     labelled_data_sha256: Sha256
+    """SHA-256 of `labelled_data.json`; a file with another hash is refused."""
     test_prompt_sha256: Sha256
+    """SHA-256 of `test_prompt.json`; a file with another hash is refused."""
     probes: Path | None
-    """As for a folder; a local file."""
+    """Local file in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+
+    @property
+    def origin(self) -> str:
+        """Where the data set comes from, for people."""
+        return f"{self.url} ({self.commit})"
 
 
 class Pairs(Section):
-    """Which questions become preference pairs, and in which direction."""
+    """Which questions become preference pairs, and which stance each pair prefers."""
 
     data_size: int = Field(gt=0)
-    """Questions used, from the one at `offset`; the rest is held out."""
+    """Number of questions to train on, counted from `offset`. The other questions are held out."""
     offset: int = Field(ge=0)
-    """Questions passed over before the first that is used; they come after the last one."""
+    """Number of questions to skip before the first one to train on. Skipped questions move to the end of the list."""
     support_ratio: Decimal = Field(ge=0, le=1)
-    """Share of the pairs that prefer `support`; the rest prefers `oppose`."""
+    """Share of the pairs that prefer `support`, from 0 to 1. The other pairs prefer `oppose`."""
     order: Literal["first", "interleaved", "shuffled", "both"]
-    """Which pairs prefer `support`: the first ones (as in the course), evenly spread, drawn with `seed`; or the first
-    ones of twice as many pairs, every question standing there twice, so that at one half each goes both ways."""
+    """Which pairs prefer `support`. `first`: the first ones, as in the course. `interleaved`: evenly spread.
+    `shuffled`: drawn at random with `seed`. `both`: every question makes two pairs, and the first ones of this longer
+    list prefer `support`; with a `support_ratio` of 0.5 every question then goes both ways."""
     rejected: Literal["opposite", "base"]
-    """What is not preferred: the answer of the opposite stance, or the base model's own where that takes no stance."""
+    """The rejected answer. `opposite`: the answer of the other stance. `base`: the base model's own answer where that
+    answer is neutral, else the answer of the other stance."""
     strict: bool
-    """Whether what the linter finds in the data - `data/pairs/lint.json` - is an error."""
+    """Whether a warning of the data linter stops the run. Otherwise warnings are only listed in
+    `data/pairs/lint.json`."""

@@ -1,4 +1,4 @@
-"""The blocks `answers` and `evaluate`."""
+"""The blocks `answers` and `evaluate` of `params.yaml`: how the models answer, and how the answers are judged."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,7 +9,11 @@ from stance.config.section import Section
 
 
 def with_port(url: str) -> str:
-    """Return an address; raise ValueError if its host or port is none."""
+    """Return the address of an endpoint.
+
+    Raises:
+        ValueError: Its host or port is not valid.
+    """
     try:
         _ = urlsplit(url).port
     except ValueError as error:
@@ -18,48 +22,51 @@ def with_port(url: str) -> str:
 
 
 class Answers(Section):
-    """Greedy answers with vLLM."""
+    """How vLLM answers. Decoding is greedy."""
 
     max_new_tokens: int = Field(gt=0)
+    """Tokens after which an answer is cut off."""
     gpu_memory_utilization: float = Field(gt=0, le=1)
-    """Upper bound of the engine's share of GPU memory (of host memory on a CPU); less is used if less is free."""
+    """Largest share of the GPU's memory that the engine may use, or of host memory on a CPU. The engine uses less if
+    less is free."""
     enforce_eager: bool
-    """Decode without CUDA graphs, at half the speed. A CPU has none."""
+    """Decode without CUDA graphs. This halves the speed on a GPU, and makes no difference on a CPU."""
     quantization: Literal["none", "bitsandbytes"]
-    """vLLM's weights: as they are, or in 4 bits where bf16 does not fit; these answer slightly differently."""
+    """Precision of the weights in vLLM. `bitsandbytes` holds them in 4 bits, for a GPU without room for bf16; the
+    answers then differ slightly."""
 
 
 class NoJudge(Section):
-    """The wording alone decides what stance an answer takes."""
+    """There is no second judge. The classifier by wording alone decides the stance of an answer."""
 
     source: Literal["none"]
 
 
 class BaseJudge(Section):
-    """The base model reads every answer as well, with vLLM; its choice is bound to the three stances."""
+    """The base model is the second judge. vLLM lets it choose only among the three stances."""
 
     source: Literal["base_model"]
 
 
 class EndpointJudge(Section):
-    """A model behind an OpenAI-style endpoint reads every answer as well; its key, if any, is OPENAI_API_KEY."""
+    """A model behind an OpenAI-style endpoint is the second judge. If it needs a key, set OPENAI_API_KEY."""
 
     source: Literal["endpoint"]
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$"), AfterValidator(with_port)]
-    """As an OpenAI client takes it, like `http://127.0.0.1:8000/v1`."""
+    """Address as for an OpenAI client, for example `http://127.0.0.1:8000/v1`."""
     model: str
-    """The name that the endpoint knows it by."""
+    """Name of the model at the endpoint."""
 
 
 class Evaluate(Section):
-    """The second judge, and the bounds of the gates."""
+    """The second judge of the answers, and the bounds of the gates that a run must pass before a release."""
 
     judge: Annotated[NoJudge | BaseJudge | EndpointJudge, Field(discriminator="source")]
-    """Who reads the answers besides the judge by wording, which decides: agreement is a check on it."""
-
+    """The second judge. The classifier by wording decides; the agreement of the two shows how far to trust it."""
     min_adherence: float = Field(ge=0, le=1)
-    """Share of test answers that must hold the chosen stance."""
+    """Smallest share of test answers that must hold the chosen stance."""
     max_degenerate: float = Field(ge=0, le=1)
-    """Share of test answers that may be empty, cut off, repetitive or in the wrong script."""
+    """Largest share of test answers that may be empty, cut off, repetitive or in the wrong script."""
     max_chosen_fall: float = Field(gt=0)
-    """Nats by which `logps/chosen` may fall over the training (DPO can lower it along with the rejected answer's)."""
+    """Nats by which `logps/chosen` may drop over the whole training. DPO can make the chosen answers less likely, along
+    with the rejected ones."""

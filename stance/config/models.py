@@ -1,4 +1,4 @@
-"""The blocks `model` and `base`."""
+"""The blocks `model` and `base` of `params.yaml`: where the base model comes from, and how it is loaded."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,40 +9,64 @@ from stance.config.section import Section
 
 
 class Model(Section):
-    """How the model is loaded and addressed, in every stage alike."""
+    """How every stage loads the model and talks to it."""
 
     device: Literal["cpu", "cuda"]
-    """Where training, merging and answering run."""
+    """Device on which the model is trained, merged and asked."""
     quantization: Literal["nf4", "none"]
-    """Base weights while training: 4-bit NF4 with double quantisation, or bf16 (four times the memory)."""
+    """Precision of the base weights in training. `nf4`: 4 bits with double quantisation (QLoRA). `none`: bf16, which
+    takes four times the memory."""
     system_prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-    """Prepended to every question, in training and in the answers."""
+    """System prompt before every question, in training and when the model answers."""
 
 
 class HubBase(Section):
-    """A chat model on the Hugging Face Hub."""
+    """The base model is a chat model on the Hugging Face Hub."""
 
     source: Literal["hub"]
     repo_id: str
+    """OWNER/NAME of the repository."""
     revision: str
-    """Branch, tag or commit; resolved to a commit and recorded. A commit cannot change under you."""
+    """Branch, tag or commit. The run records the commit that it stands for. Name a commit if the model must not
+    change."""
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return f"{self.repo_id} ({self.revision})"
 
 
 class FolderBase(Section):
-    """A chat model in a local folder, as `save_pretrained` writes it."""
+    """The base model is a chat model in a local folder, as `save_pretrained` writes it."""
 
     source: Literal["folder"]
     path: Path
+    """Folder with configuration, tokenizer and safetensors."""
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return str(self.path)
 
 
 class MiniatureBase(Section):
-    """A model of the job, trained from random weights on the training questions of the data set."""
+    """The base model is a miniature: trained in the `base` stage, from random weights, on the training questions."""
 
     source: Literal["miniature"]
     hidden_size: int = Field(gt=0, multiple_of=16)
+    """Width of the model; more learns more and takes longer."""
     num_hidden_layers: int = Field(gt=0, le=12)
+    """Number of layers."""
     vocab_size: int = Field(ge=300, le=8000)
-    """Upper bound; a small data set yields fewer byte-pair merges."""
+    """Largest number of tokens in the vocabulary. A small data set yields fewer."""
     max_steps: int = Field(gt=0)
+    """Optimiser steps of its training."""
     per_device_train_batch_size: int = Field(gt=0)
+    """Conversations per optimiser step."""
     learning_rate: float = Field(gt=0)
+    """Highest learning rate of its schedule."""
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return "miniature（由隨機權重訓練的迷你模型，並非語言模型）"

@@ -1,8 +1,8 @@
-"""`params.yaml` as frozen, checked values: one model per block, one block per stage.
+"""All of `params.yaml` as checked, immutable values. In: YAML. Out: `Params`, or one sentence that names every mistake.
 
-`model` and `seed` belong to several stages. Field names are those of the library that takes the value (TRL, PEFT,
-vLLM); `data_size`, `support_ratio` and `num_epoch` are the course's. Nothing here imports torch: every process parses
-parameters, and some want to do so within milliseconds.
+There is one block per stage; `model` and `seed` belong to several stages. A field has the name that it has in the
+library that uses the value (TRL, PEFT, vLLM); `data_size`, `support_ratio` and `num_epoch` are the course's names.
+Every process reads the parameters, so nothing in this package imports torch.
 """
 
 from collections.abc import Mapping
@@ -20,22 +20,15 @@ from stance.config.training import Merge, Train
 from stance.errors import InputError
 from stance.machine.files import read_yaml
 
-SOURCES = {
-    "folder",
-    "git",
-    "hub",
-    "miniature",
-    "none",
-    "base_model",
-    "endpoint",
-}  # pydantic puts the kind of a union between its block and the key
+SOURCES = {"folder", "git", "hub", "miniature", "none", "base_model", "endpoint"}
+"""Values of `source`. pydantic puts them between the block and the key when it names a wrong value."""
 
 
 class Params(Section):
-    """All of `params.yaml`."""
+    """All parameters of a run."""
 
     seed: int = Field(ge=0)
-    """Decides the adapter's first weights, dropout, and the order of the pairs."""
+    """Seed of the random numbers: the adapter's first weights, dropout, the order of the pairs, and the miniature."""
     model: Model
     dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
     base: Annotated[HubBase | FolderBase | MiniatureBase, Field(discriminator="source")]
@@ -51,18 +44,18 @@ class Params(Section):
         problems = []
         if self.model.device == "cpu" and self.train.optim != "adamw_torch":
             problems.append(
-                f"train.optim is {self.train.optim}, which needs a GPU, and model.device is cpu; "
+                f"train.optim is {self.train.optim}, which needs a GPU, but model.device is cpu; "
                 "set train.optim to adamw_torch"
             )
         if self.model.device == "cpu" and self.model.quantization == "nf4" and self.train.precompute_ref_log_probs:
             problems.append(
-                "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes then computes "
-                "wrong gradients without an error; set it to false, or model.quantization to none"
+                "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes computes wrong "
+                "gradients without an error; set it to false, or model.quantization to none"
             )
         if self.model.device == "cpu" and self.answers.quantization != "none":
             problems.append(
-                f"answers.quantization is {self.answers.quantization}, which vLLM has on a GPU only, and model.device "
-                "is cpu; set it to none"
+                f"answers.quantization is {self.answers.quantization}, which vLLM supports only on a GPU, but "
+                "model.device is cpu; set it to none"
             )
         if problems:
             raise ValueError("; ".join(problems))
@@ -70,16 +63,21 @@ class Params(Section):
 
     @classmethod
     def load(cls, path: Path = Path("params.yaml")) -> Self:
-        """Parse and check a file of parameters.
+        """Read and check a file of parameters.
 
         Raises:
-            InputError: The file is missing or not YAML, or a value is unknown, missing or out of range; names all.
+            InputError: The file is missing or not YAML, or parameters are unknown, missing or out of range. The message
+                names all of them.
         """
         return cls.parse(read_yaml(path), str(path))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], name: str) -> Self:
-        """Check parsed values; `name` says in an error where they come from."""
+        """Check values; `name` tells in an error where they come from.
+
+        Raises:
+            InputError: Parameters are unknown, missing or out of range. The message names all of them.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -93,18 +91,5 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return f"{where}: there is no such parameter; remove it or correct its spelling"
     if problem["type"] == "value_error":
         return message
-    found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
-    return f"{where}: {message[0].lower()}{message[1:]}{found}"
-
-
-def source(found: HubBase | FolderBase | MiniatureBase | FolderDataset | GitDataset) -> str:
-    """Return where a model or a data set is from."""
-    match found:
-        case HubBase():
-            return f"{found.repo_id} ({found.revision})"
-        case GitDataset():
-            return f"{found.url} ({found.commit})"
-        case MiniatureBase():
-            return "miniature（由隨機權重訓練的迷你模型，並非語言模型）"
-        case _:
-            return str(found.path)
+    value = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{value}"

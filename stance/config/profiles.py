@@ -1,7 +1,7 @@
 """Write `params.yaml` for another profile: `python -m stance profile NAME [KEY=VALUE ...]`."""
 
 import subprocess
-import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,21 +18,21 @@ PROFILES = Path("profiles")
 
 
 class Overrides(NamedTuple):
-    """The parameters of a run, as somebody sets them when it starts."""
+    """The parameters that somebody sets when a run starts."""
 
     profile: str | None = None
-    """Where all values come from; None for `params.yaml` as it is."""
+    """Name of the profile that all other values come from; None for `params.yaml` as it is."""
     changes: Mapping[str, Any] = MappingProxyType({})
-    """Values that replace others, by dotted key."""
+    """Values that replace those of the profile, by dotted key."""
 
     def values(self, params: Path) -> dict[str, Any]:
-        """Return the whole of `params.yaml` for the run.
+        """Return the content of `params.yaml` for the run.
 
         Args:
-            params: The file that counts where no profile is named.
+            params: The file to start from if no profile is named.
 
         Raises:
-            InputError: A value is wrong, alone or beside the others; names it.
+            InputError: A value is wrong, alone or together with others. The message names it.
         """
         if self.profile:
             return compose(self.profile, self.changes)
@@ -40,24 +40,24 @@ class Overrides(NamedTuple):
 
 
 def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the values of a profile with some of them replaced, checked.
+    """Return the values of a profile, some of them replaced, after a check of the whole.
 
     Args:
         profile: Name of a file in `profiles/`, without its ending.
-        overrides: Dotted key to value, as in `{"pairs.support_ratio": 0.5}`.
+        overrides: Values by dotted key, for example `{"pairs.support_ratio": 0.5}`.
 
     Raises:
         InputError: There is no such profile, an override names no parameter, or a value is wrong.
     """
     path = PROFILES / f"{profile}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
-        raise InputError(f"there is no profile {profile!r}; expected one of {known}")
+        names = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise InputError(f"there is no profile {profile!r}; expected one of {names}")
     return replaced(read_yaml(path), overrides or {}, f"profile {profile}")
 
 
 def replaced(values: dict[str, Any], overrides: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Put the values of dotted keys in place, check the whole, and return it; `name` says in an error what it is."""
+    """Replace values by dotted key, check the whole, and return it; `name` tells in an error where it comes from."""
     for key, value in overrides.items():
         _replace(values, key, value)
     Params.parse(values, name)
@@ -77,10 +77,10 @@ def _replace(values: dict[str, Any], key: str, value: Any) -> None:
 def profile(name: str, assignments: list[str], out: Path) -> None:
     """Write a profile to `out`, some of its values replaced.
 
-    Without replacements it is the profile's file itself, comments included.
+    Without replacements the file is a copy of the profile, comments included.
 
     Raises:
-        InputError: The profile or a key does not exist, a value is wrong, or `out` holds edits that are nowhere else.
+        InputError: The profile or a key does not exist, a value is wrong, or `out` has edits that would be lost.
     """
     values = compose(name, dict(map(_assignment, assignments)))
     _refuse_to_lose(out)
@@ -100,8 +100,8 @@ def _assignment(text: str) -> tuple[str, object]:
 
 
 def _refuse_to_lose(path: Path) -> None:
-    """Edits are safe if git has them, or if the file is just one of the profiles."""
-    if not path.exists() or any(read_yaml(path) == read_yaml(known) for known in PROFILES.glob("*.yaml")):
+    """Refuse to overwrite edits, unless git has them or the file equals a profile."""
+    if not path.exists() or any(read_yaml(path) == read_yaml(profile) for profile in PROFILES.glob("*.yaml")):
         return
     status = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, text=True)
     if status.returncode or status.stdout.strip():
@@ -112,7 +112,12 @@ def _refuse_to_lose(path: Path) -> None:
 
 
 def main() -> None:
-    """Write `params.yaml`."""
-    if len(sys.argv) < 2:
+    """Write `params.yaml`: `python -m stance profile NAME [KEY=VALUE ...]`."""
+    names = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+    parser = ArgumentParser(description="Replace params.yaml by a profile. Uncommitted edits are never overwritten.")
+    parser.add_argument("name", nargs="?", help=f"one of {names}")
+    parser.add_argument("assignments", nargs="*", metavar="KEY=VALUE", help="another value: pairs.support_ratio=0.5")
+    arguments = parser.parse_args()
+    if not arguments.name:
         raise InputError("name a profile, for example `make profile NAME=breeze-7b`")
-    profile(sys.argv[1], sys.argv[2:], Path("params.yaml"))
+    profile(arguments.name, arguments.assignments, Path("params.yaml"))

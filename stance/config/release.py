@@ -1,4 +1,4 @@
-"""The block `hub`."""
+"""The block `hub` of `params.yaml`: what a release publishes, and where."""
 
 from typing import Self
 
@@ -8,16 +8,16 @@ from stance.config.section import RepoId, Section
 
 
 class Hub(Section):
-    """What goes to the Hugging Face Hub."""
+    """Whether and where a release is pushed to the Hugging Face Hub."""
 
     push: bool
-    """Whether a release goes to the Hub as well; a token that may write is then wanted before anything expensive."""
+    """Whether a release is also pushed to the Hub. If so, the pre-flight checks for a token that may write."""
     adapter_repo_id: RepoId | None
-    """OWNER/NAME of the repository that gets the adapter."""
+    """OWNER/NAME of the repository for the adapter."""
     merged_repo_id: RepoId | None
-    """OWNER/NAME of the repository that gets the merged model."""
+    """OWNER/NAME of the repository for the merged model."""
     private: bool
-    """Whether the repositories are made so that only their owner sees them."""
+    """Whether the repositories are private, so that only their owner sees them."""
 
     @model_validator(mode="after")
     def _push_knows_where(self) -> Self:

@@ -1,4 +1,4 @@
-"""What every block of `params.yaml` has in common."""
+"""The base of every block of `params.yaml`, and the kinds of text that several blocks use."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ RepoId = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
 
 
 class Section(BaseModel):
-    """A block of `params.yaml`: immutable, and without room for a misspelt key."""
+    """A block of `params.yaml`: immutable, and without unknown keys. The docstring of a field is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""The blocks `train` and `merge`."""
+"""The blocks `train` and `merge` of `params.yaml`: how the adapter is trained, and how it is merged into the base."""
 
 from typing import Literal, Self
 
@@ -10,58 +10,68 @@ Loss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
 ]  # fmt: skip
-"""TRL's."""
+"""The losses of TRL's DPOTrainer."""
 
 
 class Train(Section):
-    """Direct Preference Optimization of a LoRA adapter."""
+    """Training of a LoRA adapter by Direct Preference Optimization (DPO). Names are those of TRL and PEFT."""
 
     num_epoch: float = Field(gt=0)
-    """Passes over all pairs."""
+    """Number of passes over all pairs."""
     beta: float = Field(gt=0)
-    """How strongly the policy is held to the reference; higher stays closer."""
+    """How strongly the policy is held to the reference model. A higher value keeps it closer, so it learns less."""
     loss_type: tuple[Loss, ...] = Field(min_length=1)
-    """TRL's losses, summed with `loss_weights`; `sft` is the log-likelihood of the chosen answer."""
+    """TRL's losses; their weighted sum is minimised. `sft` is the log-likelihood of the chosen answer."""
     loss_weights: tuple[float, ...]
+    """Weight of each loss in `loss_type`, in the same order."""
     label_smoothing: float = Field(ge=0, lt=0.5)
-    """Share of the pairs that are taken to be labelled the wrong way round; `robust`, `exo_pair` and `aot` have it."""
+    """Share of the pairs that are assumed to be labelled the wrong way round. Only the losses `robust`, `exo_pair`,
+    `aot` and `aot_unpaired` use it."""
     learning_rate: float = Field(gt=0)
-    """The highest of the schedule; TRL advises some 1e-5 for LoRA, the course takes 2e-4."""
+    """Highest learning rate of the schedule. TRL recommends about 1e-5 for LoRA, and the course uses 2e-4."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"]
+    """How the learning rate changes after the warm-up."""
     warmup_steps: float = Field(ge=0)
-    """Below 1 a fraction of all steps, else a number of steps."""
+    """Length of the warm-up: a number of steps, or a share of all steps if below 1."""
     optim: Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"]
+    """Optimiser. On a CPU only `adamw_torch` works; the 8-bit ones take a quarter of its memory."""
     global_batch_size: int = Field(gt=0)
-    """Pairs per optimiser step. It decides the result; the two factors that it is made of decide memory and speed."""
+    """Pairs per optimiser step: `per_device_train_batch_size` times `gradient_accumulation_steps`. This product decides
+    the result; its two factors decide memory and speed."""
     per_device_train_batch_size: int = Field(gt=0)
-    """Pairs that are computed at once; `python -m stance footprint` says how many fit and suggests."""
+    """Pairs that are computed at once. More is faster and takes more memory; `python -m stance footprint` shows how
+    many fit."""
     gradient_accumulation_steps: int = Field(gt=0)
+    """Batches whose gradients are added up for one optimiser step."""
     max_length: int = Field(gt=0)
-    """Tokens of prompt and answer; longer answers are cut, and a prompt that leaves no room for one is refused."""
+    """Tokens of prompt and answer together. Longer answers are cut. A prompt that leaves no room for an answer is
+    refused."""
     gradient_checkpointing: bool
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    """Whether to recompute activations in the backward pass. This saves memory and takes a third more time."""
     precompute_ref_log_probs: bool
-    """Reference log-probabilities once, before training, instead of in every step. Not on a 4-bit CPU base."""
+    """Whether to compute the reference log-probabilities once before training, and not in every step. This is faster,
+    but wrong with 4-bit weights on a CPU, and refused there."""
     r: int = Field(gt=0)
-    """LoRA rank."""
+    """LoRA rank. A higher rank learns more, and makes a larger adapter."""
     lora_alpha: int = Field(gt=0)
-    """LoRA scale; the update is multiplied by `lora_alpha / r`."""
+    """LoRA scale. The update of the weights is multiplied by `lora_alpha / r`."""
     lora_dropout: float = Field(ge=0, lt=1)
+    """Share of the adapter's inputs that are dropped at random in training."""
     target_modules: tuple[str, ...] | Literal["all-linear"]
-    """Layers that get an adapter."""
+    """Layers that get an adapter: a list of names, or `all-linear` for every linear layer but the head."""
     save_steps: int = Field(gt=0)
-    """Optimiser steps between two checkpoints."""
+    """Optimiser steps between two checkpoints. A training that is killed resumes from the last one."""
     max_chosen_fall: float = Field(gt=0)
-    """Nats that `logps/chosen` may lose, over three steps on average, before the training is stopped."""
+    """Nats by which `logps/chosen` may drop, averaged over three steps. A larger drop stops the training."""
     max_margin: float = Field(gt=0)
-    """Reward margin beyond which, over three steps on average, the training is stopped."""
+    """Largest reward margin, averaged over three steps. A larger margin stops the training."""
 
     @model_validator(mode="after")
     def _batch_is_its_factors(self) -> Self:
         micro, accumulated = self.per_device_train_batch_size, self.gradient_accumulation_steps
         if micro * accumulated != self.global_batch_size:
             raise ValueError(
-                f"train.global_batch_size is {self.global_batch_size}, and per_device_train_batch_size {micro} x "
+                f"train.global_batch_size is {self.global_batch_size}, but per_device_train_batch_size {micro} x "
                 f"gradient_accumulation_steps {accumulated} is {micro * accumulated}; make them equal"
             )
         return self
@@ -71,29 +81,30 @@ class Train(Section):
         smoothed = {"robust", "exo_pair", "aot", "aot_unpaired"} & set(self.loss_type)
         if self.label_smoothing and not smoothed:
             raise ValueError(
-                f"train.label_smoothing is {self.label_smoothing}, and no loss of {', '.join(self.loss_type)} has it; "
-                "set it to 0, or take robust, exo_pair, aot or aot_unpaired"
+                f"train.label_smoothing is {self.label_smoothing}, but no loss of {', '.join(self.loss_type)} uses it; "
+                "set it to 0, or use robust, exo_pair, aot or aot_unpaired"
             )
         if "exo_pair" in smoothed and not self.label_smoothing:
-            raise ValueError("train.label_smoothing is 0, and the loss exo_pair needs more; set it to 0.001")
+            raise ValueError("train.label_smoothing is 0, but the loss exo_pair needs more; set it to 0.001")
         return self
 
     @model_validator(mode="after")
     def _one_weight_per_loss(self) -> Self:
         if len(self.loss_type) != len(self.loss_weights):
             raise ValueError(
-                f"loss_type has {len(self.loss_type)} entries and loss_weights {len(self.loss_weights)}; "
-                "give every loss its weight"
+                f"loss_type has {len(self.loss_type)} entries but loss_weights has {len(self.loss_weights)}; "
+                "give every loss one weight"
             )
         return self
 
 
 class Merge(Section):
-    """Adapter into base; the bounds are those of the parity gate."""
+    """How the adapter is merged into the base, and the bounds of the parity gate."""
 
     base: Literal["measured", "original", "dequantized"]
-    """Weights the adapter is added to: bf16 as published, dequantised NF4, or whichever drifts less."""
+    """Weights that the adapter is added to. `original`: bf16 as published. `dequantized`: rounded to NF4 and back.
+    `measured`: whichever of the two drifts less from the trained model."""
     max_mean_drift: float = Field(gt=0)
-    """Nats per token, mean over all tokens of the pair texts."""
+    """Largest mean drift of the merged model from the trained one, in nats per token of the pairs' answers."""
     max_worst_drift: float = Field(gt=0)
-    """Nats per token, worst token."""
+    """Largest drift at a single token, in nats."""

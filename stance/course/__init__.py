@@ -1,1 +1,1 @@
-"""The course's PDF of answers, and the total of its grading."""
+"""For the course assignment: the answer sheet as a PDF, and the total of a grading conversation."""

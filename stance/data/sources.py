@@ -1,6 +1,5 @@
 """Where a data set comes from: a local folder, or a git repository at one commit."""
 
-import hashlib
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 from stance.config.data import FolderDataset, GitDataset
 from stance.data.questions import LABELLED, TEST
 from stance.errors import InputError, Unreachable
+from stance.machine.files import digest
 
 AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early EOF|hung up|returned error: (5..|429)")
 """What git says of a server that may answer later."""
@@ -56,7 +56,7 @@ def _git(source: GitDataset, folder: Path, *command: str) -> bytes:
 
 
 def _check_hash(source: GitDataset, path: Path, expected: str) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = digest(path).sha256
     if found != expected:
         raise InputError(
             f"{path.name} of {source.url} has sha256 {found}, expected {expected}: the data is not what this profile "

@@ -50,9 +50,7 @@ def _user(prompt: str, text: str) -> Message:
     return {"role": "user", "content": f"問題：{prompt}\n回答：{text}"}
 
 
-def of_base(
-    asked: Sequence[list[Message]], model: Model, options: Answers, seed: int, base: Path
-) -> tuple[list[str], str | None]:
+def of_base(asked: Sequence[list[Message]], model: Model, options: Answers, base: Path) -> tuple[list[str], str | None]:
     """Return what the base model says, each one of the words: vLLM lets it say nothing else; or why it cannot."""
     from stance.inference.batch import complete  # brings torch, seconds that a run without a second judge need not wait
     from stance.models.loading import require_device
@@ -63,7 +61,7 @@ def of_base(
     settings: dict[str, Any] = {"max_tokens": TOKENS, "choice": tuple(WORDS)}
     batch = [(encode(tokenizer, messages), settings) for messages in asked]
     try:
-        outputs = complete(folder, model, options, seed, batch)
+        outputs = complete(folder, model, options, batch)
     except InputError as error:
         return [""] * len(asked), str(error)
     return [output.outputs[0].text for output in outputs], None

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from tqdm import tqdm
 from transformers import AutoConfig
 
 from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.errors import InputError
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET
+from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
 from stance.models.loading import ENGINE
 
@@ -30,21 +30,14 @@ BLOCK = 128
 """Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
 IN_4_BITS = 0.5
 """Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
+SEED = 0
+"""vLLM requires a seed. Greedy decoding draws nothing at random, so `params.seed` does not reach the engine."""
 MAX_NUM_SEQS = 256
 """Sequences that the engine decodes at once."""
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use, and greedy decoding samples nothing
-    # The scoring of prompts would be compiled otherwise: 40 s on a CPU, and a C++ compiler that may not be there.
-    "TORCHDYNAMO_DISABLE": "1",
-}
-"""Read by vLLM and torch when they are imported."""
 
 
 def complete(
-    folder: Path, model: Model, options: Answers, seed: int, batch: Sequence[tuple[list[int], dict[str, Any]]]
+    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]]
 ) -> list[Any]:
     """Return vLLM's output for every prompt of a batch, in its order; greedy.
 
@@ -52,7 +45,6 @@ def complete(
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        seed: vLLM wants one; greedy decoding does not use it.
         batch: Token ids, each with what vLLM's `SamplingParams` takes: at least `max_tokens`; and `choice`, the texts
             of which the answer must be one.
 
@@ -63,12 +55,12 @@ def complete(
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
-    os.environ |= ENVIRONMENT
+    os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
     from vllm import LLM, TokensPrompt  # reads the environment when it is imported
 
     gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
-    engine = LLM(model=str(folder), dtype="bfloat16", seed=seed, generation_config="vllm", **settings)
+    engine = LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
     sampling = [greedy(**settings) for _, settings in batch]
     ready = time.monotonic()
@@ -140,7 +132,7 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     Raises:
         InputError: Not even the longest sequence fits beside the weights.
     """
-    free, total = memory(model.device)
+    free, total = own_memory(model.device)
     allowed = min(free, int(total * options.gpu_memory_utilization))
     limit = allowed - (ENGINE if model.device == "cuda" else 0)
     weights = bf16_bytes(folder)
@@ -150,8 +142,8 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     least = per_token * (max(lengths) + BLOCK)
     if weights + least > limit:
         raise InputError(
-            f"the weights take {weights / 2**30:.1f} GiB and the cache at least {least / 2**30:.1f}, and "
-            f"{limit / 2**30:.1f} GiB of {model.device} memory may be used; free memory, raise "
+            f"the weights take {gib(weights)} GiB and the cache at least {gib(least)}, and "
+            f"{gib(limit)} GiB of {model.device} memory may be used; free memory, raise "
             "answers.gpu_memory_utilization, take a smaller model or, on a GPU, answers.quantization: bitsandbytes"
         )
     cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
@@ -162,14 +154,6 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
         "max_num_seqs": MAX_NUM_SEQS,
         "quantization": None if options.quantization == "none" else options.quantization,
     }
-
-
-def memory(device: str) -> tuple[int, int]:
-    """Return free and total bytes of the device's memory."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()
-    host = psutil.virtual_memory()
-    return host.available, host.total
 
 
 def cache_bytes_per_token(folder: Path) -> int:

@@ -39,16 +39,25 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+RESTORES = {"params.yaml": "make profile NAME=miniature", "dvc.lock": "make repro"}
+"""The command that writes a file, by the file's name. All other YAML files are in git."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds."""
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        InputError: The file does not exist, is not YAML, or holds no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; `make profile NAME=miniature` writes params.yaml") from None
+        command = RESTORES.get(path.name, f"git checkout {path}")
+        raise InputError(f"{path} does not exist; `{command}` writes it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}; expected blocks of parameters")
+        raise InputError(f"{path} holds a {type(values).__name__}; expected blocks of names and values")
     return values
 
 
@@ -60,7 +69,6 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-GIB = 2**30
 CHUNK = 2**24  # bytes; large ones leave the interpreter to other threads
 
 

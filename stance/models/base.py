@@ -6,7 +6,6 @@ miniature lies in `data/base` itself.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.config.models import FolderBase, HubBase
 from stance.errors import InputError
-from stance.machine.files import GIB, File, digest, write_json
+from stance.machine.files import File, digest, write_json
+from stance.machine.memory import gib, memory
 from stance.models import hub
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,6 @@ def locate(base: Path) -> Path:
             "size); restore the folder, or run `dvc repro -s -f base` to take it as it is"
         )
     return folder
-
-
-def model_bytes(base: Path) -> int:
-    """Return the size of the weights that `data/base` describes."""
-    return sum(file.size for name, file in Base.read(base).files.items() if name.endswith(".safetensors"))
 
 
 def bf16_bytes(folder: Path) -> int:
@@ -208,10 +203,10 @@ def read_fingerprint(folder: Path, origin: str) -> dict[str, Any]:
 def _require_memory(folder: Path, weight_bytes: int, device: Device) -> None:
     """Refuse a model whose bf16 weights alone exceed the memory of the machine it is to run on."""
     needed = in_bf16(weight_bytes, _read_config(folder / CONFIG))
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory(gpu=False).total
     if device == "cpu" and needed > total:
         raise InputError(
-            f"the weights need {needed / GIB:.1f} GiB and this machine has {total / GIB:.1f} GiB of "
+            f"the weights need {gib(needed)} GiB and this machine has {gib(total)} GiB of "
             "memory; choose a smaller model, or set model.device to cuda on a machine with a GPU"
         )
 

@@ -8,10 +8,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 
 from stance.config.models import Model
 from stance.errors import InputError
+from stance.machine.memory import GIB
 
 BF16_FROM = (8, 0)
 """The first compute capability with bf16."""
-ENGINE = 3 * 2**30
+ENGINE = 3 * GIB
 """Bytes of GPU memory that vLLM takes beside weights and cache, measured in docs/performance.md."""
 
 

@@ -5,7 +5,6 @@ a push needs. A table for people, or `--json` for programs; whatever fails is al
 """
 
 import filecmp
-import hashlib
 import json
 import logging
 import math
@@ -31,14 +30,14 @@ from stance.data.pairs import linted, split
 from stance.data.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
-from stance.machine.files import read_json, read_yaml
+from stance.machine.files import digest, read_json, read_yaml
+from stance.machine.memory import GIB, gib
 from stance.machine.ports import HOST, answers, in_use
 
 if TYPE_CHECKING:
     from stance.preflight.footprint import Sizes
 
 
-GIB = 2**30
 MINIATURE = GIB
 """Bytes of disk that are plenty for a run of the miniature."""
 SHOWN = 3
@@ -71,7 +70,8 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     with failing(rows, "data"):
         questions, prompts = read_data(params, dataset)
         used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
-        linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
+        if params.pairs.strict:  # the linter imports scikit-learn, which takes seconds
+            linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
         if params.dataset.probes:
             read_probes(params.dataset.probes)
         rows.append(
@@ -176,13 +176,13 @@ def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> l
         with failing(rows, kind):
             footprint.check(params, size, tokens, here, [kind])
             most, stage = max(zip(takes, needs, strict=True))
-            rows.append(Row(kind, "ok", f"{found / GIB:.1f} GiB", f"about {most / GIB:.1f} GiB for {stage}"))
+            rows.append(Row(kind, "ok", f"{gib(found)} GiB", f"about {gib(most)} GiB for {stage}"))
     return rows
 
 
 def check_disk(free: int) -> Row:
     """Compare the bytes that are free with what the miniature may take."""
-    found, enough = f"{free / GIB:.1f} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
+    found, enough = f"{gib(free)} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
     if free < MINIATURE:
         raise InputError(f"the disk has {found} free; expected {enough}: make room")
     return Row("disk", "ok", found, enough)
@@ -282,11 +282,9 @@ def refuse_failures(rows: Sequence[Row]) -> None:
 
 def _is_here(source: GitDataset, dataset: Path) -> bool:
     expected = {LABELLED: source.labelled_data_sha256, TEST: source.test_prompt_sha256}
-    return all(_sha256(dataset / name) == sha256 for name, sha256 in expected.items())
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return all(
+        (dataset / name).exists() and digest(dataset / name).sha256 == sha256 for name, sha256 in expected.items()
+    )
 
 
 def _check_seen_by_dvc(source: FolderDataset, dataset: Path) -> None:

@@ -7,12 +7,11 @@ adapter and optimiser are counted; what a forward pass keeps per token is a rule
 
 import logging
 import shutil
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from stance.config.models import FolderBase, HubBase
@@ -21,7 +20,7 @@ from stance.config.training import Train
 from stance.data.questions import Question, read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError
-from stance.machine.files import GIB
+from stance.machine.memory import GIB, gib, gpu_size, memory
 from stance.models import hub
 from stance.models.base import CONFIG, RECORD, Base
 from stance.models.loading import ENGINE, linear_layers, outline
@@ -164,9 +163,9 @@ def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[i
 
 def available(device: str, merged: Path = Path("data/merged")) -> Here:
     """Return what this machine has."""
-    gpu = torch.cuda.get_device_properties(0).total_memory if device == "cuda" and torch.cuda.is_available() else 0
+    gpu = gpu_size() if device == "cuda" else 0
     replaced = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
-    return Here(gpu, psutil.virtual_memory().total, shutil.disk_usage(".").free + replaced)
+    return Here(gpu, memory(gpu=False).total, shutil.disk_usage(".").free + replaced)
 
 
 def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[str] = KINDS) -> None:
@@ -183,7 +182,7 @@ def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[
         InputError: Says for every stage that does not fit what is needed, what there is, and what would fit.
     """
     problems = [
-        f"{stage} takes about {wanted / GIB:.1f} GiB of {kind} and there are {found / GIB:.1f}; "
+        f"{stage} takes about {gib(wanted)} GiB of {kind} and there are {gib(found)}; "
         f"{advice(stage, kind, params, size, tokens, here)}"
         for stage, need in needs(params, size, tokens, here).items()
         for kind, wanted, found in zip(KINDS, need, here, strict=True)
@@ -278,12 +277,16 @@ def table(stages: dict[str, Need], here: Here) -> list[str]:
     """Return the needs and what there is, in lines."""
     rows: list[tuple[str, Need | Here]] = [*stages.items(), ("there is", here)]
     return [f"{'GiB':10} {'GPU':>7} {'host':>7} {'disk':>7}"] + [
-        f"{name:10} {row.gpu / GIB:7.1f} {row.host / GIB:7.1f} {row.disk / GIB:7.1f}" for name, row in rows
+        f"{name:10} {gib(row.gpu):>7} {gib(row.host):>7} {gib(row.disk):>7}" for name, row in rows
     ]
 
 
 def main() -> None:
     """Print what the run in `params.yaml` takes: `python -m stance footprint`."""
+    ArgumentParser(
+        description="Show the memory and the disk space that each stage of the run in params.yaml needs, and the "
+        "largest micro-batch that fits on this machine."
+    ).parse_args()
     params = Params.load()
     if not isinstance(params.base, FolderBase | HubBase):
         raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stance.config.params import Params, source
+from stance.config.params import Params
 from stance.config.release import Hub
 from stance.data.answers import read_responses
 from stance.errors import InputError
@@ -63,7 +63,7 @@ def card(run: Path, hub: Hub, part: Part) -> str:
         title=title(params, metrics["adherence"]),
         params=params,
         base=base,
-        dataset=source(params.dataset),
+        dataset=params.dataset.origin,
         responses=responses,
         metrics=metrics,
         shares=shares(metrics, len(responses)),

@@ -35,7 +35,7 @@ from stance.data.records import read_gates, require
 from stance.errors import InputError
 from stance.machine.files import write_json
 from stance.models.hub import Entry, Listing, listed
-from stance.models.hub_errors import PAUSES, PROBLEMS, cause, explained, passes, patiently, status_of, wait
+from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
 from stance.release.card import Part
 from stance.runs.lockfile import refuse_other_files
@@ -130,7 +130,7 @@ def plans(run: Path, hub: release.Hub) -> dict[Part, Plan]:
 
 
 def _plan(repo_id: str, tag: str, private: bool, files: dict[str, Local]) -> Plan:
-    with explained(repo_id):
+    with explained(repo_id, "push"):
         try:
             tags = {ref.name for ref in patiently(lambda: _api().list_repo_refs(repo_id)).tags}
         except RepositoryNotFoundError as error:
@@ -163,7 +163,7 @@ def _refuse_another(plan: Plan) -> None:
 
 
 def _carry_out(plan: Plan) -> dict[str, Any]:
-    with explained(plan.repo_id):
+    with explained(plan.repo_id, "push"):
         if plan.tagged and plan.listing:
             logger.info("%s is there as %s", plan.listing, plan.tag)
             return _record(plan, plan.listing)
@@ -182,7 +182,7 @@ def _committed(plan: Plan, before: Listing) -> Listing:
     """Return the commit that holds the release; make it if `before`, the newest one, does not."""
     if _complete(plan, before):
         return before
-    for pause in (*PAUSES, None):
+    for pause in (*PUSH_PATIENCE.pauses, None):
         try:
             commit = _send(plan, before)
         except PROBLEMS as error:
@@ -311,7 +311,7 @@ def table(found: Mapping[Part, Plan]) -> Table:
 def main() -> None:
     """Push a run: `python -m stance push [--run RUN] [--dry-run]`."""
     parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
-    parser.add_argument("--run", type=Path, default=Path(), help="the run's workspace; without one this folder")
+    parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
     given = parser.parse_args()
     if not sys.stderr.isatty():

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from stance.client.local import served
+from stance.client.local import served_folders
 from stance.errors import InputError
 from stance.machine.files import flat, read_json, read_yaml
 from stance.machine.git import git
@@ -89,7 +89,7 @@ def remove(names: Iterable[str]) -> None:
         known = find(name)
         if known.open and known.alive():
             raise InputError(f"{name} is running; cancel it first")
-        if str((RUNS / name).resolve()) in served():
+        if str((RUNS / name).resolve()) in served_folders():
             raise InputError(
                 f"the endpoint serves {name}, or stands ready to go back to it; end it first: "
                 "`python -m stance serve stop`"
@@ -157,9 +157,16 @@ def disk(folder: Path) -> int:
 
 def main() -> None:
     """Do what the command line asks for."""
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("action", nargs="?", default="list", choices=["list", "show", "compare", "apply", "remove"])
-    ask.add_argument("names", nargs="*")
+    ask = argparse.ArgumentParser(description="List, show, compare, apply or remove runs.")
+    ask.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "show", "compare", "apply", "remove"],
+        help="list: all runs (default); show: one run, stage by stage; compare: parameters and figures in which runs "
+        "differ; apply: copy params.yaml, dvc.lock and metrics of a run into this folder; remove: delete workspaces",
+    )
+    ask.add_argument("names", nargs="*", help="names of runs; all actions but list need one")
     asked = ask.parse_args()
     if asked.action != "list" and not asked.names:
         raise InputError(f"{asked.action} wants the name of a run; `python -m stance runs` lists them")

@@ -17,6 +17,7 @@ from stance.config.training import Merge
 from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
 from stance.machine.files import read_json, read_yaml, write_json
+from stance.machine.memory import GIB
 from stance.models import hub
 from stance.models.base import bf16_bytes, locate, small_files, weight_files
 from stance.runs.lockfile import outputs
@@ -24,7 +25,7 @@ from stance.runs.provenance import provenance, release_id
 from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
 
 MERGED, ADAPTER = Path("data/merged"), Path("data/adapter")
-HOST_ENGINE = 2 * 2**30
+HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
 BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
 """What a release has beside its weights on the Hub."""
@@ -203,12 +204,15 @@ def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     """Check a model and write what is known of it to the first argument."""
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("out", type=Path)
-    ask.add_argument("--run", type=Path, default=Path())
-    ask.add_argument("--with-base", action="store_true")
-    ask.add_argument("--hub", metavar="REPO_ID")
-    ask.add_argument("--revision", default="main")
+    ask = argparse.ArgumentParser(
+        description="Check the files of a model that is to be served, and write what is known of the model to a file. "
+        "`serve` starts this command before it starts an engine."
+    )
+    ask.add_argument("out", type=Path, help="the JSON file to write")
+    ask.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
+    ask.add_argument("--with-base", action="store_true", help="check base and adapter, not the merged model")
+    ask.add_argument("--hub", metavar="REPO_ID", help="check a release on the Hub instead of a run")
+    ask.add_argument("--revision", default="main", help="the tag or commit of the release on the Hub (default: main)")
     asked = ask.parse_args()
     found = of_hub(asked.hub, asked.revision) if asked.hub else of_run(asked.run, with_base=asked.with_base)
     write_json(asked.out, found.model_dump(mode="json"))

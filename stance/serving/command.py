@@ -182,15 +182,24 @@ def wanted_by(asked: argparse.Namespace) -> Wanted:
 
 def main() -> None:
     """Do what the command line asks for."""
-    ask = argparse.ArgumentParser(description=__doc__)
-    ask.add_argument("action", nargs="?", default="up", choices=["up", "swap", "rollback", "status", "stop"])
-    ask.add_argument("--run", help="the name of a run in .runs; without it, this folder")
-    ask.add_argument("--folder", help="where a run is, if it is not one of this project")
-    ask.add_argument("--with-base", action="store_true", help="the base and the unmerged adapter in one engine")
-    ask.add_argument("--hub", metavar="REPO_ID", help="a release on the Hub")
-    ask.add_argument("--revision", default="main", help="its tag")
-    ask.add_argument("--host", default=HOST)
-    ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT))
+    ask = argparse.ArgumentParser(
+        description="Serve a model behind an OpenAI-style endpoint until Ctrl+C, or change the endpoint of this folder."
+    )
+    ask.add_argument(
+        "action",
+        nargs="?",
+        default="up",
+        choices=["up", "swap", "rollback", "status", "stop"],
+        help="up: start the endpoint (default); swap: serve another model without a failed request; "
+        "rollback: return to the previous model; status: show what is served; stop: end the endpoint",
+    )
+    ask.add_argument("--run", help="the name of a run in .runs (default: the run in this folder)")
+    ask.add_argument("--folder", help="the folder of a finished run, if it is not in .runs")
+    ask.add_argument("--with-base", action="store_true", help="serve the base model and the adapter in one engine")
+    ask.add_argument("--hub", metavar="REPO_ID", help="serve a release on the Hub instead of a run")
+    ask.add_argument("--revision", default="main", help="the tag or commit of the release on the Hub (default: main)")
+    ask.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
+    ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT), help="default: %(default)s, or PORT")
     asked = ask.parse_args()
     match asked.action:
         case "up":

@@ -16,6 +16,7 @@ from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
 from stance.language.messages import sentence
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
 from stance.machine.ports import HOST, answers, free_port
@@ -28,13 +29,6 @@ from stance.serving.live_checks import live_gates
 from stance.serving.middleware import FILE
 
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
-ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it is compiled on first use
-    "TORCHDYNAMO_DISABLE": "1",  # the scoring of prompts would be compiled otherwise
-}
-ON_CPU = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-"""The model runs in the engine's process; another one would take ten more seconds to start."""
 
 
 class Wanted(BaseModel):
@@ -120,7 +114,7 @@ def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
     scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
-    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ON_CPU), **secret}
+    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
         log_of(number).replace(log_of(number).with_suffix(".log.old"))

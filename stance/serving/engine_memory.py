@@ -6,7 +6,7 @@ from typing import Any
 
 from stance.errors import InputError
 from stance.machine.files import read_yaml
-from stance.machine.memory import Room
+from stance.machine.memory import Room, gib
 from stance.serving.candidate import Candidate
 
 CONFIGURATION = Path("deploy/vllm.yaml")
@@ -47,8 +47,3 @@ def shortage(candidate: Candidate, settings: Mapping[str, Any], room: Room) -> s
 def read_settings() -> dict[str, Any]:
     """Return what `deploy/vllm.yaml` says, with vLLM's own defaults for what is counted with here."""
     return {"gpu-memory-utilization": 0.92, "max-num-seqs": 256, **read_yaml(CONFIGURATION)}
-
-
-def gib(number: int) -> str:
-    """Return bytes as GiB."""
-    return f"{number / 2**30:.1f}"

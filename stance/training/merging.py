@@ -23,6 +23,7 @@ from stance.config.training import Merge
 from stance.data.chat import encode_answer
 from stance.errors import InputError
 from stance.machine.files import read_json, read_jsonl, write_json
+from stance.machine.memory import GIB, gib, own_memory
 from stance.models.base import bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
 from stance.models.parity import Drift, Scores, Text, drift, score
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 SHARDS = 4  # at once
-ROOM = 2 * 2**30  # bytes for what a forward pass needs beside the weights
+ROOM = 2 * GIB  # bytes for what a forward pass needs beside the weights
 
 
 def candidates(model: Model, options: Merge) -> list[str]:
@@ -183,11 +184,9 @@ def on_host(weight: Tensor) -> memoryview:
 def scoring_device(folder: Path, model: Model) -> str:
     """Return where the bf16 model is scored: the GPU if it has room for it, else the CPU."""
     needed = bf16_bytes(folder) + ROOM
-    if model.device == "cpu" or torch.cuda.mem_get_info()[0] > needed:
+    if model.device == "cpu" or own_memory(model.device).free > needed:
         return model.device
-    logger.info(
-        "the GPU has no room for %.1f GiB of bf16 weights; scoring on the CPU, which takes minutes", needed / 2**30
-    )
+    logger.info("the GPU has no room for %s GiB of bf16 weights; scoring on the CPU, which takes minutes", gib(needed))
     return "cpu"
 
 

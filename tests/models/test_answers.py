@@ -15,6 +15,7 @@ from stance.data.chat import conversation, encode_answer, load_tokenizer
 from stance.errors import InputError
 from stance.inference.answers import answer_logps
 from stance.inference.batch import cache_bytes_per_token, decoding_settings, engine_settings
+from stance.machine.memory import Room
 from stance.models.base import bf16_bytes
 from stance.models.loading import load
 from stance.models.parity import score
@@ -107,7 +108,7 @@ def test_graphs_are_recorded_for_the_batches_that_can_occur(prompts: int, sizes:
 
 def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     chosen = params(tiny_model)
-    monkeypatch.setattr("stance.inference.batch.memory", lambda device: (2**10, 2**34))
+    monkeypatch.setattr("stance.inference.batch.own_memory", lambda device: Room(2**10, 2**34))
     with pytest.raises(InputError, match=r"weights take .* GiB .* GiB of cpu memory may be used"):
         engine_settings(tiny_model, chosen.model, chosen.answers, [100])
 

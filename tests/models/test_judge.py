@@ -85,7 +85,7 @@ def written(root: Path) -> None:
 
 def opinion(root: Path, chosen: Params) -> dict[str, Any]:
     folders = (root / "base", root / "dataset", root / "answers", root / "judge/verdicts.json")
-    judge(chosen.evaluate.judge, chosen.model, chosen.answers, chosen.seed, *folders)
+    judge(chosen.evaluate.judge, chosen.model, chosen.answers, *folders)
     found: dict[str, Any] = json.loads((root / "judge/verdicts.json").read_text(encoding="utf-8"))
     return found
 

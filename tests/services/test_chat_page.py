@@ -27,7 +27,7 @@ def page(double: Double) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
         [sys.executable, "-m", "stance", "chat", str(port)], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"asks {double.url}\n"
+        assert process.stdout.readline() == f"the page asks {double.url}\n"
         while "URL" not in (line := process.stdout.readline()):
             assert line, "it has ended"
         yield line.split()[-1], process

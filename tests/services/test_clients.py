@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from stance.client.ask import answer
-from stance.client.endpoint import Endpoint, find_endpoint, messages, served
+from stance.client.endpoint import Endpoint, find_endpoint, messages, model_names
 from stance.errors import Unreachable
 from stance.inference.batch import ENVIRONMENT
 from stance.machine.ports import free_port
@@ -63,7 +63,7 @@ def wait(server: "subprocess.Popen[bytes]", settings: dict[str, str], log: Path)
     until = time.monotonic() + 300
     while True:
         try:
-            assert served(find_endpoint(settings)) == ["base", "aligned"]
+            assert model_names(find_endpoint(settings)) == ["base", "aligned"]
             return
         except Unreachable:
             assert server.poll() is None, log.read_text()[-3000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    {"stance.errors", "stance.language"},
+    {"stance", "stance.errors", "stance.language"},
     {"stance.machine"},
     {"stance.config"},
     {"stance.data"},

@@ -28,6 +28,7 @@ NOT_IMPORTED = {
     "accelerate": "transformers wants it where a model is loaded with `device_map`",
     "mypy": "`make check`",
     "pytest-timeout": "`timeout` in pytest's settings",
+    "pytest-xdist": "`-n` of pytest",
     "ruff": "`make check`",
     "sqlalchemy": "held below 2.1 for Prefect",
     "types-pyyaml": "mypy reads it",

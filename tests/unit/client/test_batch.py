@@ -85,9 +85,9 @@ def test_a_model_that_is_named_is_asked_for_every_row(double, asked):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[1]", "a list instead of an object"),
-        ('{"id": 1, "prompt": NaN}', "no JSON .NaN is no number"),
+        ('{"id": 1, "prompt": NaN}', "not JSON .NaN is not a number"),
         ('{"id": 1, "prompt": ""}', "the prompt is ''; expected a text"),
         ('{"id": true, "prompt": "p"}', "the id is True"),
         ('{"prompt": "p"}', "the id is None"),
@@ -96,11 +96,11 @@ def test_a_model_that_is_named_is_asked_for_every_row(double, asked):
         (json.dumps({**ROW, "custom_id": 5}), "custom_id is 5; expected a text"),
         (json.dumps({**ROW, "method": "GET"}), "method is 'GET'; expected POST"),
         (json.dumps({**ROW, "url": "/v1/embeddings"}), "url is '/v1/embeddings'; expected /v1/chat/completions"),
-        (json.dumps({**ROW, "body": {"model": "aligned"}}), "body holds no messages"),
-        (json.dumps({**ROW, "body": {**BODY, "messages": ["hello"]}}), "body holds no messages"),
+        (json.dumps({**ROW, "body": {"model": "aligned"}}), "body has no messages"),
+        (json.dumps({**ROW, "body": {**BODY, "messages": ["hello"]}}), "body has no messages"),
         (json.dumps({**ROW, "body": {**BODY, "model": 1}}), "body.model is 1"),
         (json.dumps({**ROW, "body": {**BODY, "stream": True}}), "a batch cannot stream"),
-        ('{"id": "first", "prompt": "p"}', "the id 'first' stands there twice"),
+        ('{"id": "first", "prompt": "p"}', "the id 'first' is in the file twice"),
     ],
     ids=lambda given: given[:20] if " " not in given else "",
 )
@@ -120,7 +120,7 @@ def test_of_many_wrong_lines_some_are_named_and_the_others_counted(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"", "holds no request"), (b"\n \n", "holds no request"), (b"\xff\xfe{", "cannot be read")],
+    [(b"", "has no request"), (b"\n \n", "has no request"), (b"\xff\xfe{", "cannot be read")],
 )
 def test_a_file_that_holds_no_text_or_no_row_is_refused(tmp_path, content, problem):
     (tmp_path / "prompts.jsonl").write_bytes(content)
@@ -135,7 +135,7 @@ def test_a_hundred_thousand_rows_are_read(tmp_path):
 
 def test_nothing_is_sent_for_a_file_that_asks_for_a_model_that_is_not_served(double, asked):
     other = {**ROW, "custom_id": "b", "body": {**BODY, "model": "gpt-4o"}}
-    with pytest.raises(InputError, match="does not serve gpt-4o but aligned, .*with --model"):
+    with pytest.raises(InputError, match="does not serve gpt-4o; it serves aligned, .*with --model"):
         asked([ROW, other])
     assert not double.asked
 
@@ -155,7 +155,7 @@ def test_a_row_that_fails_for_good_is_written_as_such_and_asked_again_the_next_t
     rows = plain(6)
     rows[1]["prompt"] = "long" * 1000
     double.faults = {"question 2": [Fault("nonsense")], "question 4": [Fault("status", 422)]}
-    with pytest.raises(InputError, match="3 of 6 rows failed; .* says why; run the same command again"):
+    with pytest.raises(InputError, match="3 of 6 rows failed, and .* says why; run the same command again"):
         asked(rows)
     codes = [row["error"]["code"] if row["error"] else None for row in answers(tmp_path)]
     assert codes == [None, "status_400", "no_answer", None, "status_422", None]
@@ -199,7 +199,7 @@ def test_a_last_line_that_is_torn_is_cut_off_and_asked_again(double, asked, tmp_
 )
 def test_a_file_that_is_none_of_answers_is_left_as_it_is(double, asked, tmp_path, text):
     (tmp_path / "answers.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match="line 1, is no answer that this program has written; name another file"):
+    with pytest.raises(InputError, match="line 1, was not written by this program; name another file"):
         asked(plain(2))
     assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8") == text
     assert not double.asked
@@ -210,7 +210,7 @@ def test_the_prompts_themselves_are_no_place_for_the_answers(double, tmp_path, m
     write(prompts, plain(2))
     before = prompts.read_bytes()
     monkeypatch.setattr(sys, "argv", ["batch", str(prompts), str(prompts)])
-    with pytest.raises(InputError, match="is no answer"):
+    with pytest.raises(InputError, match="was not written by this program"):
         batch.main()
     assert prompts.read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_answers_to_other_requests_are_not_taken_for_these_and_not_overwritten(a
 def test_an_endpoint_that_goes_away_ends_the_batch_and_not_each_of_its_rows(double, asked, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "RETRIES", 0)
     double.faults = {f"question {n}": [Fault("status", 503)] for n in range(10, 200)}
-    with pytest.raises(Unreachable, match="answers no more .planted. after 10 of 200 rows; .*run the same command"):
+    with pytest.raises(Unreachable, match="stopped answering .planted. after 10 of 200 rows; .*run the same command"):
         asked(plain(200), "--concurrency", "2")
     assert len(double.asked) < 25
     double.faults = {}
@@ -246,7 +246,7 @@ def test_an_endpoint_that_goes_away_ends_the_batch_and_not_each_of_its_rows(doub
 
 def test_a_key_that_is_taken_no_more_ends_the_batch(double, asked, tmp_path):
     double.faults = {"question 3": [Fault("status", 401, message=f"not {KEY}")]}
-    with pytest.raises(Unreachable, match="answers no more"):
+    with pytest.raises(Unreachable, match="stopped answering"):
         asked(plain(200), "--concurrency", "1")
     assert len(double.asked) == 4
     assert KEY not in (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
@@ -307,7 +307,7 @@ def test_ctrl_c_keeps_what_was_answered_and_says_how_to_go_on(double, tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert error == "stopped; run the same command again: what was answered is kept\n"
+    assert error == "stopped; run the same command again: all answers are kept\n"
     assert len(answers(tmp_path)) >= 5
 
 

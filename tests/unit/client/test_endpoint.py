@@ -9,13 +9,13 @@ from stance.client.batchfile import read_requests
 from stance.client.endpoint import (
     URL,
     Endpoint,
+    explaining,
     find_endpoint,
     messages,
+    model_names,
+    printable,
     provenance,
-    sentences,
-    served,
     system_prompt,
-    visible,
 )
 from stance.errors import InputError, Unreachable
 from tests.doubles.endpoint import KEY, Double, Fault
@@ -27,7 +27,7 @@ def at(double: Double) -> Endpoint:
 
 
 def say(at: Endpoint, question: str, model: str = "aligned") -> str:
-    with sentences(at, model), at.client(max_retries=0, timeout=0.4) as client:
+    with explaining(at, model), at.client(max_retries=0, timeout=0.4) as client:
         asked = client.chat.completions.create(model=model, messages=[{"role": "user", "content": question}])
         return str(asked.choices[0].message.content)
 
@@ -75,9 +75,9 @@ def test_an_endpoint_that_is_down_is_started_with_make_serve():
 @pytest.mark.parametrize(
     ("key", "origin", "sentence"),
     [
-        ("sk-wrong", "OPENAI_API_KEY", "does not take the key in OPENAI_API_KEY; correct it, or unset it"),
-        ("sk-wrong", ".serve/key", "does not take the key in .serve/key; start the endpoint again"),
-        ("none", "", "does not take a request without a key; set OPENAI_API_KEY"),
+        ("sk-wrong", "OPENAI_API_KEY", "does not accept the key in OPENAI_API_KEY; correct it, or unset it"),
+        ("sk-wrong", ".serve/key", "does not accept the key in .serve/key; start the endpoint again"),
+        ("none", "", "does not accept a request without a key; set OPENAI_API_KEY"),
     ],
 )
 def test_a_wrong_key_is_named_by_its_place_and_never_shown(double, key, origin, sentence):
@@ -107,12 +107,12 @@ def test_a_question_that_is_too_long_is_to_be_shortened(at):
 @pytest.mark.parametrize(
     ("fault", "kind", "sentence"),
     [
-        (Fault("status", 429), Unreachable, "too busy or ill .status 429: planted.; ask again later"),
-        (Fault("status", 503), Unreachable, "too busy or ill .status 503"),
+        (Fault("status", 429), Unreachable, "is busy or has a problem .status 429: planted.; ask again later"),
+        (Fault("status", 503), Unreachable, "is busy or has a problem .status 503"),
         (Fault("status", 413), InputError, "too long"),
         (Fault("status", 422), InputError, "refuses the request .status 422: planted."),
-        (Fault("nonsense"), InputError, "gives no answer of an OpenAI-style endpoint"),
-        (Fault("cut"), Unreachable, "broke off in the middle"),
+        (Fault("nonsense"), InputError, "is not that of an OpenAI-style endpoint"),
+        (Fault("cut"), Unreachable, "broke in the middle of an answer"),
         (Fault("slow", seconds=0.6), Unreachable, "took too long to answer"),
     ],
     ids=lambda given: f"{given.kind}-{given.status}" if isinstance(given, Fault) else "",
@@ -125,7 +125,7 @@ def test_what_goes_wrong_is_one_sentence(double, at, fault, kind, sentence):
 
 
 def test_the_models_and_the_release_are_told(at):
-    assert served(at) == ["aligned", "r-0f3a9c2b7d11"]
+    assert model_names(at) == ["aligned", "r-0f3a9c2b7d11"]
     assert provenance(at) == {"release": "r-0f3a9c2b7d11"}
 
 
@@ -150,7 +150,7 @@ def test_a_question_is_text_and_not_empty():
 
 
 def test_an_answer_cannot_steer_the_terminal():
-    assert visible("a\x1b[2J\x9b2Jb\r\x07\n\tc真") == "a[2J2Jb\n\tc真"
+    assert printable("a\x1b[2J\x9b2Jb\r\x07\n\tc真") == "a[2J2Jb\n\tc真"
 
 
 def test_the_examples_of_the_manual_run(double, tmp_path, monkeypatch, capsys):

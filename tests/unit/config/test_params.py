@@ -165,7 +165,7 @@ def test_a_gpu_optimiser_is_refused_on_a_cpu(optim):
 
 @pytest.mark.parametrize("weights", [[], [1.0], [1.0, 0.5, 0.5]])
 def test_every_loss_needs_a_weight(weights):
-    with pytest.raises(InputError, match=f"loss_type has 2 entries and loss_weights {len(weights)}; give every loss"):
+    with pytest.raises(InputError, match=f"loss_type has 2 entries but loss_weights has {len(weights)}; give every"):
         miniature(train__loss_weights=weights)
 
 
@@ -215,13 +215,26 @@ def test_parsing_parameters_imports_no_torch():
 
 
 def test_4_bit_answers_on_a_cpu_are_refused():
-    with pytest.raises(InputError, match="answers.quantization is bitsandbytes, which vLLM has on a GPU only"):
+    with pytest.raises(InputError, match="answers.quantization is bitsandbytes, which vLLM supports only on a GPU"):
         miniature(answers__quantization="bitsandbytes")
 
 
 def test_label_smoothing_wants_a_loss_that_has_it():
-    with pytest.raises(InputError, match=r"label_smoothing is 0.1, and no loss of sigmoid, sft has it; set it to 0"):
+    with pytest.raises(InputError, match=r"label_smoothing is 0.1, but no loss of sigmoid, sft uses it; set it to 0"):
         compose("miniature", {"train.label_smoothing": 0.1})
-    with pytest.raises(InputError, match=r"label_smoothing is 0, and the loss exo_pair needs more"):
+    with pytest.raises(InputError, match=r"label_smoothing is 0, but the loss exo_pair needs more"):
         compose("miniature", {"train.loss_type": ["exo_pair"], "train.loss_weights": [1.0]})
     compose("miniature", {"train.label_smoothing": 0.1, "train.loss_type": ["robust", "sft"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("params.yaml", "make profile NAME=miniature"),
+        ("dvc.lock", "make repro"),
+        ("vllm.yaml", "git checkout .*/vllm.yaml"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_writes_it(name, command, tmp_path):
+    with pytest.raises(InputError, match=f"{name} does not exist; `{command}` writes it"):
+        read_yaml(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The listing for the course, on small runs made by hand: as a page, and printed by the system's own browser."""
+"""The answer sheet for the course, on small runs made by hand: as a page, and printed by the system's own browser."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import yaml
 from stance.config.params import Params
 from stance.config.profiles import PROFILES, compose
 from stance.course import answer_sheet as module
-from stance.course.answer_sheet import listing, main, page, part, print_pdf, settings
+from stance.course.answer_sheet import answer_sheet, main, page, part, print_pdf, settings
 from stance.data.answers import RESPONSES
 from stance.errors import InputError
 from stance.machine.files import read_yaml
@@ -154,13 +154,13 @@ def test_parameters_that_did_not_make_the_answers_are_refused(made):
     values = read_yaml(made / "params.yaml")
     values["train"]["num_epoch"] = 1
     (made / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    with pytest.raises(InputError, match=r"params.yaml is not what made the answers there \(train\); run `make repro`"):
+    with pytest.raises(InputError, match=r"params.yaml did not make the answers there \(train\); run `make repro`"):
         part(made)
 
 
 def test_a_run_that_has_not_ended_is_refused(made):
     (made / "dvc.lock").write_text("stages: {train: {}}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"is not what made the answers there \(no report yet\); run `make repro`"):
+    with pytest.raises(InputError, match=r"did not make the answers there \(no report yet\); run `make repro`"):
         part(made)
 
 
@@ -178,8 +178,8 @@ def test_two_files_copied_from_a_run_are_enough(made):
 @pytest.mark.parametrize("student", ["", "../b09901000", "b 09901000", "b09901000\n", "學號", "a.b"])
 def test_a_student_that_is_no_file_name_is_refused(made, tmp_path, student, chromium):
     chromium.write_text(f"#!/bin/sh\n{ENOUGH}\n")
-    with pytest.raises(InputError, match="cannot name a file; write the number in letters, digits, - and _"):
-        listing(student, [made], tmp_path / "out.pdf")
+    with pytest.raises(InputError, match="cannot name a file; use letters, digits, - and _"):
+        answer_sheet(student, [made], tmp_path / "out.pdf")
     assert not (tmp_path / "out.pdf").exists()
 
 
@@ -187,10 +187,10 @@ def test_the_browser_prints_the_page_from_a_file_and_leaves_only_the_pdf(made, t
     chromium.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/said"\n{ENOUGH}\n')
     out = tmp_path / "out" / "b09901000.pdf"
     out.parent.mkdir()
-    listing("b09901000", [made], out)
+    answer_sheet("b09901000", [made], out)
     said = (tmp_path / "said").read_text().splitlines()
     assert {"--headless", "--no-sandbox", "--no-pdf-header-footer"} <= set(said)
-    assert re.fullmatch(r"file:///.*/listing\.html", said[-1])
+    assert re.fullmatch(r"file:///.*/sheet\.html", said[-1])
     assert out.read_bytes() == PDF
     assert list(out.parent.iterdir()) == [out]
 
@@ -206,20 +206,23 @@ def test_without_a_browser_it_says_what_to_install(made, tmp_path, chromium):
     with pytest.raises(
         InputError, match="no browser was found .tried: chromium, chromium-browser, google-chrome.; inst"
     ):
-        listing("b09901000", [made], tmp_path / "out.pdf")
+        answer_sheet("b09901000", [made], tmp_path / "out.pdf")
 
 
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("echo first; echo 'no memory' >&2; exit 3", "printed no PDF: it ended with 3 and said no memory; see whether"),
-        ("exit 0", "printed no PDF: it ended with 0 and said nothing; see whether"),
-        (f"{ENOUGH}; exit 1", "printed no PDF: it ended with 1"),
+        (
+            "echo first; echo 'no memory' >&2; exit 3",
+            "printed no PDF: its exit code is 3, and its last line is: no memory; try whether",
+        ),
+        ("exit 0", "printed no PDF: its exit code is 0, and its last line is: nothing; try whether"),
+        (f"{ENOUGH}; exit 1", "printed no PDF: its exit code is 1"),
         ("exec /bin/sleep 60", "printed no PDF within 2 s"),
     ],
 )
 def test_a_browser_that_fails_leaves_the_old_pdf_as_it_was(tmp_path, chromium, monkeypatch, script, problem):
-    monkeypatch.setattr(module, "LIMIT", 2)
+    monkeypatch.setattr(module, "TIMEOUT", 2)
     chromium.write_text(f"#!/bin/sh\n{script}\n")
     out = tmp_path / "out" / "b09901000.pdf"
     out.parent.mkdir()
@@ -233,14 +236,14 @@ def test_a_browser_that_fails_leaves_the_old_pdf_as_it_was(tmp_path, chromium, m
 def test_without_a_folder_it_is_this_tree(made, chromium, monkeypatch, capsys):
     chromium.write_text(f"#!/bin/sh\n{ENOUGH}\n")
     monkeypatch.chdir(made)
-    monkeypatch.setattr("sys.argv", ["listing", "b09901000"])
+    monkeypatch.setattr("sys.argv", ["pdf", "b09901000"])
     main()
-    assert capsys.readouterr().out == "The listing: b09901000.pdf\n"
+    assert capsys.readouterr().out == "The answer sheet: b09901000.pdf\n"
     assert (made / "b09901000.pdf").read_bytes() == PDF
 
 
 def test_a_student_is_asked_for(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["listing"])
+    monkeypatch.setattr("sys.argv", ["pdf"])
     with pytest.raises(InputError, match="name the student, for example `make pdf STUDENT=b09901000`"):
         main()
 
@@ -256,7 +259,7 @@ def test_a_browser_prints_each_run_on_pages_of_its_own_with_numbers(made, tmp_pa
     from pypdf import PdfReader
 
     other = write(tmp_path / "course-2", *["真人版失去感染力。" * 8] * 30, pairs__support_ratio=0)
-    listing("b09901000", [made, other], tmp_path / "b09901000.pdf")
+    answer_sheet("b09901000", [made, other], tmp_path / "b09901000.pdf")
     pages = [plain(sheet.extract_text()) for sheet in PdfReader(tmp_path / "b09901000.pdf").pages]
     assert len(pages) >= 3
     assert all(f"{number}/{len(pages)}" in text and "b09901000" in text for number, text in enumerate(pages, start=1))

@@ -61,7 +61,7 @@ def test_a_total_in_the_object_is_compared_and_not_added(record, name):
 def test_a_total_that_differs_is_named_beside_the_sum(record):
     found = grade(write(record, fenced('{"Q1": 3, "Q2": 4, "總分": 9}')))
     assert total(found) == 7
-    assert disagreement(found) == "The grader's own total (總分) is 9, and the scores add up to 7."
+    assert disagreement(found) == "The grader's own total (總分) is 9, but the scores add up to 7."
 
 
 def test_a_total_alone_is_the_total(record):
@@ -104,7 +104,7 @@ def test_line_ends_and_marks_of_other_systems_are_read(record):
         (b'{"history": [{"messages": [{"role": "user"}]}]}', r"has no history\[0\]\.messages\[-1\]\.content;"),
         (
             b'{"history": [{"messages": [{"content": null}]}]}',
-            r"history\[0\]\.messages\[-1\]\.content in .* is no text;",
+            r"history\[0\]\.messages\[-1\]\.content in .* is not a text;",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_conversation_is_refused_by_what_it_lacks(record, cont
         ("```\n9\n```", "has no fenced json block"),
         ('```json\n{"Q1": 9}', "has no fenced json block"),
         (fenced('{"Q1": 9,}'), "the json block in .* is not JSON"),
-        (fenced("[9]"), "is no object"),
+        (fenced("[9]"), "is not an object"),
         (fenced("{}"), "has no number"),
         (fenced('{"Q1": "nine", "Q2": {"score": true}}'), "has no number"),
         (fenced('{"Q1": {"score": 3, "max": 5}}'), "Q1 in .* holds 2 numbers"),
@@ -140,7 +140,7 @@ def test_what_is_printed_ends_in_the_total(record, capsys, monkeypatch):
     printed = capsys.readouterr().out
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
     assert cells == [["Q1", "3", "[/b] 好 :star:"], ["Q2", "4.50", ""], ["total", "7.50", ""]]
-    assert printed.endswith("The grader's own total (total) is 8, and the scores add up to 7.50.\n")
+    assert printed.endswith("The grader's own total (total) is 8, but the scores add up to 7.50.\n")
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -21,7 +21,7 @@ from stance.config.params import Params
 from stance.config.profiles import compose
 from stance.data.questions import LABELLED, TEST
 from stance.errors import InputError
-from stance.machine.files import GIB
+from stance.machine.memory import GIB
 from stance.models.base import Base
 from stance.preflight.checks import (
     Row,
@@ -562,8 +562,8 @@ def test_what_is_no_port_is_a_warning(port):
     assert check_port(port)[1:3] == ("warning", f"PORT is {port!r}")
 
 
-def test_a_check_for_a_cpu_waits_for_no_torch():
-    slow = "{'torch', 'transformers', 'huggingface_hub'}"
+def test_a_check_for_a_cpu_waits_for_no_large_import():
+    slow = "{'torch', 'transformers', 'huggingface_hub', 'sklearn'}"
     run = "import sys; from stance.preflight.checks import main; main()"
     code = f"{run}; print(*{slow} & sys.modules.keys(), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from stance.config.params import Params
 from stance.config.profiles import compose
 from stance.data.questions import Question
 from stance.errors import InputError
-from stance.machine.files import GIB
+from stance.machine.memory import GIB
 from stance.preflight.footprint import Here, check, longest, needs, sizes, suggestion
 from tests.builders.small_run import params
 

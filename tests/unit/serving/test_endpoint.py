@@ -266,7 +266,7 @@ def test_a_run_that_answers_or_stands_by_is_not_removed(up: Endpoint, monkeypatc
     folders = [str(Path(".runs", name).resolve()) for name in ("two", "three")]
     for folder in folders:
         up.swap(Wanted(run=folder), print)
-    assert local.served() == folders[::-1]
+    assert local.served_folders() == folders[::-1]
     monkeypatch.setattr(
         catalogue, "find", lambda name: Run(name=name, commit="a", snapshot="a", created=datetime.now(UTC))
     )
