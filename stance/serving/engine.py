@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
-from stance.language.messages import sentence
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.language.messages import sentence
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
 from stance.machine.ports import HOST, answers, free_port

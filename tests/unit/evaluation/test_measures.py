@@ -10,7 +10,7 @@ import pytest
 
 from stance.config.params import Params
 from stance.config.profiles import compose
-from stance.data.answers import read_answered
+from stance.data.answers import read_answers
 from stance.data.questions import read_questions
 from stance.errors import InputError
 from stance.evaluation.classifier import Verdict
@@ -295,7 +295,7 @@ def test_answers_that_are_none_are_a_sentence(tmp_path, text, found):
     if text is not None:
         (tmp_path / "base.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=found):
-        read_answered(tmp_path / "base.jsonl")
+        read_answers(tmp_path / "base.jsonl")
 
 
 def test_the_stage_writes_every_gate_with_its_advice(run):
