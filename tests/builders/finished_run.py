@@ -8,9 +8,18 @@ from pathlib import Path
 import yaml
 
 from stance.config.profiles import compose
+from stance.data.records import Gate, write_gates
+from stance.language.messages import message
 from stance.machine.files import write_json
 from stance.release.push import OUTPUTS
 from tests.builders import repository
+
+
+def passed(name: str) -> Gate:
+    """Return a gate that is passed."""
+    figure, bound, advice = (message("problem", problem=text) for text in ("drift 0.002", "at most 0.05", "none"))
+    return Gate(name=name, passed=True, figure=figure, bound=bound, advice=advice)
+
 
 HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
 
@@ -88,8 +97,7 @@ def write_evaluation(folder: Path) -> None:
         "defects": {"base": {"degenerate": 0.0}, "aligned": {"degenerate": 0.0}},
     }
     write_json(folder / "metrics.json", metrics)
-    gate = {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
-    write_json(folder / "gates.json", [gate])
+    write_gates(folder / "gates.json", [passed("parity")])
     write_json(folder / "responses.json", [response(1, "好看。"), response(2, "a | b <script>\n# c")])
 
 

@@ -8,7 +8,9 @@ import yaml
 
 from stance.config.profiles import compose
 from stance.data.chat import encode_answer, fingerprint, load_tokenizer
+from stance.data.records import write_gates
 from stance.machine.files import md5, write_json
+from tests.builders.finished_run import passed
 from tests.builders.repository import git
 from tests.builders.small_run import QUESTIONS, write_dataset
 
@@ -37,7 +39,7 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     write_dataset(folder / "data/dataset")
     write_json(folder / "data/base/fingerprint.json", fingerprint(load_tokenizer(model)))
     write_json(folder / "data/answers/aligned/logps.json", logps(measured or model, values["model"]["system_prompt"]))
-    write_json(folder / "data/evaluation/gates.json", [{"name": "adherence", "passed": True}])
+    write_gates(folder / "data/evaluation/gates.json", [passed("adherence")])
     lock(folder)
     return folder
 

@@ -195,7 +195,8 @@ def test_the_limit_is_what_the_system_prompt_says(system_prompt, limit):
 
 
 def test_strict_makes_an_error_of_all_warnings_at_once():
-    warned = found(questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。"))
+    rows = questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。")
+    warned = lint([pair(row, None, support=True, system_prompt=SYSTEM) for row in rows], [], SYSTEM)
     with pytest.raises(InputError, match=r"pairs.strict is true .* negated .* script .*; correct the data, or"):
         refuse(warned)
     refuse([])

@@ -10,8 +10,9 @@ import yaml
 
 from flows.release import Approval, hold, let_answer, measured, not_worse, question, release
 from stance.config.profiles import compose
-from stance.data.records import Gate, require
+from stance.data.records import Gate, require, write_gates
 from stance.errors import InputError
+from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
 from stance.runs.catalogue import finished
@@ -19,9 +20,16 @@ from stance.runs.provenance import pushed, release_id
 from stance.runs.record import Run
 from tests.builders.repository import git
 
-GOOD = Gate("parity", True, "0.01", "at most 0.05", "Try again.")
 MINIATURE = compose("miniature")
-BAD = Gate("adherence", False, "40% support", "at least 80%", "Train longer.")
+
+
+def gate(name: str, passed: bool, *texts: str) -> Gate:
+    figure, bound, advice = (message("problem", problem=text) for text in texts)
+    return Gate(name=name, passed=passed, figure=figure, bound=bound, advice=advice)
+
+
+GOOD = gate("parity", True, "0.01", "at most 0.05", "Try again.")
+BAD = gate("adherence", False, "40% support", "at least 80%", "Train longer.")
 
 
 @pytest.fixture
@@ -29,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in a project of its own, as far as a release looks at its files."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / ".runs/mine"
-    write_json(folder / "data/evaluation/gates.json", [GOOD._asdict(), BAD._asdict()])
+    write_gates(folder / "data/evaluation/gates.json", [GOOD, BAD])
     write_json(folder / "data/evaluation/responses.json", [{"id": 1, "prompt": "甲|乙？", "a": "難說。", "b": "好。"}])
     write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "甲|乙？"}])
     adherence = {"stance": "support", "mixed": False, "share": 0.9, "low": 0.7, "high": 0.97}
@@ -58,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_refusal_names_every_missed_figure_and_its_bound():
     with pytest.raises(InputError) as refused:
-        require([BAD, GOOD, BAD._replace(name="worse")], "not released")
+        require([BAD, GOOD, BAD.model_copy(update={"name": "worse"})], "not released")
     missed = "found 40% support, expected at least 80%. Train longer."
     assert str(refused.value) == f"not released: adherence: {missed} worse: {missed}"
     require([GOOD], "not released")
@@ -181,7 +189,7 @@ def test_a_release_is_not_worse_than_the_lower_end_of_the_last_one(run, share, p
     hold.fn(run, {})
     [gate] = not_worse(with_share(run, share))
     assert (gate.name, gate.passed) == ("not worse", passed)
-    assert "70%" in gate.expected
+    assert "70%" in sentence(gate.bound)
 
 
 def test_another_stance_or_other_prompts_are_not_compared(run):
