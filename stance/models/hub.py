@@ -15,8 +15,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_session, snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub import (
+    HfApi,
+    ModelInfo,
+    constants,
+    get_session,
+    hf_raise_for_status,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
 from stance.errors import InputError
 from stance.machine.files import File, blob_id, digest
