@@ -71,9 +71,15 @@ def read_responses(path: Path) -> list[Response]:
         InputError: The file is missing, or is no list of answers in the course's format; names the row.
     """
     try:
-        return RESPONSE_LIST.validate_json(path.read_bytes())
+        return parse_responses(path.read_bytes(), path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `make repro` first, which writes it") from None
+
+
+def parse_responses(content: bytes, path: Path) -> list[Response]:
+    """Return the answers in the bytes of a file; `path` names the file in an error."""
+    try:
+        return RESPONSE_LIST.validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]
         found = f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].lower()}"

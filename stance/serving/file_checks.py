@@ -5,25 +5,24 @@ engine the same.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from stance.data.records import Gate
 from stance.language.messages import BOS, EOS, TEMPLATE, Message, message
-from stance.runs.lockfile import other_files
+from stance.runs.finished import FinishedRun
 
 NOT_SERVED = "is not served, and what answers now is untouched"
 """What becomes of a model that misses one of these gates, or one of `stance.serving.live_checks`'s."""
 
 
-def files_gate(run: Path, names: Sequence[str]) -> Gate:
-    """Are outputs of a run, files or folders, those that `dvc.lock` names?
+def files_gate(run: FinishedRun, names: Sequence[str]) -> Gate:
+    """Are outputs of a run, files or folders, those that `dvc.lock` records?
 
     Args:
-        run: The project, or a workspace of it.
-        names: As `dvc.lock` names them.
+        run: The run, with the digests of the folders among the outputs.
+        names: The outputs, as `dvc.lock` names them.
     """
-    other = other_files(run, names)
+    other = run.differing(names)
     return Gate(
         name="files",
         passed=not other,

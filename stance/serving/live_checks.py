@@ -19,7 +19,7 @@ from stance.data.records import Gate
 from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.files import read_json
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 
 SAMPLE = 16
 """Questions whose answers are scored by an engine; both answers of each."""
@@ -134,7 +134,7 @@ def canary_gate(live: Live, prompts: Sequence[str], system_prompt: str, max_toke
     )
 
 
-def live_gates(candidate: Candidate, address: str, key: str) -> list[Gate]:
+def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
     """Return the verdicts on an engine, as far as the candidate comes with something to hold it against.
 
     Beside an unmerged adapter it is the base whose probabilities are known; both are asked to answer.

@@ -11,7 +11,7 @@ from stance.config.profiles import compose
 from stance.data.records import Gate, write_gates
 from stance.language.messages import message
 from stance.machine.files import write_json
-from stance.release.push import OUTPUTS
+from stance.runs.finished import OUTPUTS
 from tests.builders import repository
 
 
@@ -31,6 +31,8 @@ def write_run(folder: Path, seed: str = "abc") -> Path:
     write_json(
         folder / "data/base/base.json", {"source": "hub", "repo_id": "team/base", "revision": "1" * 40, "files": {}}
     )
+    write_json(folder / "data/base/fingerprint.json", {"bos_token_id": 1})
+    write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "好看嗎（1）？"}])
     write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
     write_lock(folder)
     values = compose("miniature")
