@@ -177,9 +177,14 @@ def test_a_refused_release_says_why_last_and_leaves_hub_and_endpoint_untouched(u
 
 
 @pytest.fixture(scope="module")
-def unapproved(ui: Ui, released: dict[str, Any]) -> Iterator[dict[str, dict[str, Any]]]:
+def held(ui: Ui, released: dict[str, Any]) -> bytes:
+    """The record of the release that was held before anybody said no."""
+    return (ui.project / "data/release/release.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unapproved(ui: Ui, released: dict[str, Any], held: bytes) -> dict[str, dict[str, Any]]:
     """Two releases at once that nobody approves: one is told no, the other is told nothing for a second."""
-    before = (ui.project / "data/release/release.json").read_bytes()
     runs = {
         "no": launch(ui, run=released["name"], approval_minutes=10),
         "silence": launch(ui, run=released["name"], approval_minutes=0.02),
@@ -187,20 +192,20 @@ def unapproved(ui: Ui, released: dict[str, Any]) -> Iterator[dict[str, dict[str,
     assert ui.wait(runs["no"], {"PAUSED", *FINAL}) == "PAUSED"
     answer = {"approve": False, "reason": "too blunt"}
     ui.call("POST", f"/flow_runs/{runs['no']['id']}/resume", {"run_input": answer})
-    yield runs
-    assert (ui.project / "data/release/release.json").read_bytes() == before
+    return runs
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [("no", "not approved: too blunt"), ("silence", "nobody approved within 0.02 minutes")],
 )
-def test_a_no_and_a_silence_release_nothing(ui: Ui, unapproved, answer, reason):
+def test_a_no_and_a_silence_release_nothing(ui: Ui, held, unapproved, answer, reason):
     assert ui.wait(unapproved[answer], FINAL) == "FAILED"
     until = time.monotonic() + 60  # the server may say so before the flow does: it looks after pauses itself
     while reason not in (ui.project / ".runs/deployments.log").read_text():
         assert time.monotonic() < until
         time.sleep(0.5)
+    assert (ui.project / "data/release/release.json").read_bytes() == held
 
 
 def test_token_and_key_are_written_nowhere_else_and_stand_in_no_argument(ui: Ui, released):
