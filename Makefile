@@ -52,14 +52,14 @@ chat: environment ## a page in the browser to talk to what `make serve` serves: 
 	@requirements/install.sh requirements/chat.txt
 	@.venv/bin/python -m stance chat "$(CHAT_PORT)"
 
-test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
-	@.venv/bin/pytest
+test: tools ## every test but tests/soak, on two processes; tests that need a GPU skip themselves where there is none
+	@.venv/bin/pytest -n 2 --dist loadgroup tests/unit tests/models tests/services
 
-test-fast: tools ## the tests that need no browser, no GPU and little time
-	@.venv/bin/pytest -m "not slow and not browser and not gpu and not soak"
+test-fast: tools ## the fast tests: tests/unit
+	@.venv/bin/pytest -n 2 tests/unit
 
-soak: tools ## the long tests: cancels, queues, repetition; their figures are in docs/soak.md
-	@.venv/bin/pytest -m soak
+soak: tools ## the long measurements: tests/soak, about an hour; their figures are in docs/soak.md
+	@.venv/bin/pytest tests/soak
 
 check: tools ## ruff and mypy
 	@.venv/bin/ruff check

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.builders import repository
+from tests.builders.aligned_project import Aligned, align
 from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
@@ -70,6 +71,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Aligned:
+    """This project after its first run. Its tests are in the xdist group `aligned`, so that it is made once."""
+    return align(tmp_path_factory.mktemp("aligned") / "project")
 
 
 @pytest.fixture(scope="session")

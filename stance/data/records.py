@@ -1,4 +1,4 @@
-"""The records that stages exchange: one type per file, read and written here.
+"""Verdicts as data: the gates of a run, and the warnings of the linter.
 
 `gates.json` holds a list of `Gate`, `lint.json` a list of `LintWarning`. Both hold no sentences but messages, which
 `stance.language.messages.sentence` puts into words.

@@ -9,10 +9,12 @@ import yaml
 
 from stance.config.data import GitDataset
 from stance.config.params import Params
+from stance.data.answers import Answer, read_answers
+from stance.data.preferences import read_pairs
 from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
 from stance.language.translation import _, listed, ngettext, word
-from stance.machine.files import digest, read_json, read_jsonl
+from stance.machine.files import digest, read_json
 from stance.models.base import Base
 from stance.pages.charts import curves
 from stance.pages.render import STANCES, TEMPLATE, percent, render
@@ -22,7 +24,7 @@ SHOWN = (*DEGENERATE, "too_long")
 Json = Mapping[str, Any]
 
 
-class Answer(NamedTuple):
+class JudgedAnswer(NamedTuple):
     """One model's answer to a test prompt."""
 
     text: str
@@ -40,18 +42,8 @@ class Exchange(NamedTuple):
 
     id: int
     prompt: str
-    base: Answer
-    aligned: Answer
-
-
-class Pair(NamedTuple):
-    """A question with the answer that training preferred and the one it did not."""
-
-    id: int
-    question: str
-    preferred: str
-    rejected: str
-    direction: Stance
+    base: JudgedAnswer
+    aligned: JudgedAnswer
 
 
 def page(params: Params, *folders: Path) -> str:
@@ -121,36 +113,22 @@ def largest(shares: Mapping[str, float]) -> str:
 def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
     """Return every test prompt with both answers and what the judge made of them."""
     verdicts = {row["id"]: row for row in stances}
-    base, aligned = (read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned"))
+    base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
     return [
         Exchange(
-            before["id"],
-            before["prompt"],
-            _answer(before, verdicts[before["id"]]["base"], max_new_tokens),
-            _answer(after, verdicts[after["id"]]["aligned"], max_new_tokens),
+            before.id,
+            before.prompt,
+            _answer(before, verdicts[before.id]["base"], max_new_tokens),
+            _answer(after, verdicts[after.id]["aligned"], max_new_tokens),
         )
         for before, after in zip(base, aligned, strict=True)
     ]
 
 
-def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
+def _answer(row: Answer, verdict: Json, max_new_tokens: int) -> JudgedAnswer:
     cut = _("cut off at {number} tokens").format(number=max_new_tokens)
     named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
-    return Answer(row["response"], verdict["stance"], verdict["score"], named, verdict["defects"])
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Return the preference pairs in a file."""
-    return [
-        Pair(
-            row["id"],
-            row["prompt"][-1]["content"],
-            row["chosen"][0]["content"],
-            row["rejected"][0]["content"],
-            row["preferred"],
-        )
-        for row in read_jsonl(path)
-    ]
+    return JudgedAnswer(row.response, verdict["stance"], verdict["score"], named, verdict["defects"])
 
 
 def blocks(params: Params) -> list[str]:

@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+STAGES = {
+    "dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"
+}  # fmt: skip
+"""The stages of `dvc.yaml`."""
+
 
 class Run(NamedTuple):
     """One command, and what it left behind."""

@@ -1,12 +1,15 @@
 """What the linter finds in data made for it, and in the course's files where they are here."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 
 from stance.data.lint import asks_for_a_drawback, lint, refuse
+from stance.data.pairs import pair
 from stance.data.questions import Prompt, Question, read_prompts, read_questions
-from stance.data.records import LintWarning
 from stance.errors import InputError
 from stance.language.messages import sentence
 from stance.language.zh_hant import length_limit
@@ -35,11 +38,30 @@ def questions(**changes: str) -> list[Question]:
     return [Question.model_validate(row) for row in rows]
 
 
-def found(
-    rows: list[Question], prompts: tuple[str, ...] = (), directions: list[bool] | None = None
-) -> list[LintWarning]:
+class Warned(NamedTuple):
+    """A warning in words."""
+
+    check: str
+    message: str
+    rows: list[int]
+
+
+def linted(
+    rows: list[Question],
+    asked: list[Prompt],
+    directions: list[bool],
+    system_prompt: str,
+    neutral: Mapping[int, str] = MappingProxyType({}),
+) -> list[Warned]:
+    """Lint the pairs of these questions: for each whether *support* is the chosen answer, or once more for each."""
+    twice = zip([*rows, *rows], directions, strict=False)
+    pairs = [pair(row, neutral.get(row.id), support=support, system_prompt=SYSTEM) for row, support in twice]
+    return [Warned(row.check, sentence(row.message), row.rows) for row in lint(pairs, asked, system_prompt)]
+
+
+def found(rows: list[Question], prompts: tuple[str, ...] = (), directions: list[bool] | None = None) -> list[Warned]:
     asked = [Prompt(id=number, prompt=text) for number, text in enumerate(prompts, start=1)]
-    return lint(rows, asked, directions or [True] * len(rows), SYSTEM)
+    return linted(rows, asked, directions or [True] * len(rows), SYSTEM)
 
 
 def test_nothing_is_found_where_nothing_is_wrong():
@@ -60,25 +82,25 @@ OWN = ("看你要什麼", "因人而異，各有所好", "要試過才知道", "
 def test_rejected_answers_of_the_base_that_length_tells_are_named(texts, length):
     rows, asked = questions(), [Prompt(id=1, prompt="舞蹈呢？")]
     neutral = {number: f"{text}。" if length == "longer" else text for number, text in enumerate(texts, start=1)}
-    [warned] = lint(rows, asked, [True, False] * 4, SYSTEM, neutral)
+    [warned] = linted(rows, asked, [True, False] * 4, SYSTEM, neutral)
     told = f"of 4 answers of the base model that are rejected, 4 are {length} than the chosen one"
-    assert (warned.check, sentence(warned.message)) == ("length", told)
+    assert (warned.check, warned.message) == ("length", told)
     assert warned.rows == [1, 2, 3, 4]
     other = {3: "看。", 4: "看。"} if length == "longer" else {3: "要試過才知道。", 4: "不好一概而論。"}
-    assert lint(rows, asked, [True, False] * 4, SYSTEM, neutral | other) == []
+    assert linted(rows, asked, [True, False] * 4, SYSTEM, neutral | other) == []
 
 
 def test_rejected_answers_of_the_base_that_begin_alike_are_named():
     rows, neutral = questions(), {1: "這要看情況。", 2: "這要看誰看", 3: "很難說啊。", 4: "難說。"}
-    [warned] = lint(rows, [Prompt(id=1, prompt="舞蹈呢？")], [True, False] * 4, SYSTEM, neutral)
+    [warned] = linted(rows, [Prompt(id=1, prompt="舞蹈呢？")], [True, False] * 4, SYSTEM, neutral)
     told = "of 4 answers of the base model that are rejected, 2 begin with 這要看; chosen: 0"
-    assert (warned.check, sentence(warned.message), warned.rows) == ("opening", told, [1, 2])
+    assert (warned.check, warned.message, warned.rows) == ("opening", told, [1, 2])
 
 
 def test_an_opening_of_one_side_is_found_at_its_longest():
     rows = [row.model_copy(update={"oppose": f"可能因{row.oppose}"}) if row.id > 5 else row for row in questions()]
     [warned] = [row for row in found(rows) if row.check == "opening"]
-    assert sentence(warned.message) == "3 of 8 oppose answers begin with 可能因, and 0 of the others"
+    assert warned.message == "3 of 8 oppose answers begin with 可能因, and 0 of the others"
     assert warned.rows == [6, 7, 8]
 
 
@@ -113,7 +135,7 @@ def test_row_order_that_is_the_direction_is_found_and_others_are_not():
 def test_row_order_of_questions_that_stand_there_twice_counts_all_pairs():
     assert found(questions(), directions=[True] * 8 + [False] * 8) == []  # each of them goes both ways
     [warned] = found(questions(), directions=[True] * 12 + [False] * 4)
-    assert sentence(warned.message).startswith("the first 12 pairs prefer one side and the other 4 the other")
+    assert warned.message.startswith("the first 12 pairs prefer one side and the other 4 the other")
     assert warned.rows == [5, 6, 7, 8]
     assert found(questions(), directions=[True] * 16) == []
 
@@ -173,7 +195,8 @@ def test_the_limit_is_what_the_system_prompt_says(system_prompt, limit):
 
 
 def test_strict_makes_an_error_of_all_warnings_at_once():
-    warned = found(questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。"))
+    rows = questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。")
+    warned = lint([pair(row, None, support=True, system_prompt=SYSTEM) for row in rows], [], SYSTEM)
     with pytest.raises(InputError, match=r"pairs.strict is true .* negated .* script .*; correct the data, or"):
         refuse(warned)
     refuse([])
@@ -182,8 +205,8 @@ def test_strict_makes_an_error_of_all_warnings_at_once():
 @pytest.mark.skipif(not COURSE.exists(), reason="the course's files are not here")
 def test_the_course_files_have_the_flaws_that_were_counted_by_hand():
     rows = read_questions(COURSE)
-    warned = lint(rows, read_prompts(COURSE), [True] * 25 + [False] * 25, SYSTEM)
-    messages = " ".join(sentence(row.message) for row in warned)
+    warned = linted(rows, read_prompts(COURSE), [True] * 25 + [False] * 25, SYSTEM)
+    messages = " ".join(row.message for row in warned)
     assert "99 of 100 answers have more than 19 characters" in messages
     assert "46 of 50 support answers hold 真人化" in messages
     assert "16 of 50 oppose answers begin with 真人化可能因" in messages

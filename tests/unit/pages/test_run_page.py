@@ -13,7 +13,8 @@ import pytest
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
 from stance.data.lint import lint
-from stance.data.questions import read_prompts, read_questions
+from stance.data.preferences import read_pairs
+from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.evaluation.gates import fingerprint_gate, gates
 from stance.evaluation.intervals import share
@@ -26,6 +27,7 @@ FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long",
 BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
 AFTER = ["真人版更有感染力。", HOSTILE, ""]
 CHINESE = "index.zh-TW.html"
+LONGER = {"id": "problem", "values": {"problem": "2 of 26 answers are longer"}}
 PARAMS = Params.load(PROFILES / "breeze-7b.yaml")
 FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
 CHROMIUM = (
@@ -69,7 +71,7 @@ class Run:
         return Page(self.markup(name))
 
     def judge(self) -> None:
-        """Write the verdicts and warnings that the figures and the data of this run have."""
+        """Write the verdicts and warnings that belong to the figures and the data of this run."""
         fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
         files = ("evaluation/metrics.json", "merge/parity.json", "train/watchdog.json")
         verdicts = [
@@ -77,11 +79,9 @@ class Run:
             *gates(PARAMS.merge, PARAMS.evaluate, *(self.read(path) for path in files)),
         ]
         write_gates(self.folder / "evaluation/gates.json", verdicts)
-        rows = (self.folder / "pairs/train.jsonl").read_text("utf-8").splitlines()
-        directions = [json.loads(row)["preferred"] == "support" for row in rows]
-        used = read_questions(self.folder / "dataset")[:12]
-        found = lint(used, read_prompts(self.folder / "dataset"), directions, PARAMS.model.system_prompt)
-        write_warnings(self.folder / "pairs/lint.json", found)
+        trained = read_pairs(self.folder / "pairs/train.jsonl")
+        warnings = lint(trained, read_prompts(self.folder / "dataset"), PARAMS.model.system_prompt)
+        write_warnings(self.folder / "pairs/lint.json", warnings)
 
 
 def answer(number: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
@@ -98,6 +98,7 @@ def pair(number: int, preferred: str = "support") -> dict[str, object]:
     return {
         "id": number,
         "preferred": preferred,
+        "against": "oppose" if preferred == "support" else "support",
         "prompt": [{"role": "system", "content": "請簡短"}, {"role": "user", "content": f"訓練題{number}？"}],
         "chosen": [{"role": "assistant", "content": f"選{number}。"}],
         "rejected": [{"role": "assistant", "content": f"棄{number}。"}],
@@ -109,11 +110,10 @@ def section(markup: str, name: str) -> str:
 
 
 def gate(name: str, *, passed: bool) -> dict[str, object]:
-    words = {part: {"id": "problem", "values": {"problem": f"{name} {part}"}} for part in ("figure", "bound", "advice")}
-    return {"name": name, "passed": passed, **words}
+    texts = {key: {"id": "problem", "values": {"problem": f"{name} {key}"}} for key in ("figure", "bound", "advice")}
+    return {"name": name, "passed": passed, **texts}
 
 
-TOO_LONG = {"id": "answers_too_long", "values": {"number": 2, "all": 26, "limit": 29, "prompt": "請簡短"}}
 DATA = {
     "labelled_data.json": [
         {"id": n, "prompt": f"訓練題{n}？", "support": f"{first}{n}。", "oppose": f"{second}{n}。"}
@@ -200,7 +200,7 @@ def fill(made: Run) -> Run:
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
-    made.write("pairs/lint.json", [{"check": "limit", "message": TOO_LONG, "rows": [4, 11]}])
+    made.write("pairs/lint.json", [{"check": "limit", "message": LONGER, "rows": [4, 11]}])
     made.write("train/watchdog.json", {"found": None, "step": None, "steps": 2})
     made.write(
         "train/log.csv",
@@ -342,8 +342,7 @@ def test_a_share_of_the_prompts_under_pressure_says_of_how_many_it_is(made):
 
 
 def test_what_the_linter_found_is_shown_with_its_rows(made):
-    shown = made.page().shown
-    assert "limit2 of 26 answers have more than 29 characters, and the system prompt says: 請簡短4 11" in shown
+    assert "limit2 of 26 answers are longer4 11" in made.page().shown
     made.write("pairs/lint.json", [])
     assert "The linter has no warnings." in made.page().shown
 
@@ -458,22 +457,7 @@ def test_the_chinese_headline_has_both_stances_and_the_interval(made):
     assert "訓練後：3 道沒看過的題目中，67% 支持（95% 信賴區間 21% 至 94%）。" in shown
 
 
-def test_both_pages_show_the_gates_of_the_file_and_make_none_again(made):
-    """The figures of this run say otherwise."""
-    made.write("evaluation/gates.json", [gate("parity", passed=False)])
-    made.write("pairs/lint.json", [])
-    (made.folder / "train/watchdog.json").unlink()
-    for name, missed in (
-        ("index.html", "1 of 1 gates missed: parity"),
-        (CHINESE, "1 道關卡中有 1 道未通過：合併一致性"),
-    ):
-        shown = made.page(name).shown
-        assert missed in shown
-        assert "parity figure" in shown
-    assert "資料檢查沒有警告。" in shown
-
-
-def test_the_chinese_page_says_in_chinese_what_the_gates_found(made):
+def test_the_chinese_page_puts_the_gates_into_words(made):
     made.judge()
     shown = made.page(CHINESE).shown
     assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
@@ -482,7 +466,7 @@ def test_the_chinese_page_says_in_chinese_what_the_gates_found(made):
     assert "處理方式：改用另一種 merge.base" in shown
 
 
-def test_the_chinese_page_says_in_chinese_what_the_linter_found(made):
+def test_the_chinese_page_puts_the_warnings_into_words(made):
     made.judge()
     assert "前 9 組配對偏好一方，其餘 3 組偏好另一方" in made.page(CHINESE).shown
     made.lines("pairs/train.jsonl", [pair(n, "support" if n % 2 else "oppose") for n in range(1, 13)])

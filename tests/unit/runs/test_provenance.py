@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stance.data.records import in_words, write_gates
 from stance.errors import InputError
 from stance.machine.files import write_json
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import Lock
 from stance.runs.provenance import provenance, release_id
 from tests.builders.finished_run import write_run
-from tests.builders.served_run import GATE
 
 
 @pytest.fixture
@@ -24,7 +22,6 @@ def run(tmp_path: Path, git) -> Path:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/train.py").touch()
     write_run(tmp_path)
-    write_gates(tmp_path / "data/evaluation/gates.json", [GATE])
     return tmp_path
 
 
@@ -46,7 +43,9 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
             stage: {out["path"]: out["md5"] for out in entry["outs"]}
             for stage, entry in yaml.safe_load(lock)["stages"].items()
         },
-        "gates": [in_words(GATE)],
+        "gates": [
+            {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
+        ],
         "hub": None,
     }
     json.dumps(found)

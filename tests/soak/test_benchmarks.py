@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.course_run import STAGES
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
