@@ -119,7 +119,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for one engine."""
-    monkeypatch.setattr(memory, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
+    monkeypatch.setattr(engine_memory, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
 
 
 def ask(up: Endpoint, client: httpx.Client | None = None, path: str = "echo") -> str:
