@@ -6,6 +6,9 @@ export PORT
 export POOL ?= stance
 JOBS ?= 1
 CHAT_PORT ?= 8501
+# Two processes share the tests, a file at a time and in the order of tests/conftest.py.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -53,13 +56,13 @@ chat: environment ## a page in the browser to talk to what `make serve` serves: 
 	@.venv/bin/python -m stance chat "$(CHAT_PORT)"
 
 test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
-	@.venv/bin/pytest
+	@.venv/bin/pytest $(PARALLEL)
 
-test-fast: tools ## the tests that need no browser, no GPU and little time
-	@.venv/bin/pytest -m "not slow and not browser and not gpu and not soak"
+test-fast: tools ## the tests that need no model, no server and no browser
+	@.venv/bin/pytest $(PARALLEL) tests/unit
 
-soak: tools ## the long tests: cancels, queues, repetition; their figures are in docs/soak.md
-	@.venv/bin/pytest -m soak
+soak: tools ## the long tests and measurements; their figures are in docs/soak.md
+	@.venv/bin/pytest tests/soak
 
 check: tools ## ruff and mypy
 	@.venv/bin/ruff check

@@ -19,8 +19,6 @@ from stance.training.merging import measured as measured_in_memory
 from tasks.merge import merge
 from tests.builders.small_run import params, prepare, train_in
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,8 +25,6 @@ from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config
 from tasks.train import train
 from tests.builders.small_run import params, prepare, train_in
 
-pytestmark = pytest.mark.slow
-
 
 class Gradients(TrainerCallback):
     """Keeps the adapter's gradients of every optimiser step."""
@@ -247,7 +245,6 @@ print(apart(gradients(chosen, root, model), plain))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 only")
 def test_gradient_check_notices_the_trap_of_an_eval_mode_forward(root: Path, tiny_model: Path):
     """The reason why nothing is generated or evaluated before the training, shown by what happens otherwise."""

@@ -16,7 +16,7 @@ from tests.builders.pages import english, numbers
 from tests.builders.small_run import PROMPTS, QUESTIONS
 from tests.builders.this_project import Run, change, command, copy_of_this_project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 ALL = {"dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"}
 BY_RATIO = ALL - {"dataset", "base", "answers_base"}

@@ -23,8 +23,6 @@ from tests.doubles.hub import Hub, serving
 from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
 
-pytestmark = pytest.mark.slow
-
 PREPARE = "import peft, torch, transformers, stance.release.push"
 PUSH = "sys.argv[1:] = []; run(stance.release.push.main)"
 ANSWER = "print(inputs['input_ids'].tolist()); print(model(**inputs).logits.tolist())"

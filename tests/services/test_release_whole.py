@@ -24,7 +24,7 @@ from tests.builders.this_project import change, copy_of_this_project
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN, traces
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 ADAPTER, MERGED = "someone/stance-adapter", "someone/stance-merged"
 

@@ -33,7 +33,7 @@ MINIATURE = PROFILES.resolve() / "miniature.yaml"
 READY = sorted(Path("grids").glob("*.yaml"))
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 GRID = """\
 - {pairs.support_ratio: [0, 1], train.num_epoch: [1]}
@@ -683,7 +683,6 @@ def wide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
 @pytest.mark.parametrize("width", [1300, 390])
 def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, name):
@@ -697,7 +696,6 @@ def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, 
         browser.close()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
 def test_no_column_is_cut_off_on_paper(wide, name):
     from playwright.sync_api import sync_playwright

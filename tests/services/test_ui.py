@@ -22,7 +22,7 @@ from tests.builders.toy_project import make
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,6 @@ def page(ui: Ui) -> Iterator["Page"]:
         yield opened
 
 
-@pytest.mark.browser
 def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 
@@ -226,7 +225,6 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
 
 
-@pytest.mark.browser
 def test_a_run_is_cancelled_by_its_button_and_goes_on_by_another(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 

@@ -20,7 +20,7 @@ from tests.builders.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.builders.repository import git
 from tests.builders.toy_project import make
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 POOL = ["work-pool", "create", "stance", "--type", "process"]
 TAIPEI = ZoneInfo("Asia/Taipei")

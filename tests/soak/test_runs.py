@@ -25,7 +25,7 @@ from tests.builders.prefect_ui import FINAL, Ui, field, gone, open_form, process
 from tests.builders.repository import git
 from tests.builders.toy_project import dvc
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 RUN = 300  # seconds that a run may take on a busy machine
 GPU = shutil.which("nvidia-smi") is not None
@@ -75,7 +75,6 @@ def note(name: str, rows: Any) -> None:
     (Path("test-output") / f"soak-{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-@pytest.mark.browser
 @pytest.mark.skipif(GPU, reason="the parameters of a clone are for a CPU")
 def test_a_run_from_the_browser_takes_eight_minutes_and_half_a_minute_once_all_is_cached(tmp_path: Path):
     browsed, rows = Ui(clone(tmp_path)), {}

@@ -21,7 +21,7 @@ from tests.builders.repository import git
 from tests.builders.toy_project import dvc
 from tests.soak.test_runs import clone, note
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 CLIENTS, REQUESTS, EARLY = 64, 2000, 500
 MIB = 2**20
