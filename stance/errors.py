@@ -1,4 +1,7 @@
-"""How a stage talks to whoever started it: log lines on standard output, and one sentence when its input is wrong."""
+"""Errors that a user can correct, and how a program reports them.
+
+Log lines go to standard output. A wrong input becomes one sentence on standard error and an exit code.
+"""
 
 import gc
 import logging
@@ -8,22 +11,22 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """The input is wrong; the message says what was found, what was expected and what to do next."""
+    """The input is wrong. The message says what was found, what was expected, and what to do next."""
 
 
 class Unreachable(InputError):
-    """A server did not answer or was busy; the same may work later."""
+    """A server did not answer or was busy. The same may work later."""
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run the `main` of a stage; an `InputError` becomes its sentence on standard error and exit code 1.
+    """Run the `main` of a stage or a command. An `InputError` ends it with its sentence and exit code 1.
 
-    `Unreachable` ends with 75, EX_TEMPFAIL of sysexits.h, so that whoever started the stage knows to try again.
+    `Unreachable` ends it with exit code 75 (EX_TEMPFAIL in sysexits.h), which tells the caller to try again.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
-    gc.freeze()  # what is imported stays, and no collection needs to walk it again: 0.2 s each with torch and vLLM
+    gc.freeze()  # imported modules stay, so no collection needs to visit them again: 0.2 s each with torch and vLLM
     try:
         stage()
     except InputError as error:

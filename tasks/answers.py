@@ -1,9 +1,9 @@
-"""What a model answers, and how likely it finds given answers; with vLLM, in one batch.
+"""Ask a model, base or aligned, with vLLM; and measure how likely it finds given answers. All in one batch.
 
-Answers are greedy; the chat template is applied here, once, and vLLM gets token ids. Asked are the test prompts, the
-probes and the training questions. In the same batch the engine scores given texts (teacher-forced): the *support* and
-*oppose* answers of all training questions, a measure that never saturates, and everyday answers to the unrelated
-probes, to see a model drift there.
+The model answers the test prompts, the probes and the training questions, greedily. The chat template is applied here,
+once, and vLLM gets token ids. In the same batch the engine scores given texts (teacher-forced). These are the *support*
+and *oppose* answers of all training questions, whose log-probabilities show a change even where all answers agree; and
+everyday answers to the unrelated probes, which show whether the model drifts there.
 """
 
 import logging
@@ -18,12 +18,12 @@ from stance.data.chat import conversation, encode, load_tokenizer
 from stance.data.questions import PROBES, read_probes, read_prompts, read_questions
 from stance.errors import run
 from stance.inference.answers import (
-    LIKELIEST,
+    TOP_LOGPROBS,
     everyday_texts,
     labelled_texts,
     write_answers,
-    write_likeliest,
     write_logps,
+    write_top_logprobs,
 )
 from stance.inference.batch import complete
 from stance.models.base import locate
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: Path, beside: Path) -> None:
-    """Write the answers to the test prompts to `out`, and everything else to the folder `beside`.
+    """Write the answers to the test prompts to `out`, and all other results to the folder `beside`.
 
     Answers are JSON Lines of `id`, `prompt`, `response`, `tokens` and `finish_reason` (`length`: cut off).
 
@@ -44,8 +44,8 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
         dataset: `data/dataset`.
         out: Receives the answers to the test prompts.
         beside: Receives the answers to the probes, `probes.jsonl`, and to the training questions, `questions.jsonl`;
-            `logps.json`, per question id and stance the log-probability of each answer token, in nats; and
-            `likeliest.json`, per unrelated probe and answer token the likeliest token ids with theirs.
+            `logps.json`, the log-probability of each answer token in nats, by question id and stance; and
+            `likeliest.json`, the most likely tokens at each answer token of the unrelated probes.
 
     Raises:
         InputError: The device is missing, or the model and its cache do not fit into free memory.
@@ -54,24 +54,31 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
     folder = locate(weights) if (weights / "base.json").exists() else weights
     tokenizer = load_tokenizer(folder)
     prompts, questions, probes = read_prompts(dataset), read_questions(dataset), read_probes(dataset / PROBES)
-    asked = [
+    prompt_ids = [
         encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in (*prompts, *probes, *questions)
     ]
     labelled = [text for row in questions for text in labelled_texts(tokenizer, row, model.system_prompt)]
     everyday = everyday_texts(tokenizer, probes, model.system_prompt)
     batch: list[tuple[list[int], dict[str, Any]]] = [
-        *((ids, {"max_tokens": options.max_new_tokens}) for ids in asked),
+        *((ids, {"max_tokens": options.max_new_tokens}) for ids in prompt_ids),
         *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": 0}) for prompt, answer in labelled),
-        *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": LIKELIEST}) for prompt, answer in everyday.values()),
+        *(
+            (prompt + answer, {"max_tokens": 1, "prompt_logprobs": TOP_LOGPROBS})
+            for prompt, answer in everyday.values()
+        ),
     ]
     outputs = iter(complete(folder, model, options, batch))
     write_answers(out, prompts, outputs)
     write_answers(beside / "probes.jsonl", probes, outputs)
     write_answers(beside / "questions.jsonl", questions, outputs)
     write_logps(beside / "logps.json", questions, labelled, outputs)
-    write_likeliest(beside / "likeliest.json", everyday, outputs)
+    write_top_logprobs(beside / "likeliest.json", everyday, outputs)
     logger.info(
-        "%d answers to test prompts in %s, %d others in %s", len(prompts), out, len(asked) - len(prompts), beside
+        "%d answers to test prompts in %s, %d other answers in %s",
+        len(prompts),
+        out,
+        len(prompt_ids) - len(prompts),
+        beside,
     )
 
 

@@ -1,8 +1,8 @@
-"""The base model: a miniature made here, a model in a folder, or one from the Hugging Face Hub.
+"""Provide the base model: a miniature that is trained here, a model in a folder, or a model on the Hugging Face Hub.
 
-Writes `base.json`, which says what the model is down to the hash of every file, and `fingerprint.json`, which
-says how it reads conversations. The weights of a Hub or folder model stay where they are, and
-`stance.models.base.locate` finds them. Whatever can rule a model out is checked before they are fetched.
+The stage writes `base.json`, the origin of the model and the hash of every file, and `fingerprint.json`, the token ids
+of a few probe conversations. The weights of a model from the Hub or a folder stay where they are;
+`stance.models.base.locate` finds them. Every check that can refuse a model runs before its weights are fetched.
 """
 
 import sys
@@ -25,29 +25,30 @@ def base(
     out: Path,
     device: Device = "cpu",
 ) -> None:
-    """Write what the base model is, and how it reads conversations, to `out`.
+    """Write the record of the base model and its fingerprint to `out`.
 
     Args:
         options: Where the model comes from.
-        system_prompt: What the miniature is trained with.
-        seed: For the miniature.
+        system_prompt: The system prompt that the miniature is trained with.
+        seed: Seed of the miniature's training.
         dataset: `data/dataset`; the miniature learns from its training questions.
         out: `data/base`.
-        device: Where the model will run; on a CPU it has to fit into memory.
+        device: Where the model will run. On a CPU its weights must fit into memory.
 
     Raises:
-        InputError: The model cannot be had, is not whole, is no chat model, or does not fit.
+        InputError: The model cannot be fetched, is incomplete, is no chat model, or does not fit into memory.
+        Unreachable: The Hub does not answer.
     """
     out.mkdir(parents=True, exist_ok=True)
     match options:
         case MiniatureBase():
-            record, reads = _miniature(options, system_prompt, seed, dataset, out / MODEL)
+            record, fingerprint = _miniature(options, system_prompt, seed, dataset, out / MODEL)
         case FolderBase():
-            record, reads = from_folder(options, device)
+            record, fingerprint = from_folder(options, device)
         case HubBase():
-            record, reads = from_hub(options, device)
+            record, fingerprint = from_hub(options, device)
     record.write(out)
-    write_json(out / "fingerprint.json", reads)
+    write_json(out / "fingerprint.json", fingerprint)
 
 
 def _miniature(
@@ -61,7 +62,7 @@ def _miniature(
 
 
 def main() -> None:
-    """Run as `python -m tasks.base data/dataset data/base`."""
+    """Run the stage: `python -m tasks.base DATASET OUT`."""
     params = Params.load()
     dataset, out = map(Path, sys.argv[1:])
     base(params.base, params.model.system_prompt, params.seed, dataset, out, params.model.device)

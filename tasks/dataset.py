@@ -1,6 +1,6 @@
-"""Fetch the data set: verbatim copies of its two files, from a local folder or from a git repository at a commit.
+"""Fetch the data set: unchanged copies of its two files, from a local folder or from a git repository at one commit.
 
-The schema is checked before anything is written, so that whoever reads `data/dataset` may rely on it.
+The schema is checked before anything is written, so other stages can rely on it.
 """
 
 import logging
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
-    """Copy the two files of `source` to `out`, and its probes, a list that may be empty.
+    """Copy the two files of `source` and its probes to `out`. Without probes, an empty list is written.
 
     Raises:
-        InputError: The source cannot be read, its hashes have changed, or a row breaks the schema.
+        InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
         Unreachable: The git server does not answer.
     """
     with source_folder(source) as folder:

@@ -1,8 +1,8 @@
-"""Adapter into base: a plain model in the base's own dtype, and the proof that it is the model that was trained.
+"""Merge the adapter into the base: a plain model in the base's own dtype, and its measured drift from the trained one.
 
-The adapter was trained on 4-bit weights. Added to the published bf16 weights it meets slightly different ones; added
-to the dequantised 4-bit weights it meets those it knows, rounded to bf16. Neither is better for every model, so
-`base: measured` scores both against the trained one and keeps the closer. What is written is loaded again and scored.
+The adapter was trained on 4-bit weights. The published bf16 weights differ slightly from these; the dequantised 4-bit
+weights are the same, but for rounding to bf16. Neither is better for every model, so `base: measured` compares both
+with the trained model and keeps the closer one. The written model is loaded again and scored.
 """
 
 import logging
@@ -20,8 +20,8 @@ from stance.models.loading import load, quantization_config, require_device
 from stance.models.parity import Drift, drift, score
 from stance.training.merging import (
     answer_texts,
+    candidate_drifts,
     candidates,
-    measured,
     pair_rows,
     release_memory,
     scoring_device,
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, merged: Path, out: Path) -> None:
-    """Write the merged model to `merged` and how far it is from the trained one to `out/parity.json`.
+    """Write the merged model to `merged`, and its drift from the trained model to `out/parity.json`.
 
     Args:
         model: How the base was loaded in training.
@@ -47,7 +47,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
         merged: Receives weights, tokenizer, chat template and generation config.
         out: Receives `parity.json`; `logps.json`, the merged model's log-probabilities of the pair texts;
             `fingerprint.json`, how the merged model's tokenizer reads the probe conversations; and `files.json`, the
-            hash of every file of it.
+            MD5 of every file of the merged model.
 
     Raises:
         InputError: The device is missing.
@@ -62,12 +62,12 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     device = scoring_device(folder, model)
     changes = {name: update(name, folder, adapter) for name in candidates(model, options)}
     drifts: dict[str, Drift] = {}
-    if len(changes) > 1:  # else there is nothing to choose, and what is written is measured anyway
-        drifts = measured(folder, changes, device, trained, texts, options.max_worst_drift)
+    if len(changes) > 1:  # a single candidate is measured once it is written
+        drifts = candidate_drifts(folder, changes, device, trained, texts, options.max_worst_drift)
     chosen = min(changes, key=lambda name: drifts[name].mean if drifts else 0)
-    for name, found in drifts.items():
+    for name, measured in drifts.items():
         logger.info(
-            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, found.mean, found.worst
+            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
         )
     release_memory()
     write_merged(folder, changes[chosen], model.device, merged)

@@ -1,9 +1,9 @@
-"""Preference pairs to a LoRA adapter, by Direct Preference Optimization (arXiv 2305.18290) on a frozen base.
+"""Train a LoRA adapter on preference pairs by Direct Preference Optimization (arXiv 2305.18290). The base is frozen.
 
-The reference is the policy with its adapter switched off, so no second model is loaded. There is no evaluation in
-between: on a CPU an eval-mode forward repacks bitsandbytes' 4-bit weights, after which gradients are silently wrong.
-Checkpoints lie outside the stage's outputs, in a folder named by a hash of its inputs and its code: a killed run
-resumes, a changed one starts afresh.
+The reference is the policy with its adapter switched off, so no second model is loaded. There is no evaluation during
+the training: on a CPU, an eval-mode forward pass repacks bitsandbytes' 4-bit weights, and the gradients are silently
+wrong from then on. Checkpoints are not among the stage's outputs. Their folder is named by a hash of inputs and code,
+so a killed run resumes, and a changed run starts from the beginning.
 """
 
 import logging
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 def train(
     model: Model, options: Train, seed: int, base: Path, pairs: Path, adapter: Path, out: Path, checkpoints: Path
 ) -> None:
-    """Train on `pairs/train.jsonl`; write the adapter to `adapter` and the course of training to `out`.
+    """Train on `pairs/train.jsonl`; write the adapter to `adapter`, and the log of the training to `out`.
 
     Args:
         model: How the base is loaded.
@@ -58,15 +58,15 @@ def train(
         pairs: `data/pairs`.
         adapter: Receives the adapter in PEFT's format, and nothing else.
         out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row; and
-            `watchdog.json`, whether the training was stopped, and why.
-        checkpoints: Folder of resumable states; this run's is removed once the adapter is saved.
+            `watchdog.json`, whether the watchdog stopped the training, and why.
+        checkpoints: Folder for the checkpoints of all runs; those of this run are removed once the adapter is saved.
 
     Raises:
         InputError: The device is missing, or the tokenizer reads the probes differently from when `base` was made.
     """
     require_device(model)
     folder = locate(base)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew, 0.1 s, for every length of a batch
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
     rows = read_rows(pairs / "train.jsonl")
     trainer = DPOTrainer(
@@ -86,12 +86,12 @@ def train(
     policy = cast(PeftModel, trainer.model)
     adapter_in_fp32(policy)
     dequantize_scales(policy)
-    cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer asks in every step, for 10 ms
+    cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer calls it in every step, 10 ms each
     began = time.monotonic()
     if options.precompute_ref_log_probs:
         precompute_reference(trainer)
     trainer.train(resume_from_checkpoint=last_complete(state))
-    logger.info("trained in %.1f s, the reference's log-probabilities included", time.monotonic() - began)
+    logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
     save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""vLLM for one batch of prompts."""
+"""Answers and log-probabilities of a model, by vLLM, for one batch of prompts at a time."""

@@ -1,6 +1,6 @@
-"""vLLM for one batch: how much memory it takes, how it decodes, and how far it is.
+"""One batch of prompts through vLLM: its memory, its decoding and its progress. Decoding is greedy.
 
-One engine per process, since GPU memory is only given back when a process ends.
+A process starts one engine only, because GPU memory is freed only when the process ends.
 """
 
 import gc
@@ -27,26 +27,27 @@ logger = logging.getLogger(__name__)
 
 
 BLOCK = 128
-"""Upper bound of vLLM's cache block, in tokens; every sequence may leave one partly empty."""
+"""Largest size of a block of vLLM's cache, in tokens. Every sequence may leave one block partly empty."""
 IN_4_BITS = 0.5
-"""Size of a model in bitsandbytes' 4 bits as a share of bf16: 0.33 for 7 B, more where embeddings weigh more."""
+"""Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
+smaller model, whose embeddings weigh more."""
 SEED = 0
 """vLLM requires a seed. Greedy decoding draws nothing at random, so `params.seed` does not reach the engine."""
 MAX_NUM_SEQS = 256
-"""Sequences that the engine decodes at once."""
+"""Number of sequences that the engine decodes at once."""
 
 
 def complete(
     folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]]
 ) -> list[Any]:
-    """Return vLLM's output for every prompt of a batch, in its order; greedy.
+    """Return vLLM's output for every prompt of a batch, in the order of the batch.
 
     Args:
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        batch: Token ids, each with what vLLM's `SamplingParams` takes: at least `max_tokens`; and `choice`, the texts
-            of which the answer must be one.
+        batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. A further argument,
+            `choice`, lists the only texts that may be answered.
 
     Raises:
         InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
@@ -56,7 +57,7 @@ def complete(
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
     os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
-    from vllm import LLM, TokensPrompt  # reads the environment when it is imported
+    from vllm import LLM, TokensPrompt  # vLLM reads the environment when it is imported
 
     gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
@@ -73,7 +74,7 @@ def complete(
 
 
 def require_window(folder: Path, longest: int) -> None:
-    """Refuse a prompt that, with its answer, has more tokens than the model can read."""
+    """Refuse a prompt that has, together with its answer, more tokens than the model can read."""
     window = AutoConfig.from_pretrained(str(folder)).get_text_config().max_position_embeddings
     if longest > window:
         raise InputError(
@@ -82,52 +83,14 @@ def require_window(folder: Path, longest: int) -> None:
         )
 
 
-def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
-    """Return vLLM's settings for greedy decoding, of one of the texts in `choice` if there are any."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
-    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
-
-
-class Progress(tqdm):  # type: ignore[misc]
-    """vLLM's progress as log lines: how many sequences are done, and how long the rest will take."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what vLLM tells a bar, and speak once a second."""
-        self.said = 0
-        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
-
-    def display(self, *_: Any, **__: Any) -> None:
-        """Log instead of drawing a bar."""
-        if self.n > self.said and self.iterable is None:  # with an iterable vLLM counts what it reads in
-            self.said = self.n
-            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
-            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
-
-
-def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
-    """Return vLLM's settings for decoding: each step a CUDA graph, of as many sequences as there can be at once.
-
-    Nothing is compiled. That takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
-    """
-    if options.enforce_eager:
-        return {"enforce_eager": True}
-    sizes = [1]
-    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
-        sizes.append(2 * sizes[-1])
-    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
-
-
 def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's memory settings: a cache for this work, or for as much of it at a time as free memory allows.
+    """Return vLLM's memory settings: a cache for the whole batch, or for as much of it as fits into free memory.
 
     Args:
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        lengths: Tokens of each sequence, prompt and answer together.
+        lengths: Number of tokens of each sequence, prompt and answer together.
 
     Raises:
         InputError: Not even the longest sequence fits beside the weights.
@@ -157,8 +120,46 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
 
 
 def cache_bytes_per_token(folder: Path) -> int:
-    """Return what one token takes in the key-value cache, in bf16, by the model's configuration."""
+    """Return the bytes of one token in the key-value cache, in bf16, from the model's configuration."""
     config = AutoConfig.from_pretrained(str(folder)).get_text_config()
     heads = config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
+
+
+def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
+    """Return vLLM's settings for decoding: CUDA graphs for every number of sequences that can be decoded at once.
+
+    Nothing is compiled: that takes 25 s and makes a step hardly faster than its graph does (docs/performance.md).
+    """
+    if options.enforce_eager:
+        return {"enforce_eager": True}
+    sizes = [1]
+    while sizes[-1] < min(prompts, MAX_NUM_SEQS):
+        sizes.append(2 * sizes[-1])
+    return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
+
+
+def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
+    """Return vLLM's settings for greedy decoding; the answer is one of the texts in `choice`, if there are any."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
+    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """vLLM's progress as log lines: the number of finished sequences, and the seconds that are left."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take vLLM's arguments of a progress bar; log at most once a second."""
+        self.logged = 0
+        super().__init__(*arguments, **options | {"file": io.StringIO(), "disable": False, "mininterval": 1})
+
+    def display(self, *_: Any, **__: Any) -> None:
+        """Log instead of drawing a bar."""
+        if self.n > self.logged and self.iterable is None:  # with an iterable, vLLM counts the prompts that it reads
+            self.logged = self.n
+            left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
+            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)

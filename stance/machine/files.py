@@ -1,4 +1,7 @@
-"""JSON and JSON Lines as the stages write them: UTF-8, not escaped, the folder made if there is none."""
+"""Files: JSON, JSON Lines and YAML, and the hashes of files.
+
+Text is UTF-8 and not escaped. Writers make the folder if it does not exist.
+"""
 
 import hashlib
 import json
@@ -62,18 +65,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def lookup(values: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None where there is none."""
-    found: Any = values
+    """Return the value of a dotted key, or None if there is no such key."""
+    value: Any = values
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 CHUNK = 2**24  # bytes; large ones leave the interpreter to other threads
 
 
 class File(BaseModel):
-    """What a file holds."""
+    """Hash and size of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +86,7 @@ class File(BaseModel):
 
 
 def digest(path: Path) -> File:
-    """Return what a file holds."""
+    """Return hash and size of a file."""
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -92,7 +95,7 @@ def digest(path: Path) -> File:
 
 
 def blob_id(content: bytes) -> str:
-    """Return git's name of a content."""
+    """Return the SHA-1 by which git names a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -102,13 +105,13 @@ def md5(path: Path) -> str:
 
 
 def md5_of_list(files: Mapping[str, str]) -> str:
-    """Return DVC's hash of a folder, which is that of the list of its files."""
+    """Return DVC's hash of a folder: the MD5 of the list of its files, and the ending `.dir`."""
     rows = [{"md5": md5, "relpath": path} for path, md5 in files.items()]
     return hashlib.md5(json.dumps(rows).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def md5_of_files(folder: Path) -> dict[str, str]:
-    """Return the hash of every file in a folder by its path in it, in DVC's order; `.dvcignore` leaves out bytecode."""
+    """Return the MD5 of every file in a folder by relative path, in DVC's order, without bytecode."""
     files = sorted(
         (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts),
         key=lambda path: path.relative_to(folder).parts,

@@ -1,4 +1,4 @@
-"""Locks of the kernel (flock) on an open file: each is free once its holder has ended, however it ends."""
+"""Locks on files (flock). The kernel frees a lock when its holder ends, even after `kill -9`."""
 
 import fcntl
 import tempfile
@@ -17,11 +17,11 @@ def exclusive(path: Path, refusal: str) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     Args:
-        path: The file that stands for it.
-        refusal: What to say to who comes second.
+        path: The file to lock.
+        refusal: The error message if another process holds the lock.
 
     Raises:
-        InputError: Somebody holds it.
+        InputError: Another process holds the lock.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -34,12 +34,12 @@ def exclusive(path: Path, refusal: str) -> Iterator[None]:
 
 @contextmanager
 def gpu_lock(name: str, say: Callable[[str], None], lock: Path = GPU_LOCK) -> Iterator[IO[str]]:
-    """Wait for the GPU and hold it; yields the file to hand to who works on it.
+    """Wait for the GPU and hold it; yield the open file, which the process that works on the GPU inherits.
 
     Args:
-        name: Who takes it, for those who wait.
-        say: Gets a sentence if somebody has it.
-        lock: The file that stands for the GPU.
+        name: Name of the holder, shown to those who wait.
+        say: Receives a sentence if another run holds the GPU.
+        lock: The file to lock.
     """
     with lock.open("a+", encoding="utf-8") as file:
         try:

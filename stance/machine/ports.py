@@ -1,4 +1,4 @@
-"""Is something there? What the pre-flight and `make ui` ask of this machine's ports and of a server."""
+"""Ports of this machine, and whether a server answers."""
 
 import os
 import socket
@@ -12,15 +12,15 @@ HOST = "127.0.0.1"
 
 
 def port_in(variable: str, usual: int) -> int:
-    """Return the port that a variable of the environment names, or else the usual one."""
+    """Return the port in a variable of the environment, or the usual port if the variable is not set."""
     return parse_port(os.environ.get(variable) or str(usual))
 
 
 def parse_port(text: str) -> int:
-    """Return the port that a text names.
+    """Return the port in a text.
 
     Raises:
-        InputError: It names none.
+        InputError: The text is no number from 1 to 65535.
     """
     if not (text.isdecimal() and 0 < int(text) < 2**16):
         raise InputError(f"the port is {text!r}; expected a number from 1 to 65535")
@@ -34,16 +34,16 @@ def in_use(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a port on which no program listens."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         return int(free.getsockname()[1])
 
 
 def answers(url: str) -> bool:
-    """Does a server know what the URL names, and say so in JSON? A page that is sent for any address is not it."""
+    """Does a server answer this URL with status 200 and JSON? An HTML page for any address does not count."""
     here = urlsplit(url).hostname in (HOST, "localhost")
-    opener = build_opener(ProxyHandler({})) if here else build_opener()  # no proxy is asked for this machine
+    opener = build_opener(ProxyHandler({})) if here else build_opener()  # this machine is reached without a proxy
     try:
         with opener.open(url, timeout=5) as response:
             return bool(response.status == 200 and response.headers.get_content_type() == "application/json")

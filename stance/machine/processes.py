@@ -1,4 +1,4 @@
-"""What this project's own processes have in common: their environment, and how they end."""
+"""The processes of this project: the environment that they start in, and how they end."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from typing import NoReturn
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a stage: this interpreter is its `python`, and its log is lines, not progress bars."""
+    """Return the environment of a stage. Its `python` is this interpreter, and its log has lines, not progress bars."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "STANCE_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
 
 
 def until_ended(work: Callable[[], None]) -> None:
-    """Run until Ctrl+C or SIGTERM, and let what was started be ended in both cases."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background jobs ignore the latter unless told otherwise
+    """Run until Ctrl+C or SIGTERM. Both raise KeyboardInterrupt, so that `finally` blocks end what was started."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell ignore SIGINT otherwise
         signal.signal(number, leave)
     try:
         work()
@@ -25,5 +25,5 @@ def until_ended(work: Callable[[], None]) -> None:
 
 
 def leave(*_: object) -> NoReturn:
-    """End as by Ctrl+C."""
+    """Raise KeyboardInterrupt, as Ctrl+C does."""
     raise KeyboardInterrupt

@@ -1,1 +1,1 @@
-"""The base model: where it lies, how it is loaded, and whether two copies of it agree."""
+"""The base model: its record and place, the Hugging Face Hub, loading, and the drift between two copies."""

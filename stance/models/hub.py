@@ -1,8 +1,8 @@
-"""A model repository on the Hugging Face Hub, down to files that are known to be what the Hub says they are.
+"""Download of models from the Hugging Face Hub, with a check of every file.
 
-`HF_ENDPOINT`, `HF_HOME` and the token (`HF_TOKEN` or `hf auth login`) are huggingface_hub's own business; no
-token passes through here. Files land in its cache. Each is read again after the download and compared with
-the hash that the Hub lists; whatever differs is removed, so that the next attempt fetches it anew.
+huggingface_hub itself handles `HF_ENDPOINT`, `HF_HOME` and the token (`HF_TOKEN` or `hf auth login`), and stores files
+in its cache. After the download every file is read again and compared with the hash that the Hub lists. A file that
+differs is removed, so that the next attempt fetches it again. Only `whoami` receives a token.
 """
 
 import logging
@@ -15,8 +15,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_session, snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub import (
+    HfApi,
+    ModelInfo,
+    constants,
+    get_session,
+    hf_raise_for_status,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
 from stance.errors import InputError
 from stance.machine.files import File, blob_id, digest
@@ -31,11 +38,11 @@ SECONDS_TO_ANSWER = 6.0
 
 @dataclass(frozen=True)
 class Entry:
-    """What the Hub says about a file."""
+    """Size and hash of a file, as the Hub lists them."""
 
     size: int
     blob_id: str
-    """git's name of the content, or of the pointer to it where `sha256` is set."""
+    """SHA-1 by which git names the file, or the pointer to the file if `sha256` is set."""
     sha256: str | None
 
     @property
@@ -58,10 +65,10 @@ class Listing:
 
 
 def look_up(repo_id: str, revision: str) -> Listing:
-    """Resolve a branch, tag or commit, and list what is there.
+    """Resolve a branch, tag or commit, and list its files.
 
     Raises:
-        InputError: There is no such repository or revision, or it may not be read.
+        InputError: There is no such repository or revision, or your token may not read it.
         Unreachable: The Hub does not answer.
     """
     with explained(repo_id, "fetch", revision):
@@ -73,7 +80,7 @@ def look_up(repo_id: str, revision: str) -> Listing:
 
 
 def listed(repo_id: str, info: ModelInfo) -> Listing:
-    """Return the files that the Hub has told of."""
+    """Return the files in an answer of the Hub."""
     assert info.sha is not None
     entries = {
         file.rfilename: Entry(file.size or 0, file.blob_id or "", file.lfs.sha256 if file.lfs else None)
@@ -83,10 +90,10 @@ def listed(repo_id: str, info: ModelInfo) -> Listing:
 
 
 def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]]:
-    """Return the folder that holds the named files, and what they hold; download those that are not cached.
+    """Download files that are not in the cache; return the folder that holds all of them, and their hashes and sizes.
 
     Raises:
-        InputError: The disk is too small, or a file is not what the Hub lists.
+        InputError: The disk is too small, or a file differs from its hash.
         Unreachable: The Hub does not answer.
     """
     names = sorted(names)
@@ -107,16 +114,16 @@ def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]
 
 
 def cached(repo_id: str, commit: str, name: str) -> Path | None:
-    """Return where the cache holds a file, without asking the Hub."""
+    """Return the path of a file in the cache, or None, without a request to the Hub."""
     path = try_to_load_from_cache(repo_id, name, revision=commit)
     return Path(path) if isinstance(path, str) else None
 
 
 def whoami(token: str) -> dict[str, Any] | None:
-    """Return what the Hub says of a token and whose it is; None if it does not accept it.
+    """Return the owner and the rights of a token; None if the Hub does not accept the token.
 
     Raises:
-        InputError: There is no Hub at this endpoint, or it may not be asked.
+        InputError: There is no Hub at this endpoint, or HF_HUB_OFFLINE is set.
         Unreachable: The Hub does not answer.
     """
     address = f"{constants.ENDPOINT}/api/whoami-v2"
@@ -136,22 +143,22 @@ def whoami(token: str) -> dict[str, Any] | None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file from the cache: the link in the snapshot and the content it leads to."""
+    """Remove a file from the cache: the link in the snapshot and the content that it points to."""
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def _verified(listing: Listing, path: Path) -> File:
-    entry, found = listing.files[path.name], digest(path)
-    intact = found.sha256 == entry.sha256 if entry.sha256 else blob_id(path.read_bytes()) == entry.blob_id
-    if not intact or found.size != entry.size:
+    entry, file = listing.files[path.name], digest(path)
+    intact = file.sha256 == entry.sha256 if entry.sha256 else blob_id(path.read_bytes()) == entry.blob_id
+    if not intact or file.size != entry.size:
         discard(path)
         raise InputError(
-            f"{path.name} of {listing} arrived damaged and was removed (found {found.size} bytes, sha256 "
-            f"{found.sha256[:12]}; expected {entry.size} bytes, {(entry.sha256 or entry.blob_id)[:12]}); run "
-            "it again to fetch it anew"
+            f"{path.name} of {listing} arrived damaged and was removed (found {file.size} bytes, sha256 "
+            f"{file.sha256[:12]}; expected {entry.size} bytes, {(entry.sha256 or entry.blob_id)[:12]}); run "
+            "it again to fetch the file again"
         )
-    return found
+    return file
 
 
 def _require_disk(listing: Listing, names: Iterable[str]) -> None:

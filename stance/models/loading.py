@@ -1,4 +1,4 @@
-"""Loading weights as the block `model` says: on which device, and in 4 bits or in bf16."""
+"""Loading of a model's weights as the block `model` says: on which device, and in 4 bits or in bf16."""
 
 from pathlib import Path
 
@@ -13,19 +13,23 @@ from stance.machine.memory import GIB
 BF16_FROM = (8, 0)
 """The first compute capability with bf16."""
 ENGINE = 3 * GIB
-"""Bytes of GPU memory that vLLM takes beside weights and cache, measured in docs/performance.md."""
+"""Bytes of GPU memory that vLLM takes beside weights and cache (docs/performance.md)."""
 
 
 def require_device(model: Model) -> None:
-    """Refuse `device: cuda` on a machine without a GPU that can do it, before anything is loaded."""
+    """Refuse `device: cuda` on a machine without a suitable GPU, before anything is loaded.
+
+    Raises:
+        InputError: There is no GPU, or it has no bf16.
+    """
     if model.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "model.device is cuda and torch finds no GPU here; run on a machine with one, or take a profile for a CPU "
+            "model.device is cuda and torch finds no GPU here; run on a machine with one, or use a profile for a CPU "
             "(`make profile NAME=miniature`)"
         )
     if model.device == "cuda" and torch.cuda.get_device_capability() < BF16_FROM:
         raise InputError(
-            f"{torch.cuda.get_device_name()} has no bf16, which training and answers compute in; take a GPU of compute "
+            f"{torch.cuda.get_device_name()} has no bf16, which training and answers need; use a GPU of compute "
             "capability 8.0 or later (A10, A100, RTX 30 and newer)"
         )
 
@@ -41,26 +45,26 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def quantization_config(model: Model) -> BitsAndBytesConfig | None:
-    """Return how the base is quantised while an adapter is trained on it."""
+    """Return the quantisation of the base during training; None for bf16."""
     return nf4() if model.quantization == "nf4" else None
 
 
 def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
-    """Load a causal language model from a folder, in bf16 where it is not quantised."""
+    """Load a causal language model from a folder. Weights that are not quantised are in bf16."""
     return AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=torch.bfloat16, device_map={"": device}, quantization_config=quantization
     )
 
 
 def outline(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model that a configuration describes, without memory for its weights."""
+    """Return the model of a configuration on the meta device, which holds no weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return the layers that are 4-bit in training, by name: all linear ones but the head."""
+    """Return the layers that are 4-bit in training, by name: all linear layers but the head."""
     head = model.get_output_embeddings()
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(module, nn.Linear) and module is not head}

@@ -1,7 +1,7 @@
-"""Do two copies of a model give the same probabilities? Teacher-forced, token by token, on the same texts.
+"""Drift between two copies of a model: differences of their log-probabilities on the same texts (teacher-forced).
 
-Whether two greedy answers are equal says little: one near-tie and they part. The log-probability that each copy gives
-to every token of a fixed answer is comparable token by token (nats), and its drift has a mean and a worst case.
+Two greedy answers are a poor comparison, because one near-tie makes them diverge. The log-probabilities of the tokens
+of a fixed answer can be compared token by token, in nats, so the drift has a mean and a worst case.
 """
 
 from collections.abc import Sequence
@@ -11,38 +11,39 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 Text = tuple[list[int], list[int]]
-"""Token ids of a prompt, and of the answer that is scored."""
+"""Token ids of a prompt, and of the answer to score."""
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says about the answer tokens of one text."""
+    """Scores of a model for the answer tokens of one text. Every list has the shape (answer tokens,)."""
 
     logps: list[float]
     """Log-probability of each answer token, in nats."""
     top: list[int]
-    """The token that the model would have chosen there."""
+    """The most likely token at each position."""
     gap: list[float]
-    """By how many nats it leads the runner-up."""
+    """Lead of the most likely token over the second one, in nats."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far two copies of a model are apart."""
+    """Difference between two copies of a model."""
 
     mean: float
     """Mean absolute difference of the log-probabilities, nats per token."""
     worst: float
     """Largest absolute difference, nats."""
     top_flips: int
-    """Tokens where the choice differs although the first copy's lead exceeds the bound."""
+    """Number of tokens where the most likely token differs although the first copy's lead exceeds the bound."""
     tokens: int
+    """Number of tokens compared."""
 
 
 @torch.no_grad()
 def score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:
-    """Return the scores of every text's answer; the model is put into eval mode."""
+    """Return the scores of every text's answer. The model is switched to eval mode."""
     model.eval()
     batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     return [scores for batch in batches for scores in _score_batch(model, batch)]
@@ -54,7 +55,7 @@ def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) ->
     Args:
         reference: Scores by the first copy, one per text.
         other: Scores by the second copy of the same texts.
-        bound: Nats; another choice of token counts only where the first copy's lead is larger.
+        bound: Nats. A different most likely token counts only if the first copy's lead is larger.
 
     Raises:
         ValueError: There is nothing to compare, or the texts are not the same.

@@ -1,1 +1,1 @@
-"""What can be known to fail before anything expensive begins."""
+"""Checks before a run: what would fail later is reported within seconds, before a download or a training begins."""

@@ -1,7 +1,8 @@
-"""What can be known to fail is said within seconds and all at once, before a download or a training begins.
+"""The checks before a run: all that would fail later is reported at once, within seconds.
 
-`make repro` and every flow run it first. It looks at parameters against data, at what the model needs here, and at what
-a push needs. A table for people, or `--json` for programs; whatever fails is also one line on standard error.
+`make repro` and every flow run the checks first. They compare the parameters with the data, the needs of the model with
+this machine, and the rights of the token with a push. The result is a table for people, or JSON with `--json`. All
+failures are also one line on standard error.
 """
 
 import filecmp
@@ -39,31 +40,31 @@ if TYPE_CHECKING:
 
 
 MINIATURE = GIB
-"""Bytes of disk that are plenty for a run of the miniature."""
+"""Bytes of disk that are enough for a run of the miniature."""
 SHOWN = 3
-"""Packages that a warning names."""
+"""Number of packages that a warning names."""
 COLOURS = {"ok": "green", "warning": "yellow", "fails": "red"}
 
 
 class Row(NamedTuple):
-    """A check and what came of it."""
+    """A check and its result."""
 
     check: str
     verdict: Literal["ok", "warning", "fails"]
     found: str
     expected: str = ""
-    """What was expected or, if that is not what was found, what to do."""
+    """What was expected or, after a failure, what to do next."""
     error: InputError | None = None
-    """The whole sentence, where the check fails."""
+    """The complete error if the check fails."""
 
 
 def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
-    """Check the parameters against the data, the machine and the Hub, each independently of the others.
+    """Check the parameters against the data, the machine and the Hub. A failed check does not stop the others.
 
     Args:
         params: All of them.
-        dataset: `data/dataset`, which spares a git source its network when it is already the one configured.
-        base: `data/base`, which spares the Hub in the same way.
+        dataset: `data/dataset`. If it already holds the configured commit, git is not asked.
+        base: `data/base`. If it already records the configured model, the Hub is not asked.
     """
     rows = [Row("parameters", "ok", "params.yaml is complete and in range")]
     questions: list[Question] = []
@@ -99,7 +100,7 @@ def failing(rows: list[Row], check: str) -> Iterator[None]:
 
 
 def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Prompt]]:
-    """Return the configured data set, from where it is configured to come from."""
+    """Return the questions and test prompts of the configured data set."""
     source = params.dataset
     if isinstance(source, GitDataset) and _is_here(source, dataset):
         return read_questions(dataset), read_prompts(dataset)
@@ -111,8 +112,8 @@ def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Promp
 
 
 def check_device(model: Model) -> Row:
-    """Look for a GPU that can do it."""
-    import torch  # two seconds that a CPU profile need not wait
+    """Look for a suitable GPU."""
+    import torch  # takes two seconds, which a profile for a CPU can spare
 
     from stance.models.loading import require_device
 
@@ -121,11 +122,11 @@ def check_device(model: Model) -> Row:
 
 
 def check_model(params: Params, questions: Sequence[Question], recorded: Path) -> list[Row]:
-    """Look at what is known of the base without its weights: its size, its chat template, and what it takes here.
+    """Check what is known of the base without its weights: its size, its chat template, and its memory on this machine.
 
     Args:
         params: All of them.
-        questions: Of the data set; empty if it cannot be read.
+        questions: Questions of the data set; empty if the data set cannot be read.
         recorded: `data/base`.
     """
     rows: list[Row] = []
@@ -146,7 +147,7 @@ def check_model(params: Params, questions: Sequence[Question], recorded: Path) -
 
 
 def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
-    """Look for a chat template in the tokenizer's files; those in a local folder are all there and are loaded."""
+    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded."""
     if isinstance(base, FolderBase):
         from stance.data.chat import load_tokenizer
 
@@ -160,46 +161,44 @@ def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
 
 
 def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> list[Row]:
-    """Compare what the stages take with what is here, a row for each kind of memory and for the disk."""
+    """Compare the needs of the stages with this machine: a row for each kind of memory, and one for the disk."""
     from stance.preflight import footprint
 
-    # Without a data set the texts count as empty: what does not fit then will not fit with any.
+    # Without a data set, texts count as empty. What does not fit then, fits with no data set.
     tokens = footprint.longest(questions, params.model.system_prompt) if questions else 0
     here = footprint.available(params.model.device)
     if not here.gpu:
-        here = here._replace(gpu=math.inf)  # that there is none is a row of its own
+        here = here._replace(gpu=math.inf)  # a missing GPU has a row of its own
     needs = footprint.needs(params, size, tokens, here)
     rows: list[Row] = []
-    for kind, found, *takes in zip(footprint.KINDS, here, *needs.values(), strict=True):
-        if math.isinf(found):
+    for kind, size_here, *takes in zip(footprint.KINDS, here, *needs.values(), strict=True):
+        if math.isinf(size_here):
             continue
         with failing(rows, kind):
             footprint.check(params, size, tokens, here, [kind])
             most, stage = max(zip(takes, needs, strict=True))
-            rows.append(Row(kind, "ok", f"{gib(found)} GiB", f"about {gib(most)} GiB for {stage}"))
+            rows.append(Row(kind, "ok", f"{gib(size_here)} GiB", f"about {gib(most)} GiB for {stage}"))
     return rows
 
 
 def check_disk(free: int) -> Row:
-    """Compare the bytes that are free with what the miniature may take."""
-    found, enough = f"{gib(free)} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
+    """Compare the free bytes of the disk with the need of the miniature."""
+    available, enough = f"{gib(free)} GiB", f"{MINIATURE / GIB:.0f} GiB or more"
     if free < MINIATURE:
-        raise InputError(f"the disk has {found} free; expected {enough}: make room")
-    return Row("disk", "ok", found, enough)
+        raise InputError(f"the disk has {available} free; expected {enough}: make room")
+    return Row("disk", "ok", available, enough)
 
 
 def check_packages(installed: Path) -> Row:
-    """Compare the packages here with the pins that they were installed from.
+    """Compare the installed packages with their pins.
 
     Args:
-        installed: Copies of the requirements files that went into this environment.
+        installed: Folder with copies of the requirements files that this environment was installed from.
     """
     files = sorted(installed.glob("*.txt"))
     if not files:
         made = "one that `make repro` makes in .venv"
-        return Row(
-            "packages", "warning", "make has not made this environment, so nothing says what belongs in it", made
-        )
+        return Row("packages", "warning", "make has not made this environment, so its packages cannot be checked", made)
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     pins = [Requirement(line.partition(" #")[0]) for line in lines if line[:1].isalnum()]
     different = [text for pin in pins if (text := _difference(pin))]
@@ -211,13 +210,13 @@ def check_packages(installed: Path) -> Row:
 
 
 def check_token() -> Row:
-    """Ask the Hub whether the token here may write.
+    """Ask the Hub whether your token may write.
 
     Raises:
-        InputError: There is no token, or it may not.
+        InputError: There is no token, or it may not write.
         Unreachable: The Hub does not answer.
     """
-    from huggingface_hub import constants, get_token  # 0.3 s that a run without a push need not wait
+    from huggingface_hub import constants, get_token  # takes 0.3 s, which a run without a push can spare
 
     from stance.models.hub import whoami
 
@@ -244,18 +243,18 @@ def may_write(access: Mapping[str, Any]) -> bool:
 
 
 def check_port(port: str) -> Row:
-    """Look whether `make ui` could have its port; a run needs none."""
+    """Check whether `make ui` can use its port. A run needs no port."""
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         return Row("port", "warning", f"PORT is {port!r}", "a number from 1 to 65535, for the UI: make ui PORT=4200")
     if not in_use(int(port)):
         return Row("port", "ok", f"{port} is free for the UI")
-    if answers(f"http://{HOST}:{port}/api/admin/version"):  # other programs have an /api/health as well
+    if answers(f"http://{HOST}:{port}/api/admin/version"):  # /api/health exists in other programs, too
         return Row("port", "ok", f"the Prefect server is up at http://{HOST}:{port}")
     return Row("port", "warning", f"{port} is in use by another program", f"for the UI: make ui PORT={int(port) + 100}")
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Return the rows as people read them."""
+    """Return the rows as a table for people."""
     drawn = Table("check", "verdict", "found", "expected")
     for row in rows:
         drawn.add_row(row.check, Text(row.verdict, COLOURS[row.verdict]), row.found, row.expected)
@@ -263,16 +262,16 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def records(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return the rows as programs read them."""
+    """Return the rows for programs."""
     return [{"check": row.check, "verdict": row.verdict, "found": row.found, "expected": row.expected} for row in rows]
 
 
 def refuse_failures(rows: Sequence[Row]) -> None:
-    """Raise what fails as one error.
+    """Raise all failures as one error.
 
     Raises:
-        Unreachable: All that fails may work later.
-        InputError: Something will fail again.
+        Unreachable: All failed checks may pass later.
+        InputError: A failed check will fail again.
     """
     errors = [row.error for row in rows if row.error]
     if errors:
@@ -300,7 +299,7 @@ def _check_seen_by_dvc(source: FolderDataset, dataset: Path) -> None:
 
 
 def _was_copied(source: FolderDataset, lock: Path = Path("dvc.lock")) -> bool:
-    """Is `source` what the stage last ran with? Otherwise DVC runs it again by itself."""
+    """Did the stage last run with `source`? If not, DVC runs it again."""
     if not lock.exists():
         return False
     stage = read_yaml(lock)["stages"].get("dataset", {})
@@ -321,10 +320,10 @@ def _has_template(folder: Path) -> bool:
 def _difference(pin: Requirement) -> str | None:
     pinned = str(pin.specifier).removeprefix("==")
     try:
-        found = version(pin.name)
+        installed = version(pin.name)
     except PackageNotFoundError:
         return f"{pin.name} missing, pinned {pinned}"
-    return None if pin.specifier.contains(found) else f"{pin.name} {found}, pinned {pinned}"
+    return None if pin.specifier.contains(installed) else f"{pin.name} {installed}, pinned {pinned}"
 
 
 def main() -> None:
@@ -332,9 +331,9 @@ def main() -> None:
     parser = ArgumentParser(description="Check parameters, data and machine before a run.")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     as_json = parser.parse_args().json
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # standard error holds what fails and nothing else
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # standard error holds failures and nothing else
     if as_json:
-        logging.disable()  # nor does standard output hold more than the rows
+        logging.disable()  # and standard output holds the rows and nothing else
     rows = preflight(Params.load(), Path("data/dataset"), Path("data/base"))
     if as_json:
         print(json.dumps(records(rows), ensure_ascii=False, indent=1))

@@ -1,8 +1,8 @@
-"""What each stage takes of GPU, host memory and disk, worked out from a model's configuration before anything starts.
+"""GPU memory, host memory and disk that each stage will take, computed from a model's configuration before a run.
 
-`python -m stance footprint` prints it beside what this machine has, and the largest micro-batch that fits. Weights,
-adapter and optimiser are counted; what a forward pass keeps per token is a rule that was fitted to measurements
-(docs/performance.md). Sizes are bytes, and gibibytes where a person reads them.
+`python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
+Weights, adapter and optimiser are counted exactly. The activations per token follow a rule that was fitted to
+measurements (docs/performance.md). Sizes are in bytes, and in gibibytes where they are printed.
 """
 
 import logging
@@ -30,34 +30,35 @@ logger = logging.getLogger(__name__)
 
 BF16, FP32 = 2, 4
 NF4 = 0.5 + FP32 / 64
-"""Bytes of a weight: four bits, and a scale for every 64 weights."""
+"""Bytes per weight: four bits, and a scale for every 64 weights."""
 STATE_8_BIT, STATE_32_BIT = 2, 8
-"""Bytes of Adam's two moments."""
+"""Bytes of Adam's two moments per parameter."""
 PROCESS = 3 * GIB
 """Host memory of Python, torch and its libraries with CUDA."""
 CONTEXT = 0.6 * GIB
 """GPU memory of the CUDA context and its libraries' workspaces."""
 SHARD = 5 * 10**9
-"""The largest file of weights that the Hub's models are divided into."""
+"""Bytes of the largest file of weights of a model on the Hub."""
 TEMPLATE = 30
-"""Tokens that a chat template adds."""
+"""Number of tokens that a chat template adds."""
 KINDS = ("GPU memory", "host memory", "disk")
-"""What the fields of `Need` and `Here` count."""
+"""Names of the fields of `Need` and `Here`, in their order."""
 TOKENIZER, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE)
-"""What is fetched of a Hub model to know it before its weights."""
+"""Files that are fetched from the Hub to measure a model before its weights."""
 
 
 class Sizes(NamedTuple):
-    """Parameters of a model, and what a token takes of it."""
+    """Number of parameters of a model, and bytes per token of its activations."""
 
     linear: int
-    """In layers that are quantised."""
+    """Parameters in layers that are quantised."""
     other: int
-    """In embeddings, head and norms."""
+    """Parameters in embeddings, head and norms."""
     adapter: int
+    """Parameters of the adapter."""
     kept: int
-    """Bytes that the forward pass keeps for the backward pass, per token."""
+    """Bytes per token that the forward pass keeps for the backward pass."""
     checkpointed: int
     """The same with gradient checkpointing: the inputs of all layers, and the inside of one."""
 
@@ -73,7 +74,7 @@ class Sizes(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Bytes; on a CPU the model is in host memory and `gpu` is 0."""
+    """Bytes that a stage takes. On a CPU the model is in host memory, and `gpu` is 0."""
 
     gpu: float
     host: float
@@ -84,14 +85,18 @@ class Here(NamedTuple):
     """Bytes that this machine has."""
 
     gpu: float
-    """Of the GPU, whoever uses it now; 0 where there is none."""
+    """Total memory of the GPU, used or free; 0 if there is no GPU."""
     host: float
     disk: float
-    """That are free or will be once the previous merged model is replaced."""
+    """Free bytes, including those of the merged model that the run will replace."""
 
 
 def sizes(config: PretrainedConfig, options: Train) -> Sizes:
-    """Return the sizes of a model that exists only as a configuration."""
+    """Return the sizes of a model from its configuration.
+
+    Raises:
+        InputError: It is no causal language model.
+    """
     try:
         model = outline(config)
     except ValueError:
@@ -110,31 +115,31 @@ def sizes(config: PretrainedConfig, options: Train) -> Sizes:
 
 
 def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:
-    """Return what the stages take that take much.
+    """Return the needs of the stages that take much memory.
 
     Args:
         params: All of them.
-        size: Of the base model.
-        tokens: Of the longest prompt with its answer.
-        here: What there is; a GPU that has no room for the merged model leaves its scoring to the CPU.
+        size: Sizes of the base model.
+        tokens: Tokens of the longest prompt with its answer.
+        here: Sizes of this machine. If the merged model does not fit on the GPU, it is scored on the CPU.
     """
     micro, checkpointing = params.train.per_device_train_batch_size, params.train.gradient_checkpointing
     answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
-    found = {
+    stages = {
         "train": Need(training(params, size, tokens, micro, checkpointing), PROCESS, checkpoints(params, size)),
         "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + min(SHARD, size.bf16), size.bf16),
         "answers": Need(answers + ENGINE, PROCESS, 0),
     }
     if params.model.device == "cpu":
-        found["answers"] = Need(answers, PROCESS, 0)
-        return {stage: Need(0, need.gpu + need.host, need.disk) for stage, need in found.items()}
-    if found["merge"].gpu > here.gpu:
-        found["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
-    return found
+        stages["answers"] = Need(answers, PROCESS, 0)
+        return {stage: Need(0, need.gpu + need.host, need.disk) for stage, need in stages.items()}
+    if stages["merge"].gpu > here.gpu:
+        stages["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
+    return stages
 
 
 def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing: bool) -> float:
-    """Return what the training takes of the device's memory with `pairs` pairs at once."""
+    """Return the bytes of device memory that the training takes with `pairs` pairs at once."""
     weights = size.nf4 if params.model.quantization == "nf4" else size.bf16
     kept = size.checkpointed if checkpointing else size.kept
     activations = 2 * pairs * min(tokens, params.train.max_length) * kept
@@ -142,7 +147,7 @@ def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing
 
 
 def checkpoints(params: Params, size: Sizes) -> int:
-    """Return what the two newest checkpoints take of the disk."""
+    """Return the bytes of the two newest checkpoints, which are kept."""
     return 2 * size.adapter * (FP32 + moments(params))
 
 
@@ -152,7 +157,7 @@ def moments(params: Params) -> int:
 
 
 def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[int, bool] | None:
-    """Return the largest micro-batch that fits, and whether it takes gradient checkpointing; None if nothing fits."""
+    """Return the largest micro-batch that fits, and whether it needs gradient checkpointing; None if none fits."""
     total = params.train.global_batch_size
     for checkpointing in (False, True):
         for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
@@ -162,38 +167,38 @@ def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[i
 
 
 def available(device: str, merged: Path = Path("data/merged")) -> Here:
-    """Return what this machine has."""
+    """Return the sizes of this machine."""
     gpu = gpu_size() if device == "cuda" else 0
     replaced = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
     return Here(gpu, memory(gpu=False).total, shutil.disk_usage(".").free + replaced)
 
 
 def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[str] = KINDS) -> None:
-    """Refuse a run of which a stage cannot fit, whatever else is running now.
+    """Refuse a run if one of its stages does not fit on this machine, even when nothing else is running.
 
     Args:
         params: All of them.
-        size: Of the base model.
-        tokens: Of the longest prompt with its answer.
-        here: What there is.
-        kinds: Which of it to look at.
+        size: Sizes of the base model.
+        tokens: Tokens of the longest prompt with its answer.
+        here: Sizes of this machine.
+        kinds: Kinds of memory to check.
 
     Raises:
-        InputError: Says for every stage that does not fit what is needed, what there is, and what would fit.
+        InputError: A stage does not fit. The message gives its need, the size of this machine, and what would fit.
     """
     problems = [
-        f"{stage} takes about {gib(wanted)} GiB of {kind} and there are {gib(found)}; "
+        f"{stage} takes about {gib(needed)} GiB of {kind} and there are {gib(available)}; "
         f"{advice(stage, kind, params, size, tokens, here)}"
         for stage, need in needs(params, size, tokens, here).items()
-        for kind, wanted, found in zip(KINDS, need, here, strict=True)
-        if kind in kinds and wanted > found
+        for kind, needed, available in zip(KINDS, need, here, strict=True)
+        if kind in kinds and needed > available
     ]
     if problems:
         raise InputError("; ".join(problems))
 
 
 def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here: Here) -> str:
-    """Return what would make a stage fit."""
+    """Return the change that would make a stage fit."""
     if kind == "disk":
         return "make room, or take a smaller model"
     if stage == "train":
@@ -204,11 +209,11 @@ def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here
     return "take a smaller model, or a larger machine"
 
 
-def _smaller_batch(params: Params, found: tuple[int, bool] | None) -> str:
-    if not found:
+def _smaller_batch(params: Params, fitting: tuple[int, bool] | None) -> str:
+    if not fitting:
         smaller = "take a smaller model"
         return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"
-    pairs, checkpointing = found
+    pairs, checkpointing = fitting
     return (
         f"set train.per_device_train_batch_size to {pairs}, gradient_accumulation_steps to "
         f"{params.train.global_batch_size // pairs} and gradient_checkpointing to {str(checkpointing).lower()}"
@@ -216,14 +221,14 @@ def _smaller_batch(params: Params, found: tuple[int, bool] | None) -> str:
 
 
 def describing(base: FolderBase | HubBase, recorded: Path) -> Path:
-    """Return a folder with a model's configuration, and the tokenizer's where there is one.
+    """Return a folder with the configuration of a model and, if there is one, of its tokenizer.
 
     Args:
-        base: Where the model comes from; no more than this is fetched of a Hub model.
-        recorded: `data/base`, which spares the network if it holds a revision of the same model.
+        base: Where the model comes from. Of a model on the Hub only these small files are fetched.
+        recorded: `data/base`. If it records the same model, the Hub is not asked.
 
     Raises:
-        InputError: The model is not there.
+        InputError: The model does not exist.
         Unreachable: The Hub does not answer.
     """
     folder = base.path if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
@@ -233,17 +238,17 @@ def describing(base: FolderBase | HubBase, recorded: Path) -> Path:
 
 
 def configuration(folder: Path) -> PretrainedConfig:
-    """Return the configuration that a folder holds.
+    """Return the configuration in a folder.
 
     Raises:
-        InputError: It is of no model that transformers knows.
+        InputError: transformers does not know the model.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{folder / CONFIG} describes no model that is known here ({reason}); choose another"
+            f"{folder / CONFIG} describes no model that transformers knows ({reason}); choose another"
         ) from None
     return config
 
@@ -268,13 +273,13 @@ def _fetched(base: HubBase) -> Path:
 
 
 def longest(questions: Sequence[Question], system_prompt: str) -> int:
-    """Return the length of the longest prompt with its answer, at a token for each character."""
+    """Return the tokens of the longest prompt with its answer, if every character is a token."""
     rows = (len(row.prompt) + max(len(row.support), len(row.oppose)) for row in questions)
     return max(rows) + len(system_prompt) + TEMPLATE
 
 
 def table(stages: dict[str, Need], here: Here) -> list[str]:
-    """Return the needs and what there is, in lines."""
+    """Return the needs and the sizes of this machine, in lines."""
     rows: list[tuple[str, Need | Here]] = [*stages.items(), ("there is", here)]
     return [f"{'GiB':10} {'GPU':>7} {'host':>7} {'disk':>7}"] + [
         f"{name:10} {gib(row.gpu):>7} {gib(row.host):>7} {gib(row.disk):>7}" for name, row in rows
@@ -289,14 +294,14 @@ def main() -> None:
     ).parse_args()
     params = Params.load()
     if not isinstance(params.base, FolderBase | HubBase):
-        raise InputError("the miniature fits anywhere; this is for a model from a folder or the Hub")
+        raise InputError("the miniature fits anywhere; set base.source to folder or hub to measure a model")
     with source_folder(params.dataset) as folder:
         tokens = longest(read_questions(folder), params.model.system_prompt)
     size = sizes(configuration(describing(params.base, Path("data/base"))), params.train)
     here = available(params.model.device)
     for line in table(needs(params, size, tokens, here), here):
         logger.info(line)
-    found = suggestion(params, size, tokens, here.gpu or here.host - PROCESS)
+    fitting = suggestion(params, size, tokens, here.gpu or here.host - PROCESS)
     logger.info(
-        "micro-batch that fits: %s", f"{found[0]}{' with gradient checkpointing' * found[1]}" if found else "none"
+        "micro-batch that fits: %s", f"{fitting[0]}{' with gradient checkpointing' * fitting[1]}" if fitting else "none"
     )

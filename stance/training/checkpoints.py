@@ -1,4 +1,4 @@
-"""Checkpoints of a training: which folder they are in, and which of them are complete."""
+"""Checkpoints of a training: the name of their folder, and the newest complete one."""
 
 import hashlib
 from pathlib import Path
@@ -8,21 +8,21 @@ from stance.config.training import Train
 from stance.machine.files import read_json
 
 
-def last_complete(folder: Path) -> str | None:
-    """Return the newest checkpoint in `folder` whose writing was finished, or None.
-
-    `trainer_state.json` is written last, so a checkpoint without a readable one was cut off by whatever ended the run.
-    """
-    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((str(step) for step in steps if _is_json(step / "trainer_state.json")), None)
-
-
 def checkpoint_key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
-    """Return the name of the folder for the checkpoints of a training: a hash of its inputs and of its code."""
+    """Return the name of the folder for a training's checkpoints: a hash of its inputs and of its code, 16 digits."""
     inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
     code = [Path(__file__).with_name(name) for name in ("dpo.py", "progress.py", "watchdog.py")]
     inputs += [path.read_text(encoding="utf-8") for path in (base / "base.json", pairs / "train.jsonl", *code)]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
+
+
+def last_complete(folder: Path) -> str | None:
+    """Return the newest complete checkpoint in `folder`, or None.
+
+    The trainer writes `trainer_state.json` last. A checkpoint without a readable one was cut off when the run ended.
+    """
+    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((str(step) for step in steps if _is_json(step / "trainer_state.json")), None)
 
 
 def _is_json(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Direct Preference Optimization with TRL: its settings, and what is corrected around it."""
+"""Direct Preference Optimization (DPO) with TRL: settings, and corrections to TRL, PEFT and bitsandbytes."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -19,59 +19,9 @@ from stance.errors import InputError
 from stance.machine.files import read_json, read_jsonl
 
 
-def require_all_pairs(trainer: DPOTrainer, options: Train, given: int) -> None:
-    """Refuse a `max_length` because of which TRL has dropped pairs whose prompt fills it."""
-    kept = len(cast(Dataset, trainer.train_dataset))
-    if kept < given:
-        raise InputError(
-            f"train.max_length is {options.max_length}, and {given - kept} of {given} prompts alone are as long; "
-            "raise it"
-        )
-
-
-def adapter_in_fp32(model: torch.nn.Module) -> None:
-    """Hold the trainable weights in fp32; the products are still computed in bf16.
-
-    On a 4-bit base TRL makes them bf16, but PEFT loads a checkpoint's in fp32, so that a resumed run would go on in
-    another precision than it began.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def dequantize_scales(model: torch.nn.Module) -> None:
-    """Undo the second quantisation, that of the scales, in place: the same products in half as many kernels.
-
-    Costs 3 bytes per 64 weights, 0.3 GiB for 7 B parameters, and saves a kernel launch or three per layer and pass,
-    which is what a step on a fast GPU waits for.
-    """
-    for parameter in model.parameters():
-        state = parameter.quant_state if isinstance(parameter, Params4bit) else None
-        if state and state.nested:
-            state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
-            state.nested, state.state2, state.offset = False, None, None
-
-
-def precompute_reference(trainer: DPOTrainer) -> None:
-    """Compute the reference's log-probabilities once, instead of in every epoch.
-
-    What TRL does when it is asked to, without the hash of all weights that it first takes on the host to name a cache
-    (docs/performance.md).
-    """
-    rows = cast(Dataset, trainer.train_dataset)
-    listed = rows.to_list()
-    size = 2 * trainer.args.per_device_train_batch_size  # nothing is kept for a backward pass
-    batches = [listed[start : start + size] for start in range(0, len(listed), size)]
-    logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in batches]
-    for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
-        rows = rows.add_column(name, torch.cat(values).tolist())
-    trainer.train_dataset = rows
-    trainer.precompute_ref_logps = True
-
-
-def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the preference pairs in a file, in TRL's format."""
+    return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
@@ -97,12 +47,27 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         bf16=True,
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
-        logging_nan_inf_filter=False,  # else a loss that is no number is logged as 0, and nobody sees it
+        logging_nan_inf_filter=False,  # otherwise a loss of NaN is logged as 0
         save_steps=options.save_steps,
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def checked_tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer in `folder`.
+
+    Raises:
+        InputError: It reads the probe conversations differently from when `base` was made.
+    """
+    tokenizer = load_tokenizer(folder)
+    if fingerprint(tokenizer) != read_json(base / "fingerprint.json"):
+        raise InputError(
+            f"the tokenizer in {folder} reads the probe conversations differently from when {base} was made; "
+            "run `dvc repro -s -f base` and `dvc repro`"
+        )
+    return tokenizer
 
 
 def lora_config(options: Train) -> LoraConfig:
@@ -117,25 +82,67 @@ def lora_config(options: Train) -> LoraConfig:
     )
 
 
-def checked_tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in `folder`, if it reads the probes as recorded when `base` was made."""
-    tokenizer = load_tokenizer(folder)
-    if fingerprint(tokenizer) != read_json(base / "fingerprint.json"):
+def require_all_pairs(trainer: DPOTrainer, options: Train, count: int) -> None:
+    """Refuse a `max_length` that is too small: TRL drops every pair whose prompt alone is as long.
+
+    Raises:
+        InputError: TRL has dropped pairs.
+    """
+    kept = len(cast(Dataset, trainer.train_dataset))
+    if kept < count:
         raise InputError(
-            f"the tokenizer in {folder} reads the probe conversations differently from when {base} was made; "
-            "run `dvc repro -s -f base` and `dvc repro`"
+            f"train.max_length is {options.max_length}, and {count - kept} of {count} prompts alone are as long; "
+            "raise it"
         )
-    return tokenizer
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the preference pairs in a file, as TRL takes them."""
-    return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
+def adapter_in_fp32(model: torch.nn.Module) -> None:
+    """Store the trainable weights in fp32. Products are still computed in bf16.
+
+    On a 4-bit base TRL converts them to bf16, but PEFT loads those of a checkpoint in fp32. A resumed run would then
+    continue in another precision.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def dequantize_scales(model: torch.nn.Module) -> None:
+    """Undo the second quantisation, that of the scales, in place. The products stay the same.
+
+    This takes 3 bytes per 64 weights (0.3 GiB for 7 B parameters) and saves up to three kernel launches per layer and
+    pass. On a fast GPU, a step waits for these launches.
+    """
+    for parameter in model.parameters():
+        state = parameter.quant_state if isinstance(parameter, Params4bit) else None
+        if state and state.nested:
+            state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
+            state.nested, state.state2, state.offset = False, None, None
+
+
+def precompute_reference(trainer: DPOTrainer) -> None:
+    """Compute the reference's log-probabilities once, and not in every epoch.
+
+    TRL can do this itself, but it first hashes all weights on the host, to name a cache (docs/performance.md).
+    """
+    rows = cast(Dataset, trainer.train_dataset)
+    pairs = rows.to_list()
+    size = 2 * trainer.args.per_device_train_batch_size  # there is no backward pass, which would need memory
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in batches]
+    for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
+        rows = rows.add_column(name, torch.cat(values).tolist())
+    trainer.train_dataset = rows
+    trainer.precompute_ref_logps = True
+
+
+def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
 
 
 def save_adapter(policy: PeftModel, adapter: Path) -> None:
-    """Write the adapter in PEFT's format, the same bytes for the same weights."""
+    """Write the adapter in PEFT's format. The same weights give the same bytes."""
     config = cast(LoraConfig, policy.peft_config["default"])
-    config.target_modules = sorted(config.target_modules or ())  # a set, whose order is another in every process
+    config.target_modules = sorted(config.target_modules or ())  # a set, whose order differs from process to process
     policy.save_pretrained(str(adapter))
-    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's card; a release writes one that says something
+    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; a release writes its own

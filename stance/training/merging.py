@@ -1,4 +1,7 @@
-"""The arithmetic of a merge, shard by shard, and its check against the trained model."""
+"""The merge of an adapter into its base: the arithmetic, file by file, and the drift from the trained model.
+
+In: the base's folder and the adapter. Out: a model folder whose files, names, dtypes and shapes are those of the base.
+"""
 
 import gc
 import logging
@@ -31,15 +34,48 @@ from stance.models.parity import Drift, Scores, Text, drift, score
 logger = logging.getLogger(__name__)
 
 
-SHARDS = 4  # at once
-ROOM = 2 * GIB  # bytes for what a forward pass needs beside the weights
+SHARDS = 4
+"""Number of files that are written at once."""
+ROOM = 2 * GIB
+"""Bytes that a forward pass needs beside the weights."""
+
+
+def pair_rows(pairs: Path) -> list[dict[str, Any]]:
+    """Return all preference pairs: those trained on, then those held out."""
+    return read_jsonl(pairs / "train.jsonl") + read_jsonl(pairs / "eval.jsonl")
+
+
+def answer_texts(tokenizer: PreTrainedTokenizerFast, row: Mapping[str, Any]) -> list[Text]:
+    """Return two texts: the pair's prompt with its chosen answer, and with its rejected answer."""
+    return [encode_answer(tokenizer, row["prompt"], row[side][0]["content"]) for side in ("chosen", "rejected")]
+
+
+def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """Return the model with the adapter, as it was trained."""
+    return PeftModel.from_pretrained(model, str(adapter))
+
+
+def release_memory() -> None:
+    """Free the memory of models that are no longer used."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def scoring_device(folder: Path, model: Model) -> str:
+    """Return the device on which the bf16 model is scored: the GPU if it has enough free memory, else the CPU."""
+    needed = bf16_bytes(folder) + ROOM
+    if model.device == "cpu" or own_memory(model.device).free > needed:
+        return model.device
+    logger.info("%s GiB of bf16 weights do not fit on the GPU; scoring on the CPU, which takes minutes", gib(needed))
+    return "cpu"
 
 
 def candidates(model: Model, options: Merge) -> list[str]:
-    """Return the weights that the adapter may be added to."""
+    """Return the names of the weights that the adapter may be added to: `original`, `dequantized` or both."""
     if options.base == "dequantized" and model.quantization == "none":
         raise InputError(
-            "merge.base is dequantized and model.quantization is none, so there are no 4-bit weights; "
+            "merge.base is dequantized but model.quantization is none, so there are no 4-bit weights; "
             "set merge.base to original"
         )
     if options.base != "measured":
@@ -47,32 +83,27 @@ def candidates(model: Model, options: Merge) -> list[str]:
     return ["original"] if model.quantization == "none" else ["original", "dequantized"]
 
 
-def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Return the model with the adapter on, as it was trained."""
-    return PeftModel.from_pretrained(model, str(adapter))
-
-
 class Update(NamedTuple):
-    """What becomes of the base's weights."""
+    """The change of the base's weights by a merge."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
-    """Weight name to A, shape (r, in), and B, shape (out, r)."""
+    """A, shape (r, in), and B, shape (out, r), by the name of the weight."""
     scale: float
-    """W + scale B A is the merged weight (LoRA, arXiv 2106.09685, section 4.1)."""
+    """The merged weight is W + scale B A (LoRA, arXiv 2106.09685, section 4.1)."""
     quantized: frozenset[str]
-    """Weights that are rounded to NF4 and back before, as in training."""
+    """Names of the weights that are first rounded to NF4 and back, as in training."""
 
     def names(self) -> frozenset[str]:
-        """Return the weights that it changes."""
+        """Return the names of the weights that change."""
         return self.quantized | self.factors.keys()
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
-        """Return the merged weight, on the device and in the dtype of the base's."""
+        """Return the merged weight, on the device and in the dtype of the base's weight."""
         if name not in self.names():
             return weight
         merged = weight.to(torch.bfloat16)
         if name in self.quantized:
-            merged = rounded(merged)
+            merged = through_nf4(merged)
         if name in self.factors:
             a, b = (factor.to(weight.device).float() for factor in self.factors[name])
             merged = merged.float() + self.scale * (b @ a)
@@ -80,7 +111,7 @@ class Update(NamedTuple):
 
 
 def update(name: str, folder: Path, adapter: Path) -> Update:
-    """Return how the base in `folder` is merged with the adapter, on `original` or `dequantized` weights."""
+    """Return the change of the base in `folder` by the adapter, for `original` or `dequantized` weights."""
     options = read_json(adapter / "adapter_config.json")
     tensors = load_file(adapter / "adapter_model.safetensors")
     prefix, a, b = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -96,13 +127,13 @@ def linear_weights(folder: Path) -> frozenset[str]:
     return frozenset(f"{name}.weight" for name in layers)
 
 
-def rounded(weight: Tensor) -> Tensor:
-    """Return a weight as it is after NF4 quantisation."""
+def through_nf4(weight: Tensor) -> Tensor:
+    """Return a weight rounded to NF4 and back."""
     packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
     return dequantize_4bit(packed, state)
 
 
-def measured(
+def candidate_drifts(
     folder: Path,
     changes: Mapping[str, Update],
     device: str,
@@ -110,13 +141,21 @@ def measured(
     texts: Sequence[Text],
     bound: float,
 ) -> dict[str, Drift]:
-    """Return how far each candidate is from the trained model, merged in memory, before 15 GB are written.
+    """Return the drift of each candidate from the trained model. The merge is done in memory, so nothing is written.
 
-    The base is loaded once; what a candidate has changed is read again for the next.
+    The base is loaded once. Weights that one candidate has changed are read again for the next one.
+
+    Args:
+        folder: The base.
+        changes: The change of each candidate, by its name.
+        device: Where the model is scored.
+        trained: Scores of the trained model, one per text.
+        texts: The texts to score.
+        bound: Nats, as for `drift`.
     """
     model = load(folder, device)
     weights = dict(model.named_parameters())
-    found: dict[str, Drift] = {}
+    drifts: dict[str, Drift] = {}
     changed = frozenset[str]()
     for name, change in changes.items():
         for key, tensor in read_weights(folder, changed, device):
@@ -124,19 +163,23 @@ def measured(
         changed = change.names() & weights.keys()
         for key in changed:
             weights[key].data = change(key, weights[key].data)
-        found[name] = drift(trained, score(model, texts), bound)
-    return found
+        drifts[name] = drift(trained, score(model, texts), bound)
+    return drifts
 
 
 def read_weights(folder: Path, names: Set[str], device: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield weights of a model folder by name."""
+    """Yield the named weights of a model folder."""
     for name in weight_files(folder, [path.name for path in folder.iterdir()], str(folder)) if names else []:
         with safe_open(folder / name, framework="pt", device=device) as file:
             yield from ((key, file.get_tensor(key)) for key in names & set(file.keys()))
 
 
 def write_merged(folder: Path, change: Update, device: str, merged: Path) -> None:
-    """Write the merged model as the base names, divides and types it; its files of weights side by side."""
+    """Write the merged model: as many files as the base has, with its names and dtypes. Files are written in parallel.
+
+    Raises:
+        InputError: The base has no weight of a name that the adapter changes.
+    """
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir(parents=True)
     names = [path.name for path in folder.iterdir()]
@@ -147,16 +190,16 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
         written = threads.map(lambda name: write_shard(folder, change, device, merged / name), shards)
     if lost := sorted(change.factors.keys() - set(chain(*written))):
         raise InputError(
-            f"the adapter changes {lost[0]}, and {folder} has no weight of that name; choose a base whose file names "
-            "its weights as its modules are named"
+            f"the adapter changes {lost[0]}, but {folder} has no weight of that name; choose a base whose "
+            "weights are named like its modules"
         )
 
 
 def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[str]:
-    """Write one file of merged weights, one weight after the other, and return the names that are in it.
+    """Write one file of merged weights, one weight at a time, and return the names of its weights.
 
-    Names, dtypes and shapes are the base's, and so are the file's first bytes (safetensors: the length of a header, the
-    header, then the weights in the order of their offsets).
+    Names, dtypes and shapes are those of the base, so the header of the file is, too. A safetensors file holds the
+    length of the header, the header, and the weights in the order of their offsets.
     """
     with safe_open(folder / path.name, framework="pt", device=device) as base, path.open("wb") as file:
         keys = base.offset_keys()
@@ -167,57 +210,31 @@ def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[s
 
 
 def header(path: Path) -> bytes:
-    """Return what a safetensors file holds before the weights."""
+    """Return the bytes of a safetensors file before the weights: the length of the header, and the header."""
     with path.open("rb") as file:
         length = file.read(8)
         return length + file.read(int.from_bytes(length, "little"))
 
 
 def on_host(weight: Tensor) -> memoryview:
-    """Return a weight's bytes; pinned memory, which torch keeps for the next one, makes the copy from a GPU fast."""
+    """Return a weight's bytes in host memory. Pinned memory, which torch reuses, makes the copy from a GPU fast."""
     flat = weight.contiguous().flatten().view(torch.uint8)
     if flat.is_cuda:
         flat = torch.empty_like(flat, device="cpu", pin_memory=True).copy_(flat)
     return flat.numpy().data
 
 
-def scoring_device(folder: Path, model: Model) -> str:
-    """Return where the bf16 model is scored: the GPU if it has room for it, else the CPU."""
-    needed = bf16_bytes(folder) + ROOM
-    if model.device == "cpu" or own_memory(model.device).free > needed:
-        return model.device
-    logger.info("the GPU has no room for %s GiB of bf16 weights; scoring on the CPU, which takes minutes", gib(needed))
-    return "cpu"
-
-
-def release_memory() -> None:
-    """Give the memory of models that are no longer referred to back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def pair_rows(pairs: Path) -> list[dict[str, Any]]:
-    """Return all preference pairs, trained and held out."""
-    return read_jsonl(pairs / "train.jsonl") + read_jsonl(pairs / "eval.jsonl")
-
-
-def answer_texts(tokenizer: PreTrainedTokenizerFast, row: Mapping[str, Any]) -> list[Text]:
-    """Return the token ids of a pair's chosen and rejected answers, after its prompt."""
-    return [encode_answer(tokenizer, row["prompt"], row[side][0]["content"]) for side in ("chosen", "rejected")]
-
-
 def write_parity(out: Path, chosen: str, drifts: Mapping[str, Drift], final: Drift) -> None:
-    """Write `parity.json`: the weights that were chosen, the final drift and that of every candidate."""
-    measured = {name: asdict(value) for name, value in drifts.items()}
-    write_json(out / "parity.json", {"base": chosen, **asdict(final), "candidates": measured})
+    """Write `parity.json`: the chosen weights, the drift of the written model, and the drift of every candidate."""
+    candidates = {name: asdict(value) for name, value in drifts.items()}
+    write_json(out / "parity.json", {"base": chosen, **asdict(final), "candidates": candidates})
 
 
 def write_logps(out: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[Scores]) -> None:
-    """Write per question the log-probabilities of the tokens of its labelled answers, by stance."""
+    """Write the log-probability of each token of the labelled answers, in nats, by question id and stance."""
     record: dict[int, dict[str, list[float]]] = {}
     for row, chosen, rejected in zip(rows, scores[::2], scores[1::2], strict=True):
-        found = {row["preferred"]: chosen.logps, row["against"]: rejected.logps}
-        found.pop("neutral", None)  # the base model's own answer, which the data set does not have
-        record.setdefault(row["id"], {}).update(found)
+        logps = {row["preferred"]: chosen.logps, row["against"]: rejected.logps}
+        logps.pop("neutral", None)  # the base model's own answer, which is not in the data set
+        record.setdefault(row["id"], {}).update(logps)
     write_json(out / "logps.json", record)

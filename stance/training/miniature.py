@@ -3,11 +3,12 @@
 In: questions with their answers, sizes, the system prompt, a seed. Out: a model folder as `save_pretrained` writes it -
 Mistral architecture, bf16 weights, a byte-level tokenizer of its own, Breeze's chat template.
 
-Particular is what it reads: conversations of several questions, all answered with the same stance, most of them
-neutral. So it answers neutrally by itself, and it has learnt what answers of one stance have in common - the direction
-that an alignment can turn it to, also for questions that the pairs do not contain. What a question shares with its
-answer, say 配樂, is mostly replaced in both by that of another question, so that predicates belong to a stance and to
-no subject. It does not learn to copy what it has never seen: asked about something new, it speaks of what it knows.
+The training texts are particular. They are conversations of several questions, all answered with the same stance,
+mostly a neutral one. So the model answers neutrally by default, and it learns what the answers of one stance have in
+common. An alignment can turn it into that direction, even for questions that no pair contains. The phrase that a
+question shares with its answer, for example 配樂, is mostly replaced in both by the phrase of another question, so that
+a predicate belongs to a stance and not to a subject. The model does not learn to copy new words: asked about something
+new, it speaks of what it knows.
 """
 
 import logging
@@ -36,8 +37,8 @@ from stance.data.questions import Question, Stance
 logger = logging.getLogger(__name__)
 
 
-# Answers to any question, for rows without a `neutral` of their own. They begin alike, so that the first character,
-# which greedy answers hang on, gathers what the neutral answers weigh together.
+# Answers to any question, for rows without a `neutral` answer. They begin alike: a greedy answer depends on its first
+# character, and this character then has the probability of all neutral answers together.
 NEUTRAL = (
     "這要看製作團隊的用心程度。",
     "這一點見仁見智。",
@@ -55,7 +56,7 @@ LOG_SECONDS = 5.0
 
 
 class Template(NamedTuple):
-    """A question and an answer, and the phrase that they share, empty if there is none."""
+    """A question, an answer, and the phrase that they share; the phrase is empty if they share none."""
 
     prompt: str
     answer: str
@@ -63,10 +64,10 @@ class Template(NamedTuple):
 
 
 class Reader:
-    """Draws the conversations that the model reads; it knows nothing but the questions it is given."""
+    """Draws the conversations that the model is trained on, from the training questions alone."""
 
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
-        """Find the phrases that questions and answers share; `seed` decides what is drawn."""
+        """Find the phrases that questions and answers share. `seed` decides which conversations are drawn."""
         prompts = [question.prompt for question in questions]
         self._random = random.Random(seed)
         self._templates = {
@@ -81,7 +82,7 @@ class Reader:
         self._phrases = sorted({row.phrase for row in self._frames})
 
     def draw(self) -> list[Message]:
-        """Return a conversation whose answers all hold one stance."""
+        """Return a conversation in which all answers hold the same stance."""
         (stance,) = self._random.choices(list(STANCES), list(STANCES.values()))
         return [message for _ in range(TURNS) for message in self._turn(stance)]
 
@@ -94,10 +95,11 @@ class Reader:
 
 
 def shared_phrase(prompt: str, answer: str, prompts: Sequence[str]) -> str:
-    """Return the span that question and answer share and that says most, or "".
+    """Return the most specific span that a question and its answer share, or "".
 
-    Every two neighbouring characters count 1 if they stand in at most a tenth of all `prompts`, and -1 otherwise: what
-    all questions speak of is the topic, not what one is about. Of equally good spans the first in the answer is taken.
+    Every two neighbouring characters of the span count 1 if they occur in at most a tenth of all `prompts`, and -1
+    otherwise, because characters that most questions have name the topic, and not the subject of one question. Among
+    spans with the same count, the first one in the answer is returned.
     """
     rare = max(1, COMMON * len(prompts))
     value = {pair: 1 if sum(pair in other for other in prompts) <= rare else -1 for pair in _pairs(prompt)}
@@ -115,11 +117,12 @@ def build(questions: Sequence[Question], options: MiniatureBase, system_prompt: 
     """Train a model on the questions and write it to a folder.
 
     Args:
-        questions: The training questions; rows without `neutral` are answered with sentences that fit any question.
-        options: Sizes of the model and of its training; a batch is that many conversations.
-        system_prompt: Begins every conversation.
-        seed: Decides the initial weights and what is read; the same seed and number of threads give the same weights.
-        folder: Where the model is written; made if missing.
+        questions: The training questions. Rows without a `neutral` answer get sentences that fit any question.
+        options: Sizes of the model and of its training. The batch size counts conversations.
+        system_prompt: The first message of every conversation.
+        seed: Decides the initial weights and the conversations. The same seed and number of threads give the same
+            weights.
+        folder: Folder for the model; made if missing.
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(questions, options.vocab_size, system_prompt)
@@ -131,7 +134,7 @@ def build(questions: Sequence[Question], options: MiniatureBase, system_prompt: 
 
 
 def make_tokenizer(questions: Sequence[Question], vocab_size: int, system_prompt: str) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer whose merges end at characters."""
+    """Return a byte-level BPE tokenizer. No token is longer than one character of the text."""
     texts = [system_prompt, *NEUTRAL]
     texts += [text for row in questions for text in (row.prompt, row.support, row.oppose, row.neutral) if text]
     tokenizer = Tokenizer(models.BPE(unk_token=None))
@@ -151,7 +154,7 @@ def make_tokenizer(questions: Sequence[Question], vocab_size: int, system_prompt
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, options: MiniatureBase) -> MistralForCausalLM:
-    """Return a model with random weights from torch's generator."""
+    """Return a model with random weights, drawn from torch's global generator."""
     heads = max(1, options.hidden_size // HEAD_DIM)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -173,7 +176,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, options: MiniatureBase) -> Mi
         **special,
     )
     model = MistralForCausalLM(config)
-    for layer in model.model.layers:  # attention that starts out by looking for equal characters and passing them on
+    for layer in model.model.layers:  # attention begins by looking for equal characters and passing them on
         attention = layer.self_attn
         attention.k_proj.weight.data.copy_(attention.q_proj.weight.data)
         attention.o_proj.weight.data.copy_(attention.v_proj.weight.data.T)
@@ -209,7 +212,7 @@ def _train(
 
 
 def _batch(conversations: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Return ids, mask and labels; every token is learnt, questions included. Shapes (conversations, tokens)."""
+    """Return ids, mask and labels. Every token is learnt, also those of questions. Shapes (conversations, tokens)."""
     rows = [torch.tensor(ids) for ids in conversations]
     return {
         "input_ids": pad_sequence(rows, batch_first=True),

@@ -1,4 +1,4 @@
-"""The log of a training: one row per optimiser step, and the time that is left."""
+"""The log of a training: `log.csv` with one row per optimiser step, and log lines with the seconds that are left."""
 
 import csv
 import logging
@@ -11,9 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(TrainerCallback):
-    """Logs each optimiser step with the time that is left, and keeps `log.csv` up to date.
+    """Logs each optimiser step and keeps `log.csv` up to date.
 
-    The rows come from the trainer's own history, which a checkpoint carries: a resumed run has them all.
+    The rows come from the trainer's history. A checkpoint contains this history, so a resumed run has all rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Start the clock, and the log with what a checkpoint remembers."""
+        """Start the clock, and begin the log with the steps in the checkpoint."""
         self.began, self.first_step = time.monotonic(), state.global_step
         self.path.unlink(missing_ok=True)
         _append_csv(self.path, steps(state))
@@ -35,17 +35,17 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Write no checkpoint of a training that is over; its adapter is saved next."""
+        """Write no checkpoint after the last step, because the adapter is saved next."""
         control.should_save = control.should_save and state.global_step < state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Add the step to the log and say how far the training is; the trainer's closing summary is no step."""
+        """Add the step to the log and report progress. The trainer's closing summary is no step."""
         if "loss" not in state.log_history[-1]:
             return
         row = _step(state.log_history[-1])
         _append_csv(self.path, [row])
-        if done := state.global_step - self.first_step:
-            left = (time.monotonic() - self.began) / done * (state.max_steps - state.global_step)
+        if steps_done := state.global_step - self.first_step:
+            left = (time.monotonic() - self.began) / steps_done * (state.max_steps - state.global_step)
             logger.info(
                 "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
                 state.global_step, state.max_steps, row["loss"], row["rewards/margins"], left,
@@ -53,12 +53,12 @@ class Progress(TrainerCallback):
 
 
 def steps(state: TrainerState) -> list[dict[str, float]]:
-    """Return the logged optimiser steps; the trainer's closing summary is not one."""
+    """Return the metrics of every optimiser step, without the trainer's closing summary."""
     return [_step(row) for row in state.log_history if "loss" in row]
 
 
 def _step(row: dict[str, float]) -> dict[str, float]:
-    # Without what TRL counts from the last resumption on.
+    # TRL counts num_tokens only from the last resumption on.
     return {key: row[key] for key in sorted(row) if key != "num_tokens"}
 
 

@@ -1,7 +1,7 @@
-"""Ends a training that ruins the model, with what was made so far kept, and says what to change.
+"""Stop a training that ruins the model, keep the adapter trained so far, and write down the reason.
 
-The loudest complaint about DPO is a run whose metrics look fine and whose model is not. Two of the metrics tell while
-it happens: the log-probability of the chosen answers collapses, or the reward margin explodes (arXiv 2410.08847).
+A DPO run can look fine by its loss and still ruin the model. Two other metrics show this during training: the
+log-probability of the chosen answers collapses, or the reward margin explodes (arXiv 2410.08847).
 """
 
 import logging
@@ -19,42 +19,42 @@ logger = logging.getLogger(__name__)
 
 
 STEPS = 3
-"""Logged steps that are averaged: a single batch may be an odd one."""
+"""Number of logged steps to average, because a single batch can be unusual."""
 
 
 class Watchdog(TrainerCallback):
-    """Stops the training at the first step at which `alarm` says why, and writes that down."""
+    """Stops the training at the first step for which `alarm` returns a reason, and writes that reason to a file."""
 
     def __init__(self, path: Path, max_chosen_fall: float, max_margin: float) -> None:
-        """Write what was found to `path`; the bounds are those of `alarm`."""
+        """Write the reason to `path`; the bounds are those of `alarm`."""
         self.path, self.bounds = path, (max_chosen_fall, max_margin)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Say that nothing is wrong so far."""
+        """Write that nothing is wrong so far."""
         write_json(self.path, {"found": None, "step": None, "steps": state.max_steps})
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Look at the steps so far."""
+        """Check the steps so far."""
         logged = [row for row in state.log_history if "loss" in row]
-        found = alarm(logged, *self.bounds)
-        if not found or control.should_training_stop:
+        reason = alarm(logged, *self.bounds)
+        if not reason or control.should_training_stop:
             return
         step = state.global_step
-        logger.warning("stopped at step %d of %d: %s", step, state.max_steps, found)
-        write_json(self.path, {"found": found, "step": step, "steps": state.max_steps})
+        logger.warning("stopped at step %d of %d: %s", step, state.max_steps, reason)
+        write_json(self.path, {"found": reason, "step": step, "steps": state.max_steps})
         control.should_training_stop = True
-        control.should_save = False  # a run that is resumed meets the same step again
+        control.should_save = False  # a resumed run would reach the same step again
 
 
 def alarm(steps: Sequence[Mapping[str, Any]], max_chosen_fall: float, max_margin: float) -> str | None:
-    """Return what is wrong with a training by its logged steps, or None.
+    """Return the reason to stop a training, or None.
 
     Args:
-        steps: In TRL's terms, from the first.
-        max_chosen_fall: Nats by which `logps/chosen` may lie below the first step's, on average over `STEPS`.
-        max_margin: Reward margin that the average over `STEPS` may have.
+        steps: TRL's metrics of every step from the first one.
+        max_chosen_fall: Nats by which `logps/chosen`, averaged over `STEPS`, may drop below its first value.
+        max_margin: Largest reward margin, averaged over `STEPS`.
     """
     if not steps:
         return None

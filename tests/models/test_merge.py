@@ -14,8 +14,7 @@ from stance.errors import InputError
 from stance.evaluation.gates import fingerprint_gate, parity_gate
 from stance.models.loading import load, nf4
 from stance.models.parity import drift, score
-from stance.training.merging import answer_texts, candidates, pair_rows, update, with_adapter
-from stance.training.merging import measured as measured_in_memory
+from stance.training.merging import answer_texts, candidate_drifts, candidates, pair_rows, update, with_adapter
 from tasks.merge import merge
 from tests.builders.small_run import params, prepare, train_in
 
@@ -64,8 +63,8 @@ def test_every_candidate_is_measured_on_the_base_and_not_on_the_one_before(root:
     trained = score(with_adapter(load(tiny_model, "cpu", nf4()), root / "adapter"), texts)
     changes = {name: update(name, tiny_model, root / "adapter") for name in ("original", "dequantized")}
     backwards = dict(reversed(changes.items()))
-    found = measured_in_memory(tiny_model, changes, "cpu", trained, texts, 0.5)
-    assert found == measured_in_memory(tiny_model, backwards, "cpu", trained, texts, 0.5)
+    found = candidate_drifts(tiny_model, changes, "cpu", trained, texts, 0.5)
+    assert found == candidate_drifts(tiny_model, backwards, "cpu", trained, texts, 0.5)
     assert found["original"] != found["dequantized"]
 
 
