@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -17,6 +17,9 @@ from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import traces
+
+if TYPE_CHECKING:
+    from tests.builders.aligned_project import Aligned
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,7 +55,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_token_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever the tests do with the made-up token, it stands in no file afterwards."""
     yield
-    assert traces(tmp_path_factory.getbasetemp(), Path("test-output")) == []
+    assert traces(tmp_path_factory.getbasetemp(), shared(tmp_path_factory), Path("test-output")) == []
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of this run of the tests that its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server for flows that run in processes of their own."""
+    from tests.builders.prefect_server import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> "Aligned":
+    """This project, aligned at ratio 1 once for all tests."""
+    from tests.builders.aligned_project import Aligned
+
+    return Aligned(shared(tmp_path_factory) / "aligned", prefect_api)
 
 
 @pytest.fixture(scope="session")

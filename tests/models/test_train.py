@@ -139,6 +139,20 @@ def test_references_computed_once_leave_the_training_as_it_is(root: Path, tiny_m
     assert logs[1][-1] < logs[1][0]
 
 
+def test_a_batch_has_the_losses_of_its_pairs_one_by_one(root: Path, tiny_model: Path):
+    """As the course's notebook has them, which accumulates gradients of single pairs; without dropout."""
+    logs = []
+    for pairs in (2, 1):
+        split = {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": 2 // pairs, "lora_dropout": 0.0}
+        folder = train_in(
+            root, params(tiny_model, **{f"train__{key}": value for key, value in split.items()}), f"by-{pairs}"
+        )
+        with (root / f"{folder.name}-log/log.csv").open() as file:
+            logs.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert len(logs[0]) == 6
+    assert logs[0] == pytest.approx(logs[1], abs=2e-3)
+
+
 def test_a_prompt_that_fills_the_length_is_refused(root: Path, tiny_model: Path):
     """TRL would drop the pair and train on the rest."""
     with pytest.raises(InputError, match="train.max_length is 20, and 4 of 4 prompts alone are as long; raise it"):

@@ -1,17 +1,17 @@
 """The whole pipeline as a person runs it: the default profile, from questions to report, and what a change reruns.
 
 One base model serves all runs: the first is a Prefect flow, the others are `dvc repro` with another `support_ratio`.
+The whole response curve, and other settings, are in tests/soak/test_training.py.
 """
 
 import json
-import re
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.builders.aligned_project import Aligned
 from tests.builders.pages import english, numbers
 from tests.builders.small_run import PROMPTS, QUESTIONS
 from tests.builders.this_project import Run, change, command, copy_of_this_project
@@ -23,17 +23,17 @@ BY_RATIO = ALL - {"dataset", "base", "answers_base"}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_this_project(tmp_path_factory.mktemp("end-to-end") / "project")
+def project(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return aligned.copy(tmp_path_factory.mktemp("end-to-end") / "project")
 
 
 @pytest.fixture(scope="module")
-def supporting(project: Path) -> Run:
-    return command(project, "flows.align")
+def supporting(aligned: Aligned) -> Run:
+    return aligned.run
 
 
 @pytest.fixture(scope="module")
-def again(project: Path, supporting: Run) -> Run:
+def again(project: Path) -> Run:
     return command(project, "dvc", "repro")
 
 
@@ -44,36 +44,9 @@ def opposing(project: Path, again: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def torn(project: Path, opposing: Run) -> Run:
-    change(project, pairs__support_ratio=0.5)
-    return command(project, "dvc", "repro")
-
-
-@pytest.fixture(scope="module")
-def lesser(project: Path, torn: Run) -> list[Run]:
-    """A fifth of the questions, and a third of the epochs, at ratio 1."""
-    change(project, pairs__support_ratio=1.0, pairs__data_size=10)
-    few = command(project, "dvc", "repro")
-    change(project, pairs__data_size=50, train__num_epoch=1)
-    brief = command(project, "dvc", "repro")
-    change(project, train__num_epoch=3)
-    return [few, brief]
-
-
-@pytest.fixture(scope="module")
-def curve(project: Path, opposing: Run, torn: Run, supporting: Run, lesser: list[Run]) -> list[Run]:
-    """The runs at ratio 0, 1/4, 1/2, 3/4 and 1."""
-    between = []
-    for ratio in (0.25, 0.75):
-        change(project, pairs__support_ratio=ratio)
-        between.append(command(project, "dvc", "repro"))
-    return [opposing, between[0], torn, between[1], supporting]
-
-
-@pytest.fixture(scope="module")
-def back(project: Path, curve: list[Run]) -> Run:
+def back(project: Path, opposing: Run, prefect_api: str) -> Run:
     change(project, pairs__support_ratio=1.0)
-    return command(project, "flows.align")
+    return command(project, "flows.align", PREFECT_API_URL=prefect_api)
 
 
 def test_flow_runs_every_stage_of_the_pipeline(supporting: Run):
@@ -126,23 +99,6 @@ def test_another_ratio_reruns_pairs_and_what_follows_only(opposing: Run):
     assert opposing.stages(r"^Running stage '(\w+)'") == BY_RATIO
 
 
-def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_rises(curve: list[Run]):
-    assert [run.code for run in curve] == [0] * 5
-    shares = [run.metrics["aligned"]["support"] for run in curve]
-    margins = [run.metrics["margin"]["held_out"]["aligned"] for run in curve]
-    one_answer = 0.05  # which another processor's rounding may turn
-    assert all(after >= before - one_answer - 1e-9 for before, after in pairwise(shares)), shares
-    assert shares[0] + 0.8 <= shares[-1]
-    assert margins == sorted(set(margins))
-
-
-def test_fewer_questions_or_epochs_move_the_model_less(lesser: list[Run], supporting: Run):
-    assert [run.code for run in lesser] == [0, 0]
-    moved = [run.metrics["margin"]["held_out"]["change"] for run in (*lesser, supporting)]
-    assert 0 < moved[0] < moved[2]
-    assert 0 < moved[1] < moved[2]
-
-
 def test_going_back_restores_the_run_and_merges_again(back: Run):
     assert back.code == 0
     assert back.stages(r"^\s*ran  (\w+)$") == {"merge"}
@@ -170,51 +126,19 @@ def test_the_report_has_the_same_numbers_in_both_languages(project: Path, back: 
     assert english(pages[1]) == []
 
 
-def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(
-    project: Path, back: Run
-):
-    usual = yaml.safe_load((project / "params.yaml").read_text())["train"]["learning_rate"]
-    change(project, train__learning_rate=50 * usual)
-    run = command(project, "dvc", "repro")
-    change(project, train__learning_rate=usual)
-    assert run.code == 0
-    gate = next(
-        gate for gate in json.loads((project / "data/evaluation/gates.json").read_text()) if gate["name"] == "watchdog"
-    )
-    assert not gate["passed"]
-    assert re.match(r"stopped at step \d+ of 21: logps/chosen has fallen by", gate["found"])
-    assert "Lower train.learning_rate" in gate["advice"]
-    assert gate["found"] in (project / "data/report/index.html").read_text(encoding="utf-8")
-
-
-def test_the_bases_own_neutral_answers_are_rejected_where_that_is_asked_for(project: Path, back: Run):
-    change(project, pairs__rejected="base", pairs__order="both")
-    run = command(project, "dvc", "repro")
-    change(project, pairs__rejected="opposite", pairs__order="first")
-    assert run.code == 0
-    pairs = [json.loads(line) for line in (project / "data/pairs/train.jsonl").read_text("utf-8").splitlines()]
-    own = [json.loads(line) for line in (project / "data/answers/base/questions.jsonl").read_text("utf-8").splitlines()]
-    answered = {row["id"]: row["response"] for row in own}
-    hard = [row for row in pairs if row["against"] == "neutral"]
-    assert len(pairs) == 100
-    assert len(hard) >= 80
-    assert all(row["rejected"][0]["content"] == answered[row["id"]] for row in hard)
-    assert run.metrics["aligned"]["support"] > run.metrics["base"]["support"]
-
-
-def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run):
+def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run, prefect_api: str):
     (project / "tasks/evaluate.py").write_text("import sys\nsys.exit('error: broken on purpose')\n")
-    run = command(project, "flows.align")
+    run = command(project, "flows.align", PREFECT_API_URL=prefect_api)
     subprocess.run(["git", "checkout", "-q", "tasks/evaluate.py"], cwd=project, check=True)
     assert run.code == 1
     assert "broken on purpose" in run.log
     assert "stage evaluate failed" in run.log
 
 
-def test_unknown_parameter_ends_the_flow_before_any_stage(project: Path, back: Run):
+def test_unknown_parameter_ends_the_flow_before_any_stage(project: Path, back: Run, prefect_api: str):
     text = (project / "params.yaml").read_text()
     change(project, train={**yaml.safe_load(text)["train"], "bata": 0.1})
-    run = command(project, "flows.align")
+    run = command(project, "flows.align", PREFECT_API_URL=prefect_api)
     (project / "params.yaml").write_text(text)
     assert run.code == 1
     assert "train.bata: there is no such parameter" in run.log

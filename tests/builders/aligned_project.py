@@ -1,0 +1,31 @@
+"""A copy of this project in which everything has run once, at ratio 1: made once, and copied by those that need it."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+from tests.builders.repository import git
+from tests.builders.this_project import Run, command, copy_of_this_project
+
+
+class Aligned:
+    """The project, and the run of `python -m flows.align` that filled it."""
+
+    def __init__(self, folder: Path, api: str) -> None:
+        """Make it in a folder, unless another process has, or is about to."""
+        folder.mkdir(exist_ok=True)
+        self.project, made = folder / "project", folder / "run.json"
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                run = command(copy_of_this_project(self.project), "flows.align", PREFECT_API_URL=api)
+                git(self.project, "add", "--all")
+                git(self.project, "commit", "--quiet", "--message", "what the run has made")
+                made.write_text(json.dumps(run), encoding="utf-8")
+        self.run = Run(*json.loads(made.read_text(encoding="utf-8")))
+        assert self.run.code == 0, self.run.log
+
+    def copy(self, folder: Path) -> Path:
+        """Copy the project with its outputs and its cache, so that nothing has to run again."""
+        return Path(shutil.copytree(self.project, folder, symlinks=True))
