@@ -81,7 +81,6 @@ def client(settings: dict[str, str]) -> Run:
     return run
 
 
-@pytest.mark.slow
 def test_vllm_answers_one_question_as_it_comes(client, settings):
     environment = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "stance", "ask", "真人化好看嗎？", "--max-tokens", "300"]
@@ -93,7 +92,6 @@ def test_vllm_answers_one_question_as_it_comes(client, settings):
     assert process.returncode == 0
 
 
-@pytest.mark.slow
 def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(settings):
     async def both() -> tuple[list[str], list[str]]:
         at = find_endpoint(settings)
@@ -110,7 +108,6 @@ def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(settings)
     assert together == apart
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "changed", "sentence"),
     [
@@ -131,7 +128,6 @@ def test_vllm_s_refusals_are_one_sentence(client, arguments, changed, sentence):
     assert sentence in said
 
 
-@pytest.mark.slow
 def test_vllm_answers_a_batch_of_fifty_rows(client, tmp_path):
     rows = [json.dumps({"id": n, "prompt": f"question {n}"}) + "\n" for n in range(50)]
     (tmp_path / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")

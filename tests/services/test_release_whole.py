@@ -6,8 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -16,19 +15,16 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flows.release import judge, passing
-from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
 from stance.runs.provenance import release_id
-from tests.builders.aligned_project import Aligned
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui
 from tests.builders.repository import git
-from tests.builders.this_project import change
+from tests.builders.this_project import change, copy_of_this_project
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN, traces
 
-pytestmark = [pytest.mark.xdist_group("aligned"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(1500)
 
 ADAPTER, MERGED = "someone/stance-adapter", "someone/stance-merged"
 
@@ -42,9 +38,9 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def ui(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
-    """`make ui` in a clone of the aligned project that pushes to the Hub; its endpoint ends with it."""
-    project = aligned.clone(tmp_path_factory.mktemp("release") / "project")
+def ui(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
+    """`make ui` in a copy of this project that pushes to the Hub; its endpoint ends with it."""
+    project = copy_of_this_project(tmp_path_factory.mktemp("release") / "project")
     change(project, hub={"push": True, "adapter_repo_id": ADAPTER, "merged_repo_id": MERGED, "private": True})
     git(project, "commit", "--quiet", "--all", "--message", "push")
     with pytest.MonkeyPatch.context() as patch:
@@ -136,76 +132,44 @@ def no_eos(merged: Path) -> None:
     write_json(path, config)
 
 
-@contextmanager
-def planted(ui: Ui, released: dict[str, Any], plant: Callable[[Path], None]) -> Iterator[Path]:
-    """Plant a fault in the merged model of the released run, and take it out again; gives the run's folder."""
-    folder = ui.folder(released)
-    merged, kept = folder / "data/merged", folder / "data/kept"
-    shutil.copytree(merged, kept)
-    try:
-        plant(merged)
-        yield folder
-    finally:
-        shutil.rmtree(merged)
-        kept.rename(merged)
-
-
 @pytest.mark.parametrize(
     ("plant", "named"),
     [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")],
 )
-def test_a_planted_fault_is_refused_by_name(ui: Ui, released, plant, named, monkeypatch):
-    monkeypatch.chdir(ui.project)
-    monkeypatch.setattr("flows.release.judge", judge.fn)
-    monkeypatch.setattr("flows.release.create_markdown_artifact", lambda *arguments, **options: None)
-    with planted(ui, released, plant) as folder, pytest.raises(InputError) as refused:
-        passing(folder)
-    assert str(refused.value).startswith("not released, and nothing outside has changed: ")
-    assert named in str(refused.value)
-    assert all(gate.passed for gate in passing(ui.folder(released)))
-
-
-def test_a_refused_release_says_why_last_and_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):
+def test_a_planted_fault_is_refused_by_name_and_the_endpoint_untouched(ui: Ui, hub: Hub, released, plant, named):
+    merged = ui.folder(released) / "data/merged"
+    kept = merged.with_name("kept")
+    shutil.copytree(merged, kept)
     before = (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)})
-    with planted(ui, released, an_older_shard):
-        refused = typed(ui, "flows.release", "--run", str(released["name"]))
-    assert refused.returncode == 1
-    sentence = refused.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("error: not released, and nothing outside has changed: ")
-    assert "model.safetensors" in sentence
+    try:
+        plant(merged)
+        done = typed(ui, "flows.release", "--run", str(released["name"]))
+    finally:
+        shutil.rmtree(merged)
+        kept.rename(merged)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("error: not released, and nothing outside has changed: ")
+    assert named in said
     assert (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)}) == before
 
 
-@pytest.fixture(scope="module")
-def held(ui: Ui, released: dict[str, Any]) -> bytes:
-    """The record of the release that was held before anybody said no."""
-    return (ui.project / "data/release/release.json").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def unapproved(ui: Ui, released: dict[str, Any], held: bytes) -> dict[str, dict[str, Any]]:
-    """Two releases at once that nobody approves: one is told no, the other is told nothing for a second."""
-    runs = {
-        "no": launch(ui, run=released["name"], approval_minutes=10),
-        "silence": launch(ui, run=released["name"], approval_minutes=0.02),
-    }
-    assert ui.wait(runs["no"], {"PAUSED", *FINAL}) == "PAUSED"
-    answer = {"approve": False, "reason": "too blunt"}
-    ui.call("POST", f"/flow_runs/{runs['no']['id']}/resume", {"run_input": answer})
-    return runs
-
-
 @pytest.mark.parametrize(
-    ("answer", "reason"),
-    [("no", "not approved: too blunt"), ("silence", "nobody approved within 0.02 minutes")],
+    ("answer", "said"),
+    [({"approve": False, "reason": "too blunt"}, "not approved: too blunt"), (None, "nobody approved within 0.1")],
 )
-def test_a_no_and_a_silence_release_nothing(ui: Ui, held, unapproved, answer, reason):
-    assert ui.wait(unapproved[answer], FINAL) == "FAILED"
+def test_a_no_and_a_silence_release_nothing(ui: Ui, released, answer, said):
+    before = (ui.project / "data/release/release.json").read_bytes()
+    run = launch(ui, run=released["name"], approval_minutes=1 if answer else 0.1)
+    if answer:
+        assert ui.wait(run, {"PAUSED", *FINAL}) == "PAUSED"
+        ui.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": answer})
+    assert ui.wait(run, FINAL) == "FAILED"
     until = time.monotonic() + 60  # the server may say so before the flow does: it looks after pauses itself
-    while reason not in (ui.project / ".runs/deployments.log").read_text():
+    while said not in (ui.project / ".runs/deployments.log").read_text():
         assert time.monotonic() < until
         time.sleep(0.5)
-    assert (ui.project / "data/release/release.json").read_bytes() == held
+    assert (ui.project / "data/release/release.json").read_bytes() == before
 
 
 def test_token_and_key_are_written_nowhere_else_and_stand_in_no_argument(ui: Ui, released):

@@ -22,7 +22,7 @@ from stance.machine.supervisor import guarded, release
 from stance.runs.record import Run
 from tests.builders.served_run import another, finished, project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 DETACH = "from pathlib import Path; from stance.serving.command import serve_run; serve_run(Path())"
 QUESTION: list[Any] = [{"role": "user", "content": "配樂會更好嗎？"}]
