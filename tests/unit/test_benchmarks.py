@@ -1,5 +1,7 @@
 """The figures that the benchmark makes of what it has timed; tests/soak/test_benchmarks.py runs it as a whole."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -7,7 +9,7 @@ from benchmarks.course_run import AGAIN, STAGES, arguments, summary
 
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
-    pipeline = yaml.safe_load(open("dvc.yaml", encoding="utf-8").read())
+    pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
     assert set(STAGES) == pipeline["stages"].keys()
     assert all(arguments(name)[0] == "-m" for name in STAGES)
 
