@@ -1,8 +1,8 @@
-"""Questions to an aligned model and its report: one Prefect task per stage of `dvc.yaml`, in order.
+"""The flow `align`: from questions to an aligned model and its report, with one Prefect task per stage of `dvc.yaml`.
 
-The flow `align` works in a workspace of its own (`stance/runs/workspace.py`); `python -m flows.align` works in this
-tree, here and now, with or without a Prefect server. DVC decides what has to run; Prefect's own cache stays off, since
-two caches would be two truths.
+The flow works in a workspace of its own (`stance/runs/workspace.py`). `python -m flows.align` works in this tree, with
+or without a Prefect server. DVC decides which stages must run. Prefect's own cache is off, because two caches can
+disagree.
 """
 
 import logging
@@ -35,22 +35,22 @@ def align(
     """Align a model in a workspace of its own, and leave the working tree as it is.
 
     Args:
-        settings: The parameters; what is empty stays as the profile has it.
+        settings: The parameters; an empty field keeps the profile's value.
         uncommitted: Include the working tree's uncommitted edits, and record them.
-        stage_minutes: Minutes that a stage may take before it is ended; 0 for as long as it likes.
+        stage_minutes: Time limit of a stage in minutes; 0 for none.
     """
     return in_workspace(own_workspace(settings, uncommitted), stage_minutes)
 
 
 def own_workspace(settings: Settings, uncommitted: bool) -> Path:
-    """Return the workspace of the flow run that asks; one that is tried again has it already."""
+    """Return the workspace of this flow run; make it, unless an earlier try has."""
     name, ident = str(flow_run.name), str(flow_run.id)
-    tried = workspace.of_flow_run(name, ident)
-    return tried or workspace.create(name, settings.parameters(), edits=uncommitted, flow_run_id=ident)
+    earlier = workspace.of_flow_run(name, ident)
+    return earlier or workspace.create(name, settings.parameters(), edits=uncommitted, flow_run_id=ident)
 
 
 def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
-    """Bring a run to its end, whatever an earlier try has left, and return what became of each stage."""
+    """Run the stages in a workspace, where an earlier try may have stopped, and return the outcome of each stage."""
     workspace.clean_up(folder)
     run = Run.read(folder).updated(folder, state="running", problem=None, **record.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
@@ -75,14 +75,14 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
 
 @flow(name="align-here")
 def align_here() -> dict[str, str]:
-    """Run the whole pipeline in the working tree and return what became of each stage."""
+    """Run the whole pipeline in the working tree, and return the outcome of each stage."""
     outcomes: dict[str, str] = {}
     work(Path.cwd(), outcomes, 0, Cost({}, {}, {}))
     return outcomes
 
 
 class Cost(NamedTuple):
-    """What each stage took that ran: seconds, and MiB at the peak, in RAM and on the GPU."""
+    """The cost of each stage that ran: seconds, and peak memory in MiB, in RAM and on the GPU."""
 
     seconds: dict[str, float]
     memory: dict[str, int]
@@ -90,7 +90,7 @@ class Cost(NamedTuple):
 
 
 def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> None:
-    """Run every stage in a folder, and note what became of it and why, and what those took that ran."""
+    """Run every stage in a folder, and add its outcome to `outcomes` and its cost to `cost`."""
     check(folder)
     for stage in stages.names(folder):
         began = time.monotonic()
@@ -103,20 +103,20 @@ def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> 
         except Exception as error:
             outcomes[stage] = f"{FAILED}: {error}"
             raise
-    table = "\n".join(f"| {stage} | {said} |" for stage, said in outcomes.items())
+    table = "\n".join(f"| {stage} | {outcome} |" for stage, outcome in outcomes.items())
     create_markdown_artifact(f"| stage | outcome |\n|---|---|\n{table}\n", key="stages")
 
 
 def main() -> None:
-    """Run the flow here; a failure ends with exit code 1 and is explained in the log."""
+    """Run the flow in the working tree; a failure ends with exit code 1 and an error line."""
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
             outcomes = align_here()
     except (InputError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    for stage, said in outcomes.items():
-        print(f"{said.partition(':')[0]:>10}  {stage}")
+    for stage, outcome in outcomes.items():
+        print(f"{outcome.partition(':')[0]:>10}  {stage}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run."""
+"""The artifacts of a run in the Prefect UI: summary, answers, training curves and a link to the report."""
 
 import base64
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ VERDICT = {True: "passed", False: "**missed**"}
 
 
 def show(run: Run, folder: Path) -> None:
-    """Show in the UI what came of a run."""
+    """Show the results of a run in the UI."""
     create_markdown_artifact(summary(run, folder), key="summary", description=run.name)
     create_table_artifact(read_json(folder / "data/evaluation/responses.json"), key="answers", description=run.name)
     for curve in curves(folder / "data/train/log.csv"):
@@ -34,7 +34,7 @@ def show(run: Run, folder: Path) -> None:
 
 
 def data_uri(svg: str) -> str:
-    """Return a figure as an address that holds it, on white: its lines are drawn for a light page."""
+    """Return a figure as a data URI, on a white background, because its lines are drawn for a light page."""
     figure = str(svg).replace("<svg", '<svg style="background: white"', 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(figure.encode()).decode()}"
 

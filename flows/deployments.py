@@ -1,7 +1,7 @@
-"""Serves the deployments, one process of `make ui`: runs that are asked for in the UI start here.
+"""The process of `make ui` that serves the deployments: it starts the runs that users launch in the UI.
 
-A run whose process has died without a word - a `kill -9`, a power cut - is marked crashed first; retried in the UI, it
-goes on in its workspace.
+First it marks runs as crashed whose process has died, for example by `kill -9` or a power cut. A crashed run that is
+retried in the UI continues in its workspace.
 """
 
 from typing import cast
@@ -22,13 +22,13 @@ from stance.runs import workspace
 
 
 def mark_crashed() -> list[str]:
-    """Mark the runs that nobody works on any more as crashed, and return their names."""
+    """Mark runs as crashed whose process has died, and return their names."""
     dead = [(folder, run) for folder, run in workspace.all_runs() if run.open and not run.alive()]
     for folder, run in dead:
         workspace.clean_up(folder)
         if run.flow_run_id:
             show_crashed(UUID(run.flow_run_id))
-        if run.state == "starting":  # its workspace is not whole
+        if run.state == "starting":  # its workspace is incomplete
             workspace.remove(run.name)
         else:
             run.updated(folder, state="crashed", problem="its process has died")
@@ -36,30 +36,30 @@ def mark_crashed() -> list[str]:
 
 
 def show_crashed(flow_run: UUID) -> None:
-    """Say in the UI that a run is over, unless it is known, or it has been asked for again since."""
+    """Show a run as crashed in the UI, unless it has ended there or is scheduled again."""
     with get_client(sync_client=True) as client:
         try:
-            known = client.read_flow_run(flow_run).state
-        except ObjectNotFound:  # another server's
+            current = client.read_flow_run(flow_run).state
+        except ObjectNotFound:  # the run of another server
             return
-        if known is None or not (known.is_final() or known.is_scheduled()):
-            state: State[None] = Crashed(message="Its process has died; retry it, and it goes on where it was.")
+        if current is None or not (current.is_final() or current.is_scheduled()):
+            state: State[None] = Crashed(message="The process of this run has died. Retry the run to continue it.")
             client.set_flow_run_state(flow_run, state, force=True)
 
 
 def main() -> None:
-    """Sweep up, then serve until the end."""
+    """Mark crashed runs, then serve the deployments until the process ends."""
     for name in mark_crashed():
         print(f"{name} had crashed")
     deployments = (
         align.to_deployment("align", description="Align a model with a stance, in a workspace of its own."),
         sweep.to_deployment("sweep", description="A grid of runs, and a page that compares them."),
-        release.to_deployment("release", description="Gates, approval, Hub, endpoint, a first question."),
-        serve_flow.to_deployment("serve", description="Let a run's model answer behind the endpoint."),
+        release.to_deployment("release", description="Gates, approval, push to the Hub, endpoint, a first question."),
+        serve_flow.to_deployment("serve", description="Serve the model of a run behind the endpoint."),
     )
     limit = get_current_settings().runner.process_limit
-    # Another process may serve on when this one ends.
-    serve(*(cast(RunnerDeployment, known) for known in deployments), limit=limit, pause_on_shutdown=False)
+    # Not paused at the end, because another process may serve the same deployments.
+    serve(*(cast(RunnerDeployment, deployment) for deployment in deployments), limit=limit, pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""From data to an endpoint: a run, its gates, somebody's approval, the Hub, the server, a first question.
+"""The flow `release`: from a run, or the data for one, to its gates, an approval, the Hub, the endpoint and a question.
 
-    python -m flows.release                 # align first, as params.yaml says
-    python -m flows.release --run NAME      # a run that there is
+    python -m flows.release                 # aligns first, as params.yaml says
+    python -m flows.release --run NAME      # releases an existing run
 
-A release looks at the world each time; nothing of it is cached. Gates, approval, and whatever else can be known before
-decide before anything outside has changed. What only a running engine shows comes after the push; if it refuses, what
-answered goes on answering, and `data/release` is what it was.
+A release looks at files, Hub and endpoint each time; nothing is cached. The gates and the approval come before anything
+outside has changed. The checks of a running engine come after the push. If they fail, the previous model goes on
+answering, and `data/release` is restored.
 """
 
 import argparse
@@ -34,28 +34,25 @@ from flows.steps import PATIENCE
 from stance.client.smoke import smoke
 from stance.config.params import Params
 from stance.config.release import Hub
-from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.records import Gate, require
 from stance.errors import InputError, Unreachable
-from stance.language.messages import message, sentence
+from stance.language.messages import sentence
 from stance.machine.digests import Digests
-from stance.machine.files import read_json
 from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
-from stance.release.held import BEFORE, record, restore_previous
+from stance.release.held import BEFORE, record, release_gates, restore_previous
 from stance.release.push import push as push_to_hub
 from stance.runs.catalogue import finished
-from stance.runs.finished import MERGED, OUTPUTS, FinishedRun
-from stance.runs.provenance import RECORD, RELEASE
+from stance.runs.finished import FinishedRun
+from stance.runs.provenance import RELEASE
 from stance.serving.command import require_place, serve_run
-from stance.serving.file_checks import files_gate, tokenizer_gate
 
 SHOWN = 20
-"""Answers that whoever approves is shown; the report has all."""
+"""The number of answers that the approval shows; the report has all."""
 
 
 class Approval(RunInput):
-    """What a person answers in the UI."""
+    """The form that a person fills in to approve a release in the UI."""
 
     approve: bool = Field(description="Release this model?")
     reason: str = Field(default="", description="For the record.")
@@ -70,15 +67,15 @@ def release(
     approval_minutes: Annotated[float, Field(ge=0)] = 0,
     answering: bool = True,
 ) -> dict[str, Any]:
-    """Release a model: push it to the Hub if `hub.push` says so, and let it answer behind the endpoint.
+    """Release a model: push it to the Hub if `hub.push` is true, and serve it behind the endpoint.
 
     Args:
-        run: Which run to release; empty: align one first.
-        settings: The parameters of a new run; of a run that there is, only `hub.*` counts. Empty: as in params.yaml.
+        run: The run to release; empty: align one first.
+        settings: The parameters of a new run; for an existing run only `hub.*` counts. Empty: as in params.yaml.
         uncommitted: Include the working tree's uncommitted edits in a new run, and record them.
-        stage_minutes: Minutes that a stage of a new run may take before it is ended; 0 for as long as it likes.
-        approval_minutes: Minutes that a person has to approve; 0 to ask nobody.
-        answering: Let it answer behind this machine's endpoint; else the release is held in `data/release` alone.
+        stage_minutes: Time limit of a stage of a new run in minutes; 0 for none.
+        approval_minutes: Minutes that a person has to approve; 0 for no approval.
+        answering: Serve the model behind this machine's endpoint; if not, the release is only put into `data/release`.
     """
     hub = Params.parse(settings.parameters().values(Path("params.yaml")), "params.yaml").hub
     if hub.push:
@@ -132,65 +129,21 @@ def deploy(run: FinishedRun, on_hub: Mapping[str, Any]) -> dict[str, Any]:
 
 @task(task_run_name="gates", cache_policy=NO_CACHE)
 def judge(run: FinishedRun) -> list[Gate]:
-    """Collect the gates of a run: those that it wrote itself, and those on its files as they are now."""
-    tokenizer = tokenizer_gate(run.base_fingerprint, fingerprint(load_tokenizer(run.folder / MERGED)))
-    found = [*run.gates, up_to_date(run), files_gate(run, OUTPUTS), tokenizer, *not_worse(run)]
-    create_markdown_artifact("\n".join(gate_table(found)), key="gates", description=run.name)
-    return found
-
-
-def up_to_date(run: FinishedRun) -> Gate:
-    """Are parameters, code and data what the model was made from? A release is published with them."""
-    other = run.changed
-    return Gate(
-        name="up to date",
-        passed=not other,
-        figure=message("changed_since", keys=other) if other else message("nothing_changed_since"),
-        bound=message("as_the_lock_records"),
-        advice=message("put_back"),
-    )
-
-
-def not_worse(run: FinishedRun) -> list[Gate]:
-    """Compare a run with what was released last, if that was asked the same prompts for the same stance.
-
-    Returns:
-        One verdict, passed if no fewer answers hold the stance than the lower end of the last one's 95% interval.
-    """
-    before, now = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}, measured(run)
-    if now["stance"] is None or any(before.get(key) != now[key] for key in ("test_prompts", "stance")):
-        return []
-    last, share = before["adherence"], now["adherence"]["share"]
-    return [
-        Gate(
-            name="not worse",
-            passed=share >= last["low"],
-            figure=message("share_and_stance", share=share, stance=now["stance"]),
-            bound=message("at_least_last_release", low=last["low"], release=before["release"], share=last["share"]),
-            advice=message("release_another_run"),
-        )
-    ]
-
-
-def measured(run: FinishedRun) -> dict[str, Any]:
-    """Return the values that a later release is compared by."""
-    adherence = run.metrics["adherence"]
-    return {
-        "test_prompts": run.test_prompts,
-        "stance": None if adherence["mixed"] else adherence["stance"],
-        "adherence": adherence,
-    }
+    """Collect the gates of a run and show them in the UI."""
+    gates = release_gates(run)
+    create_markdown_artifact("\n".join(gate_table(gates)), key="gates", description=run.name)
+    return gates
 
 
 def approve(run: FinishedRun, gates: Sequence[Gate], minutes: float) -> None:
-    """Wait until a person has looked at gates and answers and said yes.
+    """Wait until a person has seen the gates and the answers, and has approved the release.
 
     Raises:
-        InputError: The person said no, or nobody said anything in time.
+        InputError: The person refused, or nobody answered in time.
     """
-    asked = Approval.with_initial_data(description=question(run, gates))
+    form = Approval.with_initial_data(description=question(run, gates))
     try:
-        answer = pause_flow_run(wait_for_input=asked, timeout=round(60 * minutes), poll_interval=2)
+        answer = pause_flow_run(wait_for_input=form, timeout=round(60 * minutes), poll_interval=2)
     except FlowPauseTimeout:
         raise InputError(f"nobody approved within {minutes:g} minutes; release {run.name} again") from None
     if not answer.approve:
@@ -199,7 +152,7 @@ def approve(run: FinishedRun, gates: Sequence[Gate], minutes: float) -> None:
 
 
 def question(run: FinishedRun, gates: Sequence[Gate]) -> str:
-    """Return what somebody sees who approves, in Markdown; in lists, since the UI's dialog cuts a wide table off."""
+    """Return the text of the approval in Markdown: gates and answers as lists, because the dialog cuts off tables."""
     lines = [f"Release `{run.release}`, the run **{run.name}**?", "", "**Gates**", ""]
     lines += [
         f"* {gate.name} {VERDICT[gate.passed]}: {sentence(gate.figure)}; expected {sentence(gate.bound)}"
@@ -226,8 +179,8 @@ def push(run: FinishedRun, hub: Hub) -> dict[str, Any]:
 
 @task(task_run_name="record", cache_policy=NO_CACHE)
 def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
-    """Replace the release in `data/release`; the previous one stands by until the new one answers."""
-    return record(run, on_hub, measured(run))
+    """Replace the release in `data/release`. The previous one stays beside it until the new one answers."""
+    return record(run, on_hub)
 
 
 @task(task_run_name="serve", cache_policy=NO_CACHE)
@@ -246,18 +199,18 @@ def ask(run: FinishedRun, address: str) -> dict[str, Any]:
 
 def main() -> None:
     """Release from the command line."""
-    ask_for = argparse.ArgumentParser(description=__doc__)
-    ask_for.add_argument("--run", help="a run that there is; without it one is aligned first")
-    ask_for.add_argument("--uncommitted", action="store_true", help="with this tree's edits")
-    asked = ask_for.parse_args()
+    parser = argparse.ArgumentParser(description="Release the model of a run: gates, Hub, endpoint, a first question.")
+    parser.add_argument("--run", help="the name of an existing run (default: align one first)")
+    parser.add_argument("--uncommitted", action="store_true", help="include this tree's uncommitted edits in a new run")
+    options = parser.parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
-            said = release(run=asked.run, uncommitted=asked.uncommitted)
+            answer = release(run=options.run, uncommitted=options.uncommitted)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable | ConnectionError) else 1)
-    print(f"released {said['release']}: {said['address']}")
+    print(f"released {answer['release']}: {answer['address']}")
 
 
 if __name__ == "__main__":

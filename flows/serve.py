@@ -1,4 +1,4 @@
-"""The deployment `serve`: a run's model becomes the one that answers, by a click; the endpoint outlives the flow."""
+"""The flow `serve`: let the model of a run answer behind the endpoint, which outlives the flow."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from stance.serving.command import serve_run
 
 @flow(name="serve", description="Let the model of a run answer behind the endpoint of `make serve`.")
 def serve(run: str = "") -> str:
-    """Swap to a run's model, or start the endpoint with it, and return its address.
+    """Swap the endpoint to the model of a run, or start an endpoint with it, and return the address.
 
     Args:
-        run: The name of a run; empty for the project's own tree.
+        run: The name of a run; empty for the run in the project's own tree.
 
     Raises:
-        InputError: There is no such run, or its model is refused; the endpoint is as it was.
+        InputError: There is no such run, or its model is refused. The endpoint stays as it was.
     """
     return serve_run(finished(run) if run else Path(), get_run_logger().info)

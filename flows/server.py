@@ -1,4 +1,7 @@
-"""The Prefect server and the process that serves the deployments, until Ctrl+C: `make ui`, `make ui PORT=4300`."""
+"""`make ui`: the Prefect server and the process that serves the deployments, until Ctrl+C.
+
+`make ui PORT=4300` takes another port. `some_server` provides a flow that was started in a terminal with a server.
+"""
 
 import os
 import subprocess
@@ -23,18 +26,18 @@ PORT = 4200
 START = 180  # seconds that a server may take on a busy machine
 LOGS = Path(".runs")
 LAST = "/api/deployments/name/serve/serve"
-"""The deployment that `flows.deployments` makes last."""
+"""The path of the deployment that `flows.deployments` makes last."""
 QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "2", "PREFECT_WORKER_QUERY_SECONDS": "2"}
-"""Seconds until a run starts or is cancelled; 10 by default."""
+"""Seconds between two looks for runs to start or cancel; Prefect's default is 10."""
 RUNS_AT_ONCE = "2"
-"""Others wait in Prefect's queue, where they take no memory; Prefect's own setting says otherwise."""
+"""The number of runs at a time, unless Prefect's own setting names another. Others wait in Prefect's queue."""
 
 
 def ui(port: int) -> None:
-    """Start what is not up yet and stay until something ends.
+    """Start the server and the deployments, unless they are up, and stay until one of them ends.
 
     Raises:
-        InputError: The port belongs to another program, or a process does not start.
+        InputError: Another program uses the port, or a process does not start.
     """
     address = f"http://{HOST}:{port}"
     LOGS.mkdir(exist_ok=True)
@@ -53,7 +56,7 @@ def ui(port: int) -> None:
 
 
 def start_all(address: str, port: int) -> None:
-    """Start the server and the process that serves the deployments, and stay until one ends."""
+    """Start the server, then the process that serves the deployments, and stay until one of them ends."""
     settings = {**environment(), **prefect_settings(address)}
     server = start("server", ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)], settings)
     processes = [server]
@@ -72,12 +75,12 @@ def start_all(address: str, port: int) -> None:
 
 @contextmanager
 def some_server() -> Iterator[None]:
-    """Have a Prefect server: the one that is configured, or else one that ends with this process, however that ends.
+    """Provide a Prefect server: the configured one, or a temporary one that ends with this process, however that ends.
 
-    The one that Prefect itself would start stays behind where the process is killed.
+    A temporary server of Prefect's own would stay behind if this process is killed.
 
     Raises:
-        InputError: It does not start.
+        InputError: The server does not start.
     """
     if PREFECT_API_URL.value():
         yield
@@ -92,23 +95,20 @@ def some_server() -> Iterator[None]:
         configure(f"{address}/api")
         yield
     finally:
-        for worker in (
-            EventsWorker,
-            APILogWorker,
-        ):  # which else ask for a server for a minute
+        for worker in (EventsWorker, APILogWorker):  # without this they look for a server for a minute
             worker.drain_all(timeout=5)
         release(server)
         configure("")
 
 
 def configure(api: str) -> None:
-    """Let Prefect's client, in all threads, ask a server."""
+    """Set the API address of Prefect's client, in all threads."""
     os.environ["PREFECT_API_URL"] = api
     refresh_global_settings_context()
 
 
 def prefect_settings(address: str) -> dict[str, str]:
-    """Return Prefect's settings for a server at an address, its pages included."""
+    """Return Prefect's settings for a server and its web pages at an address."""
     return {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_UI_API_URL": f"{address}/api",
@@ -120,14 +120,18 @@ def prefect_settings(address: str) -> dict[str, str]:
 
 
 def start(name: str, arguments: list[str], settings: dict[str, str]) -> "subprocess.Popen[str]":
-    """Start a Python process that ends with this one, and log what it prints."""
+    """Start a Python process that ends with this one, and log its output."""
     LOGS.mkdir(exist_ok=True)
     with (LOGS / f"{name}.log").open("w", encoding="utf-8") as log:
         return guarded([sys.executable, *arguments], env=settings, stdout=log, stderr=subprocess.STDOUT)
 
 
 def wait_for(url: str, name: str, process: "subprocess.Popen[str]") -> None:
-    """Wait until a URL answers."""
+    """Wait until a URL answers.
+
+    Raises:
+        InputError: The process ended, or took too long.
+    """
     until = time.monotonic() + START
     while not answers(url):
         if process.poll() is not None or time.monotonic() > until:

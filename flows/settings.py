@@ -1,6 +1,6 @@
-"""What a person sets when a run is started: a few parameters by name, all others by dotted key.
+"""The launch form of a run: a field for a few parameters, and all others by dotted key.
 
-Ranges and descriptions are those of `stance/config`; whatever is left empty stays as the profile has it.
+Ranges and descriptions come from `stance/config`. An empty field keeps the value of the profile.
 """
 
 from typing import Any
@@ -23,31 +23,31 @@ BLOCKS = {
     "r": "train",
     "lora_alpha": "train",
 }
-"""Where a field below belongs; `seed` is in no block."""
+"""The block of `params.yaml` that each field belongs to; `seed` is in none."""
 KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-"""JSON schema's words, which pydantic leaves out for a value that may be empty."""
+"""The keywords of JSON schema for bounds, which pydantic leaves out for a value that may be empty."""
 
 
 def like(block: type[BaseModel], name: str) -> Any:
     """Return an empty field with the range and the description of a parameter."""
-    known = block.model_fields[name]
+    parameter = block.model_fields[name]
     bounds = {
         keyword: getattr(bound, sign)
-        for bound in known.metadata
+        for bound in parameter.metadata
         for sign, keyword in KEYWORDS.items()
         if hasattr(bound, sign)
     }
-    field: Any = empty(known.description, **bounds)
-    field.metadata = known.metadata
+    field: Any = empty(parameter.description, **bounds)
+    field.metadata = parameter.metadata
     return field
 
 
 def empty(description: str | None, **schema: Any) -> Any:
-    """Return a field that is left out where nothing is entered: in a form's eyes None is a wrong value."""
+    """Return a field that is left out if nothing is entered; the form would refuse None as a value."""
 
-    def without_default(known: dict[str, Any]) -> None:
-        known.pop("default")
-        known.update(schema)
+    def without_default(properties: dict[str, Any]) -> None:
+        properties.pop("default")
+        properties.update(schema)
 
     return Field(default=None, description=description, json_schema_extra=without_default)
 
@@ -56,7 +56,7 @@ class Settings(Section):
     """The launch form of a run."""
 
     profile: str | SkipJsonSchema[None] = empty(
-        "Where all parameters start from; empty: params.yaml as it is.",
+        "The profile that all parameters start from; empty: params.yaml as it is.",
         enum=sorted(path.stem for path in PROFILES.glob("*.yaml")),
     )
     data_size: int | SkipJsonSchema[None] = like(Pairs, "data_size")
@@ -76,7 +76,7 @@ class Settings(Section):
         return {key: value for key, value in serialize(self).items() if value is not None}
 
     def parameters(self) -> Overrides:
-        """Return what is set: the profile, and the values by dotted key."""
+        """Return the profile and the entered values, by dotted key."""
         entered = self.model_dump(exclude={"profile", "overrides"})
         named = {".".join(filter(None, (BLOCKS.get(key), key))): value for key, value in entered.items()}
         return Overrides(self.profile, named | self.overrides)

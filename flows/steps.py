@@ -1,4 +1,4 @@
-"""The Prefect tasks of an alignment: pre-flight, one task per stage, and the push to the DVC remote."""
+"""The Prefect tasks of an alignment: the pre-flight, one task per stage, and the push to the DVC remote."""
 
 import json
 import os
@@ -31,90 +31,91 @@ STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
 
 def unreachable(_task: Any, _run: Any, failed: State[Any]) -> bool:
-    """Did a task fail because a server did not answer? Only that may be better later."""
+    """Did a task fail because a server did not answer? Only such a task is worth a retry."""
     return isinstance(failed.data, ConnectionError | Unreachable)
 
 
 def backoff(retries: int) -> list[float]:
     """Return the seconds before each retry: 10, 20, 40, ..., each up to half shorter or longer.
 
-    Runs that fail together shall not come back together; Prefect's own `retry_jitter_factor` does nothing in 3.7.
+    The random part keeps runs that failed together from retrying together. Prefect's own `retry_jitter_factor` has no
+    effect in 3.7.
     """
     return [10 * 2**retry * random.uniform(0.5, 1.5) for retry in range(retries)]
 
 
 PATIENCE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": backoff, "retry_condition_fn": unreachable}
-"""Only a network step is tried again, wherever it is; a training that failed would fail again."""
+"""Retries for a step that failed at the network. A training that failed would fail again."""
 
 
 @task(task_run_name="preflight", cache_policy=NO_CACHE, **PATIENCE)
 def check(folder: Path) -> None:
-    """Check parameters, data and machine before anything expensive, all at once."""
-    done = subprocess.run(  # a process of its own, since looking at a GPU takes some of its memory until the end
+    """Check parameters, data and machine before any expensive stage."""
+    ended = subprocess.run(  # in a process of its own, because a process that looks at a GPU holds memory there
         [sys.executable, "-m", "stance", "preflight", "--json"],
         cwd=folder,
         env=processes.environment(),
         capture_output=True,
         text=True,
     )
-    if done.stdout:
-        create_table_artifact(json.loads(done.stdout), key="preflight")
-    if done.returncode:
-        kind = ConnectionError if done.returncode == os.EX_TEMPFAIL else InputError
-        raise kind(done.stderr.strip().removeprefix("error: "))
+    if ended.stdout:
+        create_table_artifact(json.loads(ended.stdout), key="preflight")
+    if ended.returncode:
+        kind = ConnectionError if ended.returncode == os.EX_TEMPFAIL else InputError
+        raise kind(ended.stderr.strip().removeprefix("error: "))
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, **PATIENCE)
 def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, int]]:
-    """Bring a stage up to date; the state says what that took - ran, restored, unchanged or failed - and why.
+    """Bring a stage up to date; the name and message of the state say how - ran, restored or unchanged - and why.
 
-    Its result is the MiB that the largest process took in RAM, and those in use on the GPU.
+    The result is the peak memory in MiB: of the largest process in RAM, and in use on the GPU.
     """
-    why = ", ".join(stages.reasons(stage, folder))
-    say = get_run_logger().info
+    reasons = ", ".join(stages.reasons(stage, folder))
+    info = get_run_logger().info
     peaks = (0, 0)
-    with (folder / LOG).open("a", encoding="utf-8") as kept, ExitStack() as turns:
+    with (folder / LOG).open("a", encoding="utf-8") as file, ExitStack() as turns:
 
         def log(line: str) -> None:
             nonlocal peaks
-            say(line)
-            print(line, file=kept, flush=True)
-            if found := PEAK.match(line):
-                peaks = int(found[1]), int(found[2])
+            info(line)
+            print(line, file=file, flush=True)
+            if peak := PEAK.match(line):
+                peaks = int(peak[1]), int(peak[2])
 
-        mine = f"{flow_run.name} ({stage})"
-        hold = [turns.enter_context(locks.gpu_lock(mine, log))] if why and stages.needs_gpu(stage, folder) else []
+        holder = f"{flow_run.name} ({stage})"
+        hold = [turns.enter_context(locks.gpu_lock(holder, log))] if reasons and stages.needs_gpu(stage, folder) else []
         try:
             outcome = stages.reproduce(stage, folder, progress(stage, log), hold, minutes)
         except (OSError, RuntimeError) as error:
-            raise type(error)(f"{error} (it ran because of {why or 'what is missing'})") from None
-    said = outcome if outcome == "unchanged" else f"{outcome}: {why}"
-    return Completed(name=outcome.capitalize(), message=said, data=peaks)
+            raise type(error)(f"{error} (it ran because of {reasons or 'missing outputs'})") from None
+    message = outcome if outcome == "unchanged" else f"{outcome}: {reasons}"
+    return Completed(name=outcome.capitalize(), message=message, data=peaks)
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
 def push(folder: Path) -> None:
-    """Give the run's outputs to the DVC remote, where other machines find them."""
+    """Push the outputs of a run to the DVC remote, where other machines find them."""
     stages.push(folder, get_run_logger().info)
 
 
 def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a log that also shows, as a bar in the UI, how far training or answering is."""
+    """Return a log function that also shows the progress of training or answering as a bar in the UI."""
     key, bar, lost = f"{stage}-progress".replace("_", "-"), list[UUID](), False
 
-    def show(found: re.Match[str]) -> None:
-        said = f"{found[1]}, {found[4]} s left"
+    def show(step: re.Match[str]) -> None:
+        description = f"{step[1]}, {step[4]} s left"
         if not bar:
-            bar.append(cast(UUID, create_progress_artifact(progress=0.0, key=key, description=said)))
-        update_progress_artifact(bar[0], progress=100 * int(found[2]) / int(found[3]), description=said)
+            bar.append(cast(UUID, create_progress_artifact(progress=0.0, key=key, description=description)))
+        update_progress_artifact(bar[0], progress=100 * int(step[2]) / int(step[3]), description=description)
 
     def line(text: str) -> None:
         nonlocal lost
         log(text)
-        if (found := STEP.search(text)) and not lost:
+        if (step := STEP.search(text)) and not lost:
             try:
-                show(found)
-            except (httpx.HTTPError, PrefectException) as error:  # what is shown may not end what is done
+                show(step)
+            except (httpx.HTTPError, PrefectException) as error:  # a failed display must not end the stage
                 lost = True
                 log(f"the progress of {stage} is not shown any more ({type(error).__name__}: {error})")
 

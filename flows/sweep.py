@@ -1,10 +1,10 @@
-"""A grid of runs, each in a workspace of its own, and a page that compares them.
+"""The flow `sweep`: a grid of runs, each in a workspace of its own, and a page that compares them.
 
     make sweep GRID=course JOBS=2
 
-A grid is a file in `grids/`, in the terms of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
-values. A run starts from the last commit and is known by that and its parameters: started again, a sweep repeats none
-that is complete and takes up the others where they were.
+A grid is a file in `grids/` in the form of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
+values. A run starts from the last commit, and its name is made from that commit and its parameters. So a sweep that is
+started again repeats no complete run, and continues the others.
 """
 
 import argparse
@@ -42,27 +42,27 @@ from stance.runs.workspace import RUNS
 
 GRIDS = Path("grids")
 ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "stance", "flows", "data/sources")
-"""What a run is made from, as it was committed."""
+"""The committed files that a run is made from."""
 
 
 def planned(grid: str) -> dict[str, dict[str, Any]]:
     """Return the parameters of each run of a grid by its name.
 
     Raises:
-        InputError: As `points` and `refuse_edits` do.
+        InputError: As in `points` and `refuse_edits`.
     """
     refuse_edits()
     return {named(grid, point): point for point in points(grid)}
 
 
 def refuse_edits() -> None:
-    """Refuse to start runs that would not see what was edited.
+    """Refuse uncommitted edits, which the runs of a grid would not see.
 
     Raises:
-        InputError: Something of what they are made from is not committed; names it.
+        InputError: A file that runs are made from has uncommitted edits; names all such files.
     """
-    found = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *ORIGIN).split("\0")
-    edited = [entry.split(maxsplit=1)[1] for entry in found if entry]
+    entries = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *ORIGIN).split("\0")
+    edited = [entry.split(maxsplit=1)[1] for entry in entries if entry]
     if edited:
         are = "are" if len(edited) > 1 else "is"
         raise InputError(
@@ -72,43 +72,43 @@ def refuse_edits() -> None:
 
 
 def points(grid: str) -> list[dict[str, Any]]:
-    """Return the parameters of each run of a grid, checked beside all others.
+    """Return the parameters of each run of a grid, checked together with all other parameters.
 
     Raises:
-        InputError: There is no such grid, it is none, or a value is wrong.
+        InputError: There is no such grid, the file is not a grid, or a value is wrong.
     """
     path = GRIDS / f"{grid}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
-        raise InputError(f"there is no grid {grid!r}; expected one of {known}, or write {path}")
+        names = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
+        raise InputError(f"there is no grid {grid!r}; expected one of {names}, or write {path}")
     try:
-        found = list(ParameterGrid(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        parameters = list(ParameterGrid(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} is no grid ({error}); expected mappings of dotted parameters to lists") from None
-    for point in found:
+    for point in parameters:
         Overrides(changes=point).values(Path("params.yaml"))
-    return found
+    return parameters
 
 
 def named(grid: str, point: Mapping[str, Any]) -> str:
     """Return the name of a run, the same for the same tree and parameters."""
-    known = json.dumps([git(Path(), "rev-parse", "HEAD^{tree}"), point], sort_keys=True)
-    return f"{grid}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    identity = json.dumps([git(Path(), "rev-parse", "HEAD^{tree}"), point], sort_keys=True)
+    return f"{grid}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 @flow(name="swept", flow_run_name="{name}")
 def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
-    """Make one run of a grid, or bring it to its end.
+    """Make one run of a grid, or continue it.
 
     Raises:
-        InputError: Somebody works on it.
+        InputError: Another process works on it.
     """
     folder = RUNS.resolve() / name
     if (folder / RECORD).exists():
-        known = Run.read(folder)
-        if known.open and known.alive():
-            raise InputError(f"process {known.pid} works on the run {name}; wait for it, or end it")
-        if known.state == "starting" or lost(folder) == PARAMS:  # its workspace is not whole
+        run = Run.read(folder)
+        if run.open and run.alive():
+            raise InputError(f"process {run.pid} works on the run {name}; wait for it, or end it")
+        if run.state == "starting" or lost(folder) == PARAMS:  # its workspace is incomplete
             workspace.remove(name)
     if not (folder / RECORD).exists():
         workspace.create(name, Overrides(changes=point), edits=False, flow_run_id=str(flow_run.id))
@@ -117,17 +117,17 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def attempt(name: str, point: dict[str, Any]) -> None:
-    """Make one run of a grid beside the others."""
+    """Make one run of a grid, in a thread beside other runs."""
     swept(name, point)
 
 
 @flow(name="sweep")
 def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
-    """Make the runs of a grid that are not complete yet, and compare all of them.
+    """Make the incomplete runs of a grid, and compare all of its runs.
 
     Args:
         grid: Name of a file in `grids/`.
-        jobs: How many runs go on at a time.
+        jobs: The number of runs at a time.
     """
     runs = planned(grid)
     left = {name: point for name, point in runs.items() if not complete(name)}
@@ -145,36 +145,36 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
 
 
 def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
-    """Return why runs failed, by their names."""
+    """Return the errors of failed runs, by the names of the runs."""
     ended = {name: future.result(raise_on_failure=False) for name, future in tried.items()}
-    return {name: str(found) or type(found).__name__ for name, found in ended.items() if isinstance(found, Exception)}
+    return {name: str(error) or type(error).__name__ for name, error in ended.items() if isinstance(error, Exception)}
 
 
 def complete(name: str) -> bool:
-    """Has a run come to its end, and is what it made still there?"""
+    """Is a run completed, and are its outputs still there?"""
     folder = RUNS / name
     return (folder / RECORD).exists() and Run.read(folder).state == "completed" and lost(folder) is None
 
 
 def leave(*_: object) -> NoReturn:
-    """End at once, runs in other threads too: the pipes to their guards close."""
+    """End at once, with the runs in other threads: their guards end them when their pipes close."""
     print("\nended; the same command goes on from here", file=sys.stderr)
     os._exit(130)
 
 
 def main() -> None:
     """Sweep: `python -m flows.sweep GRID --jobs 2`."""
-    ask = argparse.ArgumentParser(prog="python -m flows.sweep", description=main.__doc__)
-    ask.add_argument("grid")
-    ask.add_argument("--jobs", type=int, default=1, help="how many runs go on at a time")
-    asked = ask.parse_args()
-    planned(asked.grid)
+    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=main.__doc__)
+    parser.add_argument("grid", help="the name of a file in grids/, without its ending")
+    parser.add_argument("--jobs", type=int, default=1, help="the number of runs at a time (default: 1)")
+    options = parser.parse_args()
+    planned(options.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
-            print(f"The comparison: {sweep(asked.grid, asked.jobs)}")
+            print(f"The comparison: {sweep(options.grid, options.jobs)}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")
 

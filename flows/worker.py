@@ -1,6 +1,6 @@
-"""A worker of a work pool: runs that were asked for at a server elsewhere start in this checkout: `make worker`.
+"""`make worker`: a worker of a Prefect work pool, which runs in this checkout the flows launched at another server.
 
-`PREFECT_API_URL` names the server, `deploy/prefect.yaml` what it may ask for (docs/deploy.md).
+`PREFECT_API_URL` names the server, `deploy/prefect.yaml` the deployments (docs/deploy.md).
 """
 
 import os
@@ -15,10 +15,10 @@ from stance.machine.supervisor import guarded, release
 
 
 def worker(pool: str) -> int:
-    """Sweep up, then take runs from a pool until the end; returns how the worker ended.
+    """Mark crashed runs, then take runs from a pool until the worker ends, and return its exit code.
 
     Raises:
-        InputError: No server is named, or it does not answer.
+        InputError: `PREFECT_API_URL` is not set, or the server does not answer.
     """
     server = os.environ.get("PREFECT_API_URL")
     if not server:

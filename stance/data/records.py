@@ -58,6 +58,11 @@ def read_gates(path: Path) -> list[Gate]:
     return _read_list(path, Gate)
 
 
+def parse_gates(content: bytes, path: Path) -> list[Gate]:
+    """Return the gates in the bytes of a `gates.json`; `path` names the file in an error."""
+    return _parse_list(content, path, Gate)
+
+
 def write_gates(path: Path, gates: Iterable[Gate]) -> None:
     """Write gates to a `gates.json`."""
     write_json(path, [gate.model_dump() for gate in gates])
@@ -75,15 +80,21 @@ def write_warnings(path: Path, warnings: Iterable[LintWarning]) -> None:
 
 def _read_list(path: Path, schema: type[Record]) -> list[Record]:
     try:
-        return TypeAdapter(list[schema]).validate_python(read_json(path))  # type: ignore[valid-type]
+        return _parse_list(path.read_bytes(), path, schema)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+
+
+def _parse_list(content: bytes, path: Path, schema: type[Record]) -> list[Record]:
+    try:
+        return TypeAdapter(list[schema]).validate_json(content)  # type: ignore[valid-type]
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"])) or "the file"
         raise InputError(
-            f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); "
-            "run `dvc repro` again in the run's folder"
+            f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); an earlier version of "
+            "this project made the run: make it again with this one (`make repro`, or a new run), or release it from a "
+            "checkout of its own commit"
         ) from None
 
 

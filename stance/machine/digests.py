@@ -64,6 +64,10 @@ class Digest(BaseModel):
         """Is a file the one that the hashes were taken of, by its stat values?"""
         return self.stat == Stat.of(path)
 
+    def still_holds(self, path: Path) -> bool:
+        """Is the content of a file the one that was hashed? Only a file that was touched since is read."""
+        return self.fits(path) or read_digest(path).sha256 == self.sha256
+
 
 Digests = Mapping[str, Digest]
 """Digests by the file's path in the folder of the run."""

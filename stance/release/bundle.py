@@ -13,7 +13,7 @@ from typing import get_args
 
 from stance.config import data, release
 from stance.errors import InputError
-from stance.machine.digests import Digest, Stat
+from stance.machine.digests import Digest
 from stance.machine.files import File, blob_id
 from stance.models.base import Base
 from stance.models.hub import Entry
@@ -39,8 +39,8 @@ class Local:
     holds: File
     blob_id: str
     """git's hash of the content."""
-    stat: Stat | None = None
-    """The stat values of a file on disk when its hashes were taken."""
+    digest: Digest | None = None
+    """The digest of a file on disk."""
 
     @classmethod
     def of_bytes(cls, content: bytes) -> "Local":
@@ -51,7 +51,7 @@ class Local:
     @classmethod
     def of_digest(cls, path: Path, digest: Digest) -> "Local":
         """Return a file on disk whose digest was taken."""
-        return cls(path, File(sha256=digest.sha256, size=digest.stat.size), digest.blob_id, digest.stat)
+        return cls(path, File(sha256=digest.sha256, size=digest.stat.size), digest.blob_id, digest)
 
     def held_like(self, entry: Entry | None) -> tuple[int, str]:
         """Return size and hash, of the kind that the Hub lists the file by: git's where git itself holds it."""

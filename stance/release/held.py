@@ -1,7 +1,7 @@
 """`data/release`: the release that counts here, as files, and the one before it while the new one is tried.
 
-`record` puts a `FinishedRun` there as a whole; `restore_previous` goes back. The weights are hard links to those of the
-run where the disk allows, so that a release costs no space.
+`release_gates` decides whether a `FinishedRun` may be released, `record` puts it there as a whole, `restore_previous`
+goes back. The weights are hard links to those of the run where the disk allows, so that a release costs no space.
 """
 
 import shutil
@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.records import Gate
+from stance.language.messages import message
 from stance.machine.digests import Digest, link
-from stance.machine.files import write_json
-from stance.runs.finished import GATES, PARAMS, RESPONSES, FinishedRun
+from stance.machine.files import read_json, write_json
+from stance.runs.finished import GATES, MERGED, MODELS, OUTPUTS, PARAMS, RESPONSES, FinishedRun
 from stance.runs.lockfile import LOCK
 from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed
+from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
 """The small files of the run that stand beside the two models."""
@@ -27,21 +31,64 @@ PROVENANCE = "provenance.json"
 """The provenance of the model for a server in a container, which has no checkout of the run."""
 
 
-def record(run: FinishedRun, on_hub: Mapping[str, Any], measured: Mapping[str, Any]) -> FinishedRun:
+def release_gates(run: FinishedRun) -> list[Gate]:
+    """Return the gates of a release: those that the run wrote itself, and those on its files as they are now.
+
+    Args:
+        run: The run, with the digests of both models.
+    """
+    tokenizer = tokenizer_gate(run.base_fingerprint, fingerprint(load_tokenizer(run.folder / MERGED)))
+    return [*run.gates, up_to_date_gate(run), files_gate(run, OUTPUTS), tokenizer, *not_worse(run)]
+
+
+def not_worse(run: FinishedRun) -> list[Gate]:
+    """Compare a run with the last release, if that was asked the same prompts for the same stance.
+
+    Returns:
+        One gate. It is passed if the share of answers that hold the stance is at least the lower end of the last
+        release's 95% interval.
+    """
+    last = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}
+    now = measured(run)
+    if now["stance"] is None or any(last.get(key) != now[key] for key in ("test_prompts", "stance")):
+        return []
+    before, share = last["adherence"], now["adherence"]["share"]
+    return [
+        Gate(
+            name="not worse",
+            passed=share >= before["low"],
+            figure=message("share_and_stance", share=share, stance=now["stance"]),
+            bound=message("at_least_last_release", low=before["low"], release=last["release"], share=before["share"]),
+            advice=message("release_another_run"),
+        )
+    ]
+
+
+def measured(run: FinishedRun) -> dict[str, Any]:
+    """Return the values that a later release is compared by."""
+    adherence = run.metrics["adherence"]
+    return {
+        "test_prompts": run.test_prompts,
+        "stance": None if adherence["mixed"] else adherence["stance"],
+        "adherence": adherence,
+    }
+
+
+def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
     """Replace the release in `data/release`; the previous one, perhaps none, is in `BEFORE` then.
 
     Args:
         run: The run, with the digests of both models.
         on_hub: What was pushed of it just now, if it was.
-        measured: The values that a later release is compared by.
 
     Returns:
         The run with the stat values that linking its weights left.
 
     Raises:
-        InputError: A file was changed since it was checked.
+        InputError: A weight file was changed since it was checked.
     """
-    run.require_untouched(run.digests)
+    run = run.hashed()
+    run.require_as_recorded(MODELS)
     shutil.rmtree(PART, ignore_errors=True)
     linked = {path: _link(run, path, digest) for path, digest in run.digests.items()}
     for path in BESIDE:
@@ -51,7 +98,7 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any], measured: Mapping[str, A
         write_json(PART / PUSHED, on_hub)
     elif pushed(run.release):
         shutil.copy(RELEASE / PUSHED, PART)
-    write_json(PART / RECORD, {**entry, **measured})
+    write_json(PART / RECORD, {**entry, **measured(run)})
     write_json(PART / PROVENANCE, provenance(run, PART))
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)

@@ -33,7 +33,6 @@ from rich.text import Text
 from stance.config import params, release
 from stance.data.records import require
 from stance.errors import InputError
-from stance.machine.digests import Stat
 from stance.machine.files import write_json
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
@@ -212,7 +211,7 @@ def _send(plan: Plan, before: Listing) -> str:
 
 def _addition(name: str, file: Local) -> CommitOperationAdd:
     """Return what the Hub's client is to send; with the SHA-256 that is known it does not read the file for one."""
-    if isinstance(file.content, Path) and not (file.stat and file.stat == Stat.of(file.content)):
+    if file.digest and isinstance(file.content, Path) and not file.digest.still_holds(file.content):
         raise InputError(f"{file.content} was changed since it was checked; run the push again")
     addition = CommitOperationAdd(name, file.content)
     addition.upload_info.sha256 = bytes.fromhex(file.holds.sha256)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from stance.config.params import Params
 from stance.data.answers import Response, parse_responses
-from stance.data.records import Gate
+from stance.data.records import Gate, parse_gates
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
 from stance.machine.files import parse_yaml
@@ -88,7 +88,7 @@ class FinishedRun:
             params=Params.parse(values, str(folder / PARAMS)),
             lock=lock,
             changed=lock.changed(folder, values),
-            gates=_gates(contents[GATES], folder / GATES),
+            gates=parse_gates(contents[GATES], folder / GATES),
             responses=parse_responses(contents[RESPONSES], folder / RESPONSES),
             base=_base(contents[BASE], folder / BASE),
             digests={},
@@ -130,16 +130,6 @@ class FinishedRun:
                 f"{', '.join(other)} in {self.folder} differ from what dvc.lock records; run `make repro` there, or "
                 "`dvc checkout` to restore them"
             )
-
-    def require_untouched(self, paths: Iterable[str]) -> None:
-        """Refuse files that were written since their digests were taken; none is read.
-
-        Raises:
-            InputError: The stat values of a file are others than in its digest.
-        """
-        for path in paths:
-            if not self.digests[path].fits(self.folder / path):
-                raise InputError(f"{self.folder / path} was changed since it was checked; run the command again")
 
     @property
     def name(self) -> str:
@@ -187,16 +177,6 @@ def _content(path: Path) -> bytes:
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _gates(content: bytes, path: Path) -> list[Gate]:
-    try:
-        return [Gate(**gate) for gate in json.loads(content)]
-    except (ValueError, TypeError):  # pydantic's error is a ValueError
-        raise InputError(
-            f"{path} is not in the format of this version; an earlier version of this project made the run: make it "
-            "again with this one (`make repro`, or a new run), or release it from a checkout of its own commit"
-        ) from None
 
 
 def _base(content: bytes, path: Path) -> Base:

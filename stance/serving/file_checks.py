@@ -1,7 +1,7 @@
-"""Is what lies in a folder the model that a run has made?
+"""Gates on the files of a run: are they those that the run made?
 
-Its files are compared with `dvc.lock`, its tokenizer with the base's fingerprint. `stance.serving.live_checks` asks an
-engine the same.
+The files are compared with `dvc.lock`, the tokenizer with the base model's fingerprint. `stance.serving.live_checks`
+makes the same checks on a running engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from stance.language.messages import BOS, EOS, TEMPLATE, Message, message
 from stance.runs.finished import FinishedRun
 
 NOT_SERVED = "is not served, and what answers now is untouched"
-"""What becomes of a model that misses one of these gates, or one of `stance.serving.live_checks`'s."""
+"""The consequence for a model that misses one of these gates, or one of `stance.serving.live_checks`."""
 
 
 def files_gate(run: FinishedRun, names: Sequence[str]) -> Gate:
@@ -29,6 +29,18 @@ def files_gate(run: FinishedRun, names: Sequence[str]) -> Gate:
         figure=message("files_differ", files=other) if other else message("files_as_recorded", files=list(names)),
         bound=message("what_the_lock_records"),
         advice=message("make_files_again"),
+    )
+
+
+def up_to_date_gate(run: FinishedRun) -> Gate:
+    """Are parameters, code and data those that the model was made from? They are published with it."""
+    changed = run.changed
+    return Gate(
+        name="up to date",
+        passed=not changed,
+        figure=message("changed_since", keys=changed) if changed else message("nothing_changed_since"),
+        bound=message("as_the_lock_records"),
+        advice=message("put_back"),
     )
 
 

@@ -8,12 +8,21 @@ import yaml
 
 from stance.config.profiles import compose
 from stance.data.chat import encode_answer, fingerprint, load_tokenizer
+from stance.data.records import Gate, write_gates
+from stance.language.messages import message
 from stance.machine.files import md5, write_json
 from tests.builders.finished_run import write_evaluation
 from tests.builders.repository import git
 from tests.builders.small_run import QUESTIONS, write_dataset
 
 NAMES = ("deploy", "flows", "stance", "tasks")
+GATE = Gate(
+    name="adherence",
+    passed=True,
+    figure=message("share_of_stance", stance="support", share=1.0, low=0.8, high=1.0),
+    bound=message("at_least_share", share=0.8),
+    advice=message("longer_training"),
+)
 
 
 def project(folder: Path, model: Path) -> Path:
@@ -42,6 +51,7 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
     write_json(folder / "data/base/base.json", {"source": "miniature", "files": {}})
     write_evaluation(folder / "data/evaluation")
+    write_gates(folder / "data/evaluation/gates.json", [GATE])
     lock(folder)
     return folder
 

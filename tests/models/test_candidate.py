@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stance.data.records import in_words
 from stance.errors import InputError
 from stance.machine.files import md5, md5_of_files, write_json
 from stance.runs.finished import FinishedRun
@@ -17,7 +18,7 @@ from stance.runs.lockfile import FILES
 from stance.runs.provenance import release_id
 from stance.serving.candidate import from_run
 from stance.serving.file_checks import files_gate
-from tests.builders.served_run import another, lock, project
+from tests.builders.served_run import GATE, another, lock, project
 from tests.builders.toy_project import dvc
 from tests.doubles.hub import Hub
 
@@ -55,7 +56,7 @@ def test_a_finished_run_is_a_candidate_and_says_where_it_comes_from(run: Path):
     found = from_run(run)
     assert (found.release, found.released, found.window) == (found.provenance["release"], False, 512)
     assert found.provenance["served"]["as"] == "merged model"
-    assert [(gate["name"], gate["passed"]) for gate in found.provenance["gates"]] == [("parity", True)]
+    assert found.provenance["gates"] == [in_words(GATE)]
     assert found.cache_per_token == 2 * 2 * 2 * 1 * 32
     assert found.weights == pytest.approx((run / "data/merged/model.safetensors").stat().st_size, rel=0.01)
 
@@ -154,7 +155,7 @@ def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hu
     said = found["provenance"]
     assert (said["release"], said["released"]) == (release_id(made), tagged)
     assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
-    assert [(gate["name"], gate["passed"]) for gate in said["gates"]] == [("parity", True)]
+    assert said["gates"] == [in_words(GATE)]
     assert (found["name"], found["logps"]) == (f"team/stance@{revision}", None)
     assert (Path(found["model"]) / "model.safetensors").exists()
 

@@ -582,7 +582,11 @@ def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, 
     path = run / "data/evaluation/gates.json"
     path.write_text(path.read_text().replace("true", "false"))
     write_lock(run)
-    refused(push(by_xet, run), "is not released: parity: found drift 0.002, expected at most 0.05. none")
+    refused(
+        push(by_xet, run),
+        "is not released: parity: found drift 0.0020 mean, 0.100 worst nats per token; 0 other choices in 99 tokens, "
+        "expected at most 0.05 mean and 0.5 worst. Try the other merge.base",
+    )
     assert hub.log == []
 
 

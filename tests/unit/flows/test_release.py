@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.release import Approval, deploy, measured, not_worse, question, record_release, release
+from flows.release import Approval, deploy, question, record_release, release
 from stance.config.profiles import compose
 from stance.data.records import Gate, require, write_gates
 from stance.errors import InputError
 from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
-from stance.release.held import record
+from stance.release.held import measured, not_worse, record
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import pushed, release_id
@@ -60,7 +60,7 @@ def hashed(run: Path) -> FinishedRun:
 def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
     """Record a release of the run as it is."""
     finished_run = hashed(run)
-    return record(finished_run, on_hub, measured(finished_run))
+    return record(finished_run, on_hub)
 
 
 def another_lock(run: Path) -> None:
@@ -101,7 +101,7 @@ def test_only_a_complete_run_is_released(run):
 
 def test_who_approves_sees_gates_and_answers_before_and_after(run):
     shown = question(hashed(run), [GOOD, BAD])
-    assert "* adherence **missed**: 40% support; expected at least 80%" in shown
+    assert "* adherence **missed**: 40% support; expected at least 80% of the test answers" in shown
     assert "* 甲|乙？ 難說。 → **好。**" in shown
     assert release_id(run) in shown
 
@@ -183,6 +183,19 @@ def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, mo
     monkeypatch.setattr("flows.release.approve", approve_something_worse)
     with pytest.raises(InputError, match="not worse: found 10% support"):
         released(approval_minutes=1)
+
+
+def test_weights_that_change_after_the_gates_are_not_recorded(run):
+    checked = hashed(run)
+    hold(run, {})
+    shutil.rmtree("data/release.before")
+    (run / "data/merged/config.json").unlink()
+    (run / "data/merged/config.json").write_text("{}")
+    before = contents(Path("data/release"))
+    with pytest.raises(InputError, match=r"data/merged in .* differ from what dvc.lock records"):
+        record(checked, {})
+    assert contents(Path("data/release")) == before
+    assert not Path("data/release.before").exists()
 
 
 def test_a_release_that_was_killed_before_it_answered_does_not_count(run, released):

@@ -94,7 +94,14 @@ def test_shares_have_the_intervals_of_their_few_answers(cards):
 
 def test_gates_and_probes_are_tables(cards):
     written = cards()["merged"]
-    assert rows(written, "Gates") == [["parity", "yes", "drift 0.002", "at most 0.05"]]
+    assert rows(written, "Gates") == [
+        [
+            "parity",
+            "yes",
+            "drift 0.0020 mean, 0.100 worst nats per token; 0 other choices in 99 tokens",
+            "at most 0.05 mean and 0.5 worst",
+        ]
+    ]
     assert "| everyday questions | 2 | - | 50% (10% to 90%) |" in written
     assert "neighbouring" not in written
 

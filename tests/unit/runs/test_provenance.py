@@ -21,7 +21,8 @@ def run(tmp_path: Path, git) -> Path:
     """A finished run in a git repository, beside some code."""
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/train.py").touch()
-    return write_run(tmp_path)
+    write_run(tmp_path)
+    return tmp_path
 
 
 def read(run: Path, release: Path | None = None) -> dict[str, Any]:
