@@ -448,6 +448,19 @@ def test_the_chinese_headline_has_both_stances_and_the_interval(made):
     assert "訓練後：3 道沒看過的題目中，67% 支持（95% 信賴區間 21% 至 94%）。" in shown
 
 
+def test_both_pages_show_the_gates_of_the_file_and_make_none_again(made):
+    """The figures of this run say otherwise."""
+    made.write("evaluation/gates.json", [gate("parity", passed=False)])
+    made.write("pairs/lint.json", [])
+    (made.folder / "train/watchdog.json").unlink()
+    english_page, chinese_page = made.page().shown, made.page(CHINESE).shown
+    assert "1 of 1 gates missed: parity" in english_page
+    assert "1 道關卡中有 1 道未通過：合併一致性" in chinese_page
+    assert "parity figure" in english_page
+    assert "parity figure" in chinese_page
+    assert "資料檢查沒有警告。" in chinese_page
+
+
 def test_the_chinese_page_puts_the_gates_into_words(made):
     made.judge()
     shown = made.page(CHINESE).shown
