@@ -1,13 +1,15 @@
 """The figures that the benchmark makes of what it has timed; tests/soak/test_benchmarks.py runs it as a whole."""
 
+from pathlib import Path
+
 import pytest
-import yaml
 
 from benchmarks.course_run import AGAIN, STAGES, arguments, summary
+from stance.machine.files import read_yaml
 
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
-    pipeline = yaml.safe_load(open("dvc.yaml", encoding="utf-8").read())
+    pipeline = read_yaml(Path("dvc.yaml"))
     assert set(STAGES) == pipeline["stages"].keys()
     assert all(arguments(name)[0] == "-m" for name in STAGES)
 
