@@ -1,5 +1,8 @@
 """A push through the real huggingface_hub to a Hub on the loopback address, by xet and by git-lfs, with faults planted.
 
+What is plain HTTP - repository, references, listing, card, commit, tag - goes by xet here, and by git-lfs in
+tests/soak/test_push.py; what touches the storage goes by both.
+
 Whatever goes wrong, the user reads one sentence, and running it again leaves exactly one release with the right hashes.
 """
 
@@ -10,8 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -283,9 +287,23 @@ def passes_by_itself(planted, job, run, hub):
     released(hub, run)
 
 
-@pytest.mark.parametrize("fault", EITHER)
-def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
-    passes_by_itself(EITHER[fault], job, run, hub)
+def by_transport(cases: Iterable[str], both: str = "preupload") -> list[Any]:
+    """Return cases with a way each: those of `both` by xet and by git-lfs, which part there, all others by xet."""
+    return [
+        pytest.param(case, way, id=f"{case}-{way}")
+        for case in cases
+        for way in (("xet", "lfs") if both in case else ("xet",))
+    ]
+
+
+@pytest.fixture
+def job_by(request: pytest.FixtureRequest) -> Callable[[str], Job]:
+    return lambda way: request.getfixturevalue(f"by_{way}")
+
+
+@pytest.mark.parametrize(("fault", "way"), by_transport(EITHER))
+def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, way, job_by, run, hub):
+    passes_by_itself(EITHER[fault], job_by(way), run, hub)
 
 
 @pytest.mark.parametrize("fault", BY_XET)
@@ -339,6 +357,9 @@ STEPS = {
 }
 
 
+REFUSING = sorted(STEPS.keys() - {"card"})  # huggingface_hub reads no refusal there
+
+
 def stays(path: str, fault: Fault, job: Job, run: Path, hub: Hub, *words: str, code: int) -> None:
     """A fault that stays is one sentence, and once it is gone the same command completes."""
     hub.plant(path, *[fault] * ALWAYS)
@@ -348,9 +369,13 @@ def stays(path: str, fault: Fault, job: Job, run: Path, hub: Hub, *words: str, c
     released(hub, run)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "way"), by_transport(STEPS))
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
-def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, acts, job, run, hub):
+def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, way, acts, job_by, run, hub):
+    stays_busy(step, acts, job_by(way), run, hub)
+
+
+def stays_busy(step: str, acts: bool, job: Job, run: Path, hub: Hub) -> None:
     fault = Fault("status", 503, acts=acts)
     if step == "commit" and acts:  # the look that follows finds it
         hub.plant(STEPS[step], *[fault] * ALWAYS)
@@ -360,14 +385,22 @@ def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, 
     stays(STEPS[step], fault, job, run, hub, code=LATER)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_hub_that_hangs_up_is_one_sentence_and_the_next_run_completes(step, job, run, hub):
+@pytest.mark.parametrize(("step", "way"), by_transport(STEPS))
+def test_a_hub_that_hangs_up_is_one_sentence_and_the_next_run_completes(step, way, job_by, run, hub):
+    hangs_up(step, job_by(way), run, hub)
+
+
+def hangs_up(step: str, job: Job, run: Path, hub: Hub) -> None:
     stays(STEPS[step], Fault("drop"), job, run, hub, "cannot be reached", "check the network", code=LATER)
 
 
 @pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("step", sorted(STEPS.keys() - {"card"}))  # huggingface_hub reads no refusal there
-def test_a_refusal_is_one_sentence_at_once_and_the_next_run_completes(step, status, job, run, hub):
+@pytest.mark.parametrize(("step", "way"), by_transport(REFUSING))
+def test_a_refusal_is_one_sentence_at_once_and_the_next_run_completes(step, way, status, job_by, run, hub):
+    refuses(step, status, job_by(way), run, hub)
+
+
+def refuses(step: str, status: int, job: Job, run: Path, hub: Hub) -> None:
     word = {401: "does not accept your token", 403: "may not write"}[status]
     stays(STEPS[step], Fault("status", status), job, run, hub, word, code=REFUSED)
 
@@ -454,9 +487,12 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize("moment", KILLED)
-@pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run, hub, request):
+@pytest.mark.parametrize(("moment", "way"), by_transport(KILLED, "storage"))
+def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run, hub, job_by):
+    is_killed(way, moment, start, run, hub, job_by(way))
+
+
+def is_killed(way: str, moment: str, start: Callable[..., "subprocess.Popen[str]"], run: Path, hub: Hub, job: Job):
     path, acts = KILLED[moment]
     path = path or {"xet": "/v1/xorbs/", "lfs": "/storage/"}[way]
     hub.plant(path, Fault("hang", acts=acts))
@@ -465,7 +501,7 @@ def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run,
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     before = sent(hub)
-    done(push(request.getfixturevalue(f"by_{way}"), run))
+    done(push(job, run))
     released(hub, run)
     if moment.startswith(("commit", "tag")):
         assert sent(hub) == before, "large files that have arrived are not sent again"
@@ -491,8 +527,11 @@ def test_of_two_releases_at_once_one_wins_and_the_other_is_told(by_xet, start, r
     assert hub.repos[MERGED].tags == {release_id(run): ANY, release_id(other): hub.repos[MERGED].refs["main"]}
 
 
-@pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub, tmp_path):
+def test_the_same_release_pushed_many_times_at_once_is_one(start, run, hub, tmp_path):
+    many_at_once("xet", start, run, hub, tmp_path)
+
+
+def many_at_once(way: str, start: Callable[..., "subprocess.Popen[str]"], run: Path, hub: Hub, tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(run, tmp_path / str(number) / "run")) for number in range(4)]
     for process in [start(folder, way) for folder in runs]:
         _, err = process.communicate(timeout=60)

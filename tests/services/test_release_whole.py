@@ -1,4 +1,7 @@
-"""A release as a team makes one: a Prefect server, the miniature, a Hub, vLLM behind the proxy, and a browser."""
+"""A release as a team makes one: a Prefect server, the miniature, a Hub, vLLM behind the proxy, and a browser.
+
+Its run is made again from the cache of one that is aligned already; test_end_to_end.py makes one from nothing.
+"""
 
 import json
 import shutil
@@ -6,21 +9,26 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors.torch import load_file, save_file
 
+from flows.release import passing
+from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
 from stance.runs.provenance import release_id
+from tests.builders.aligned_project import Aligned
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui
 from tests.builders.repository import git
-from tests.builders.this_project import change, copy_of_this_project
+from tests.builders.this_project import change
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN, traces
 
@@ -38,9 +46,9 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
+def ui(tmp_path_factory: pytest.TempPathFactory, hub: Hub, aligned: Aligned) -> Iterator[Ui]:
     """`make ui` in a copy of this project that pushes to the Hub; its endpoint ends with it."""
-    project = copy_of_this_project(tmp_path_factory.mktemp("release") / "project")
+    project = aligned.copy(tmp_path_factory.mktemp("release") / "project")
     change(project, hub={"push": True, "adapter_repo_id": ADAPTER, "merged_repo_id": MERGED, "private": True})
     git(project, "commit", "--quiet", "--all", "--message", "push")
     with pytest.MonkeyPatch.context() as patch:
@@ -132,43 +140,59 @@ def no_eos(merged: Path) -> None:
     write_json(path, config)
 
 
-@pytest.mark.parametrize(
-    ("plant", "named"),
-    [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")],
-)
-def test_a_planted_fault_is_refused_by_name_and_the_endpoint_untouched(ui: Ui, hub: Hub, released, plant, named):
-    merged = ui.folder(released) / "data/merged"
-    kept = merged.with_name("kept")
+FAULTS = [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")]
+
+
+@contextmanager
+def planted(ui: Ui, run: dict[str, Any], plant: Callable[[Path], None]) -> Iterator[Path]:
+    """Plant a fault in the merged model of a run; yields the run's folder."""
+    folder = ui.folder(run)
+    merged, kept = folder / "data/merged", folder / "data/kept"
     shutil.copytree(merged, kept)
-    before = (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)})
     try:
         plant(merged)
-        done = typed(ui, "flows.release", "--run", str(released["name"]))
+        yield folder
     finally:
         shutil.rmtree(merged)
         kept.rename(merged)
+
+
+@pytest.mark.parametrize(("plant", "named"), FAULTS)
+def test_a_planted_fault_is_refused_by_name(ui: Ui, released, plant, named, monkeypatch):
+    monkeypatch.chdir(ui.project)
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}),
+        planted(ui, released, plant) as folder,
+        pytest.raises(InputError, match="not released, and nothing outside has changed: ") as refusal,
+    ):
+        passing(folder)
+    assert named in str(refusal.value)
+
+
+def test_a_refused_release_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):
+    before = (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)})
+    with planted(ui, released, an_older_shard):
+        done = typed(ui, "flows.release", "--run", str(released["name"]))
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("error: not released, and nothing outside has changed: ")
-    assert named in said
+    assert "model.safetensors" in said
     assert (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)}) == before
 
 
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [({"approve": False, "reason": "too blunt"}, "not approved: too blunt"), (None, "nobody approved within 0.1")],
-)
-def test_a_no_and_a_silence_release_nothing(ui: Ui, released, answer, said):
+def test_a_no_and_a_silence_release_nothing(ui: Ui, released):
     before = (ui.project / "data/release/release.json").read_bytes()
-    run = launch(ui, run=released["name"], approval_minutes=1 if answer else 0.1)
-    if answer:
-        assert ui.wait(run, {"PAUSED", *FINAL}) == "PAUSED"
-        ui.call("POST", f"/flow_runs/{run['id']}/resume", {"run_input": answer})
-    assert ui.wait(run, FINAL) == "FAILED"
+    silent = launch(ui, run=released["name"], approval_minutes=0.1)
+    refused = launch(ui, run=released["name"], approval_minutes=1)
+    assert ui.wait(refused, {"PAUSED", *FINAL}) == "PAUSED"
+    answer = {"approve": False, "reason": "too blunt"}
+    ui.call("POST", f"/flow_runs/{refused['id']}/resume", {"run_input": answer})
+    assert [ui.wait(run, FINAL) for run in (refused, silent)] == ["FAILED", "FAILED"]
     until = time.monotonic() + 60  # the server may say so before the flow does: it looks after pauses itself
-    while said not in (ui.project / ".runs/deployments.log").read_text():
-        assert time.monotonic() < until
-        time.sleep(0.5)
+    for said in ("not approved: too blunt", "nobody approved within 0.1"):
+        while said not in (ui.project / ".runs/deployments.log").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.5)
     assert (ui.project / "data/release/release.json").read_bytes() == before
 
 
