@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -18,6 +18,9 @@ from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import traces
+
+if TYPE_CHECKING:
+    from tests.builders.serving import Serving
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -77,6 +80,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def aligned(tmp_path_factory: pytest.TempPathFactory) -> Aligned:
     """This project after its first run. Its tests are in the xdist group `aligned`, so that it is made once."""
     return align(tmp_path_factory.mktemp("aligned") / "project")
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator["Serving"]:
+    """An endpoint with the tiny model. Its tests are in the xdist group `vllm`, so that it is started once."""
+    from tests.builders.serving import serving as serving_engines
+
+    with serving_engines(tmp_path_factory.mktemp("serve"), tiny_model) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
