@@ -48,7 +48,7 @@ def test_vllm_answers_one_question_as_it_comes(client, settings):
 @pytest.mark.parametrize(
     ("arguments", "changed", "sentence"),
     [
-        (["why"], {"OPENAI_API_KEY": "sk-wrong"}, "does not take the key in OPENAI_API_KEY"),
+        (["why"], {"OPENAI_API_KEY": "sk-wrong"}, "does not accept the key in OPENAI_API_KEY"),
         (["why", "--model", "gpt-4o"], {}, "does not serve 'gpt-4o'; expected one of aligned, r-"),
         (["why" * 2000], {}, "too long for the model"),
         (["why", "--max-tokens", "100000"], {}, "too long for the model"),
