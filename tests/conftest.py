@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.builders import repository
-from tests.builders.aligned_project import Aligned, align
+from tests.builders.aligned_project import SMALL, Aligned, align
 from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
@@ -79,7 +79,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def aligned(tmp_path_factory: pytest.TempPathFactory) -> Aligned:
     """This project after its first run. Its tests are in the xdist group `aligned`, so that it is made once."""
-    return align(tmp_path_factory.mktemp("aligned") / "project")
+    return align(tmp_path_factory.mktemp("aligned") / "project", **SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -136,9 +136,7 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
             while not over.is_set():
                 raw = client.chat.completions.with_raw_response.create(model="aligned", messages=QUESTION, max_tokens=8)
                 answered.append(raw.headers["x-release"])
-                time.sleep(
-                    0.05
-                )  # leaves the engine that starts some of the machine; soak has 64 clients without a pause
+                time.sleep(0.05)  # the engine that starts needs the machine; soak has 64 clients without a pause
         except BaseException as problem:
             problems.append(problem)
 

@@ -45,6 +45,15 @@ def curve(project: Path, aligned: Aligned) -> list[Run]:
     return [*below, aligned.run]
 
 
+def test_the_default_profile_answers_in_sentences_holds_its_stance_and_passes_every_gate(aligned: Aligned):
+    metrics = aligned.run.metrics
+    assert "MISSED" not in aligned.run.log
+    assert metrics["base"]["neutral"] >= 0.8
+    assert metrics["aligned"]["support"] >= 0.8
+    assert metrics["probes"]["paraphrase"]["held"]["share"] >= 0.8
+    assert all(metrics["defects"][name]["degenerate"] <= 0.1 for name in ("base", "aligned"))
+
+
 def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_rises(curve: list[Run]):
     assert [run.code for run in curve] == [0] * 5
     shares = [run.metrics["aligned"]["support"] for run in curve]
@@ -52,6 +61,7 @@ def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_ri
     one_answer = 0.05  # which another processor's rounding may turn
     assert all(after >= before - one_answer - 1e-9 for before, after in pairwise(shares)), shares
     assert shares[0] + 0.8 <= shares[-1]
+    assert curve[0].metrics["aligned"]["oppose"] >= 0.8
     assert margins == sorted(set(margins))
 
 
