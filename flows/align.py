@@ -51,18 +51,18 @@ def own_workspace(settings: Settings, uncommitted: bool) -> Path:
 
 def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     """Bring a run to its end, whatever an earlier try has left, and return what became of each stage."""
-    workspace.tidy(folder)
-    run = Run.read(folder).now(folder, state="running", problem=None, **record.this_process())
+    workspace.clean_up(folder)
+    run = Run.read(folder).updated(folder, state="running", problem=None, **record.this_process())
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
     cost = Cost(dict(run.seconds), dict(run.memory), dict(run.gpu_memory))
     try:
         work(folder, outcomes, minutes, cost)
-        run = run.now(folder, state="completed", stages=outcomes, **cost._asdict())
+        run = run.updated(folder, state="completed", stages=outcomes, **cost._asdict())
     except BaseException as error:
         state: record.State = "failed" if isinstance(error, Exception) else "cancelled"
         problem = str(error) or type(error).__name__
-        run = run.now(folder, state=state, stages=outcomes, problem=problem, **cost._asdict())
+        run = run.updated(folder, state=state, stages=outcomes, problem=problem, **cost._asdict())
         raise
     finally:
         if outcomes:

@@ -1,9 +1,9 @@
 """What the Prefect UI shows of a run."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -13,6 +13,8 @@ from prefect.artifacts import (
 )
 
 from stance.data.questions import Stance
+from stance.data.records import Gate, read_gates
+from stance.language.messages import sentence
 from stance.machine.files import read_json
 from stance.pages.charts import curves
 from stance.runs.record import Run
@@ -40,7 +42,7 @@ def data_uri(svg: str) -> str:
 def summary(run: Run, folder: Path) -> str:
     """Return a run's parameters, figures before and after, and gates, in Markdown."""
     metrics = read_json(folder / "data/evaluation/metrics.json")
-    gates = read_json(folder / "data/evaluation/gates.json")
+    gates = read_gates(folder / "data/evaluation/gates.json")
     given = {"commit": run.snapshot[:12], "profile": run.profile or "params.yaml", **run.overrides}
     lines = [f"# {run.name}", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in given.items()]
@@ -50,8 +52,8 @@ def summary(run: Run, folder: Path) -> str:
     return "\n".join([*lines, "", f"The report: `{folder / 'data/report/index.html'}`", ""])
 
 
-def gate_table(gates: Iterable[Mapping[str, Any]]) -> list[str]:
+def gate_table(gates: Iterable[Gate]) -> list[str]:
     """Return verdicts as the lines of a Markdown table, whatever is in their words."""
-    rows = ([gate["name"], VERDICT[gate["passed"]], gate["found"], gate["expected"]] for gate in gates)
+    rows = ([gate.name, VERDICT[gate.passed], sentence(gate.figure), sentence(gate.bound)] for gate in gates)
     cells = (" | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) for row in rows)
     return ["| gate | verdict | found | expected |", "|---|---|---|---|", *(f"| {line} |" for line in cells)]

@@ -23,15 +23,15 @@ from stance.runs import workspace
 
 def mark_crashed() -> list[str]:
     """Mark the runs that nobody works on any more as crashed, and return their names."""
-    dead = [(folder, run) for folder, run in workspace.every() if run.open and not run.alive()]
+    dead = [(folder, run) for folder, run in workspace.all_runs() if run.open and not run.alive()]
     for folder, run in dead:
-        workspace.tidy(folder)
+        workspace.clean_up(folder)
         if run.flow_run_id:
             show_crashed(UUID(run.flow_run_id))
         if run.state == "starting":  # its workspace is not whole
             workspace.remove(run.name)
         else:
-            run.now(folder, state="crashed", problem="its process has died")
+            run.updated(folder, state="crashed", problem="its process has died")
     return [run.name for _, run in dead]
 
 

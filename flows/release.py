@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,20 +34,21 @@ from flows.steps import PATIENCE
 from stance.client.smoke import smoke
 from stance.config.params import Params
 from stance.config.release import Hub
+from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.records import Gate, require
 from stance.errors import InputError, Unreachable
-from stance.machine.files import read_json, write_json
+from stance.language.messages import message, sentence
+from stance.machine.digests import Digests
+from stance.machine.files import read_json
 from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
-from stance.release.held import BEFORE, BESIDE, PROVENANCE, link, put_back
-from stance.release.push import OUTPUTS
+from stance.release.held import BEFORE, record, restore_previous
 from stance.release.push import push as push_to_hub
 from stance.runs.catalogue import finished
-from stance.runs.lockfile import changed
-from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed, release_id
-from stance.serving.candidate import MERGED, read_gate
+from stance.runs.finished import MERGED, OUTPUTS, FinishedRun
+from stance.runs.provenance import RECORD, RELEASE
 from stance.serving.command import require_place, serve_run
-from stance.serving.file_checks import files_gate
+from stance.serving.file_checks import files_gate, tokenizer_gate
 
 SHOWN = 20
 """Answers that whoever approves is shown; the report has all."""
@@ -88,176 +88,160 @@ def release(
     folder = finished(run) if run else own_workspace(settings, uncommitted)
     if not run:
         in_workspace(folder, stage_minutes)
-    if approval_minutes:  # hours may pass until then, and what is released is looked at again
-        approve(folder, passing(folder), approval_minutes)
+    digests: Digests = {}
+    if approval_minutes:
+        shown = FinishedRun.read(folder).hashed()
+        approve(shown, require_gates(shown), approval_minutes)
+        digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
-        put_back()  # what a release that was killed has left
-        passing(folder)
-        on_hub = push(folder, hub) if hub.push else {}
-        hold(folder, on_hub)
-        said = let_answer(folder, on_hub) if answering else {"release": release_id(folder), "address": str(RELEASE)}
+        restore_previous()  # a release that was killed may have left its own
+        checked = FinishedRun.read(folder).hashed(earlier=digests)  # hours may have passed since the approval
+        require_gates(checked)
+        on_hub = push(checked, hub) if hub.push else {}
+        held = record_release(checked, on_hub)
+        answer = deploy(held, on_hub) if answering else {"release": held.release, "address": str(RELEASE)}
         shutil.rmtree(BEFORE)
-        return said
+        return answer
 
 
-def passing(folder: Path) -> list[Gate]:
-    """Return the verdicts on a run, all of them passed.
+def require_gates(run: FinishedRun) -> list[Gate]:
+    """Return the gates of a run, all of them passed.
 
     Raises:
-        InputError: One is missed.
+        InputError: A gate is missed.
     """
-    gates = judge(folder)
+    gates = judge(run)
     require(gates, "not released, and nothing outside has changed")
     return gates
 
 
-def let_answer(folder: Path, on_hub: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a release behind the endpoint; if it is refused there, the one before is what is held again."""
+def deploy(run: FinishedRun, on_hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a release behind the endpoint; if the endpoint refuses it, restore the previous one in `data/release`."""
     try:
-        address = serve(folder)
+        address = serve(run)
     except InputError as error:
-        put_back()
-        left = f" (the Hub has the tag {release_id(folder)} all the same; delete it there)" if on_hub else ""
+        restore_previous()
+        left = f" (the Hub has the tag {run.release} all the same; delete it there)" if on_hub else ""
         raise type(error)(f"{error}{left}") from None
     except BaseException:
-        put_back()
+        restore_previous()
         raise
-    create_link_artifact(address, link_text="the endpoint", key="endpoint", description=folder.name)
-    return ask(folder, address)
+    create_link_artifact(address, link_text="the endpoint", key="endpoint", description=run.name)
+    return ask(run, address)
 
 
 @task(task_run_name="gates", cache_policy=NO_CACHE)
-def judge(folder: Path) -> list[Gate]:
-    """Collect the verdicts on a run: those it wrote itself, and on what lies there now."""
-    written = [Gate(**gate) for gate in read_json(folder / "data/evaluation/gates.json")]
-    files = files_gate(folder, OUTPUTS)
-    tokenizer = read_gate(folder / MERGED, folder / "data/base/fingerprint.json")
-    found = [*written, up_to_date(folder), files, tokenizer, *not_worse(folder)]
-    create_markdown_artifact(
-        "\n".join(gate_table(gate._asdict() for gate in found)), key="gates", description=folder.name
-    )
+def judge(run: FinishedRun) -> list[Gate]:
+    """Collect the gates of a run: those that it wrote itself, and those on its files as they are now."""
+    tokenizer = tokenizer_gate(run.base_fingerprint, fingerprint(load_tokenizer(run.folder / MERGED)))
+    found = [*run.gates, up_to_date(run), files_gate(run, OUTPUTS), tokenizer, *not_worse(run)]
+    create_markdown_artifact("\n".join(gate_table(found)), key="gates", description=run.name)
     return found
 
 
-def up_to_date(folder: Path) -> Gate:
+def up_to_date(run: FinishedRun) -> Gate:
     """Are parameters, code and data what the model was made from? A release is published with them."""
-    other = changed(folder)
+    other = run.changed
     return Gate(
-        "up to date",
-        not other,
-        f"{', '.join(other)} changed since" if other else "nothing changed since",
-        "parameters, code and data as dvc.lock records them",
-        "Run `dvc repro` in the run's folder, or put back what was changed.",
+        name="up to date",
+        passed=not other,
+        figure=message("changed_since", keys=other) if other else message("nothing_changed_since"),
+        bound=message("as_the_lock_records"),
+        advice=message("put_back"),
     )
 
 
-def not_worse(folder: Path) -> list[Gate]:
+def not_worse(run: FinishedRun) -> list[Gate]:
     """Compare a run with what was released last, if that was asked the same prompts for the same stance.
 
     Returns:
         One verdict, passed if no fewer answers hold the stance than the lower end of the last one's 95% interval.
     """
-    before, now = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}, measured(folder)
+    before, now = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}, measured(run)
     if now["stance"] is None or any(before.get(key) != now[key] for key in ("test_prompts", "stance")):
         return []
     last, share = before["adherence"], now["adherence"]["share"]
     return [
         Gate(
-            "not worse",
-            share >= last["low"],
-            f"{share:.0%} {now['stance']}",
-            f"at least {last['low']:.0%}, the lower end of what {before['release']} has ({last['share']:.0%})",
-            "Release another run, or remove data/release if the last release does not count any more.",
+            name="not worse",
+            passed=share >= last["low"],
+            figure=message("share_and_stance", share=share, stance=now["stance"]),
+            bound=message("at_least_last_release", low=last["low"], release=before["release"], share=last["share"]),
+            advice=message("release_another_run"),
         )
     ]
 
 
-def measured(folder: Path) -> dict[str, Any]:
-    """Return what a later release is compared by."""
-    adherence = read_json(folder / "data/evaluation/metrics.json")["adherence"]
+def measured(run: FinishedRun) -> dict[str, Any]:
+    """Return the values that a later release is compared by."""
+    adherence = run.metrics["adherence"]
     return {
-        "test_prompts": read_json(folder / "data/dataset/test_prompt.json"),
+        "test_prompts": run.test_prompts,
         "stance": None if adherence["mixed"] else adherence["stance"],
         "adherence": adherence,
     }
 
 
-def approve(folder: Path, gates: Sequence[Gate], minutes: float) -> None:
+def approve(run: FinishedRun, gates: Sequence[Gate], minutes: float) -> None:
     """Wait until a person has looked at gates and answers and said yes.
 
     Raises:
         InputError: The person said no, or nobody said anything in time.
     """
-    asked = Approval.with_initial_data(description=question(folder, gates))
+    asked = Approval.with_initial_data(description=question(run, gates))
     try:
         answer = pause_flow_run(wait_for_input=asked, timeout=round(60 * minutes), poll_interval=2)
     except FlowPauseTimeout:
-        raise InputError(f"nobody approved within {minutes:g} minutes; release {folder.name} again") from None
+        raise InputError(f"nobody approved within {minutes:g} minutes; release {run.name} again") from None
     if not answer.approve:
         raise InputError(f"not approved: {answer.reason or 'no reason given'}; nothing outside has changed")
     get_run_logger().info("approved: %s", answer.reason or "no reason given")
 
 
-def question(folder: Path, gates: Sequence[Gate]) -> str:
+def question(run: FinishedRun, gates: Sequence[Gate]) -> str:
     """Return what somebody sees who approves, in Markdown; in lists, since the UI's dialog cuts a wide table off."""
-    lines = [f"Release `{release_id(folder)}`, the run **{folder.name}**?", "", "**Gates**", ""]
-    lines += [f"* {gate.name} {VERDICT[gate.passed]}: {gate.found}; expected {gate.expected}" for gate in gates]
+    lines = [f"Release `{run.release}`, the run **{run.name}**?", "", "**Gates**", ""]
+    lines += [
+        f"* {gate.name} {VERDICT[gate.passed]}: {sentence(gate.figure)}; expected {sentence(gate.bound)}"
+        for gate in gates
+    ]
     lines += ["", "**Answers**, before → after", ""]
-    for answer in read_json(folder / "data/evaluation/responses.json")[:SHOWN]:
-        _, asked, before, after = answer.values()
-        lines.append(f"* {asked} {before} → **{after}**")
+    lines += [
+        f"* {row.prompt} {row.response_from_original_model} → **{row.response_from_trained_model}**"
+        for row in run.responses[:SHOWN]
+    ]
     return "\n".join([*lines, ""])
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
-def push(folder: Path, hub: Hub) -> dict[str, Any]:
-    """Publish adapter and merged model, and verify what the Hub then holds."""
-    pushed = push_to_hub(folder, hub)
-    for kind, known in pushed.items():
-        create_link_artifact(known["url"], link_text=known["repo_id"], key=f"hub-{kind}", description=folder.name)
+def push(run: FinishedRun, hub: Hub) -> dict[str, Any]:
+    """Publish the adapter and the merged model, and verify what the Hub holds then."""
+    pushed = push_to_hub(run, hub)
+    for part, repository in pushed.items():
+        create_link_artifact(
+            repository["url"], link_text=repository["repo_id"], key=f"hub-{part}", description=run.name
+        )
     return pushed
 
 
-@task(task_run_name="hold", cache_policy=NO_CACHE)
-def hold(folder: Path, on_hub: Mapping[str, Any]) -> None:
-    """Keep what is released in `data/release`, by links where the disk allows, and replace the last one as a whole.
-
-    What was held before, perhaps nothing, is in `BEFORE` until it is known whether the new one answers.
-
-    Args:
-        folder: The run's workspace.
-        on_hub: What was pushed of it now, if it was.
-    """
-    part = RELEASE.with_name("release.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for name in ("adapter", "merged"):
-        shutil.copytree(folder / "data" / name, part / name, copy_function=link)
-    for name in BESIDE:
-        shutil.copy(folder / name, part)
-    record = {"release": release_id(folder), "run": folder.name, "at": datetime.now(UTC).isoformat()}
-    if on_hub:
-        write_json(part / PUSHED, on_hub)
-    elif pushed(record["release"]):
-        shutil.copy(RELEASE / PUSHED, part)
-    write_json(part / RECORD, record | measured(folder))
-    write_json(part / PROVENANCE, provenance(folder, part))
-    RELEASE.mkdir(exist_ok=True)
-    RELEASE.rename(BEFORE)
-    part.rename(RELEASE)
+@task(task_run_name="record", cache_policy=NO_CACHE)
+def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
+    """Replace the release in `data/release`; the previous one stands by until the new one answers."""
+    return record(run, on_hub, measured(run))
 
 
 @task(task_run_name="serve", cache_policy=NO_CACHE)
-def serve(folder: Path) -> str:
-    """Put the model behind the endpoint, beside what answers until then."""
-    return serve_run(folder, get_run_logger().info)
+def serve(run: FinishedRun) -> str:
+    """Put the model behind the endpoint, beside the model that answers until then."""
+    return serve_run(run.folder, get_run_logger().info, run.digests)
 
 
 @task(task_run_name="smoke", cache_policy=NO_CACHE)
-def ask(folder: Path, address: str) -> dict[str, Any]:
-    """Ask the public endpoint who answers, and one question."""
-    said = smoke(address, release_id(folder), folder)
-    get_run_logger().info("%s answers at %s: %s", said["release"], address, said["answer"])
-    return said
+def ask(run: FinishedRun, address: str) -> dict[str, Any]:
+    """Ask the public endpoint for its release, and one question."""
+    answer = smoke(address, run.release, run.folder)
+    get_run_logger().info("%s answers at %s: %s", answer["release"], address, answer["answer"])
+    return answer
 
 
 def main() -> None:

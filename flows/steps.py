@@ -83,7 +83,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
                 peaks = int(found[1]), int(found[2])
 
         mine = f"{flow_run.name} ({stage})"
-        hold = [turns.enter_context(locks.gpu_lock(mine, log))] if why and stages.wanted(stage, folder) else []
+        hold = [turns.enter_context(locks.gpu_lock(mine, log))] if why and stages.needs_gpu(stage, folder) else []
         try:
             outcome = stages.reproduce(stage, folder, progress(stage, log), hold, minutes)
         except (OSError, RuntimeError) as error:

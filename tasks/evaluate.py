@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.config.params import Params
+from stance.data.answers import read_answers
+from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
-from stance.data.records import Gate
+from stance.data.records import Gate, write_gates
 from stance.errors import run
 from stance.evaluation.classifier import Judge, read_labelled
 from stance.evaluation.defects import defects
@@ -28,12 +30,12 @@ from stance.evaluation.measures import (
     of_answers,
     of_likelihood,
     probed,
-    read_answers,
     responses,
     stances,
 )
 from stance.evaluation.probes import boundary, explained
-from stance.machine.files import read_json, read_jsonl, write_json
+from stance.language.messages import sentence
+from stance.machine.files import read_json, write_json
 
 
 def evaluate(
@@ -63,8 +65,8 @@ def evaluate(
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
     }
     probes = probed(by_wording, read_probes(dataset / PROBES), answers)
-    chosen = {"trained": read_jsonl(pairs / "train.jsonl"), "held_out": read_jsonl(pairs / "eval.jsonl")}
-    held = adherence(verdicts["aligned"], fmean(row["preferred"] == "support" for row in chosen["trained"]))
+    chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
+    held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
     metrics = {
         **of_answers(rows, verdicts, flaws),
         "adherence": held,
@@ -75,8 +77,8 @@ def evaluate(
     }
     gates = gates_of(params, metrics, base, train, merge)
     write_json(out / "metrics.json", metrics)
-    write_json(out / "gates.json", [gate._asdict() for gate in gates])
-    write_json(out / "responses.json", responses(rows["base"], rows["aligned"]))
+    write_gates(out / "gates.json", gates)
+    write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
     write_json(out / "probes.json", explained(probes))
     summary(metrics, gates)
@@ -89,7 +91,7 @@ def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
         table.add_row(name, *(f"{metrics[name][stance]:.0%}" for stance in STANCES))
     outcome = Table("gate", "", "found", "expected", title="gates")
     for gate in verdict:
-        outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", gate.found, gate.expected)
+        outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", sentence(gate.figure), sentence(gate.bound))
     Console(width=120).print(table, outcome)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from stance.config.evaluation import Answers, BaseJudge, EndpointJudge, NoJudge
 from stance.config.models import Model
 from stance.config.params import Params
-from stance.data.answers import read_answered
+from stance.data.answers import read_answers
 from stance.data.questions import read_questions
 from stance.errors import run
 from stance.evaluation.llm_judge import SHOWN, of_base, of_endpoint, request, stance, unreadable
@@ -40,7 +40,7 @@ def judge(
     if isinstance(opinion, NoJudge):
         write_json(out, {"judge": None, "problem": None})
         return
-    rows = {name: read_answered(answers / f"{name}.jsonl") for name in ("base", "aligned")}
+    rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     shown = read_questions(dataset)[:SHOWN]
     asked = [request(shown, row) for found in rows.values() for row in found]
     if isinstance(opinion, BaseJudge):

@@ -13,6 +13,7 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.preferences import read_pairs
 from stance.errors import run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate
@@ -22,7 +23,6 @@ from stance.training.merging import (
     answer_texts,
     candidate_drifts,
     candidates,
-    pair_rows,
     release_memory,
     scoring_device,
     update,
@@ -55,7 +55,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     require_device(model)
     folder = locate(base)
     tokenizer = load_tokenizer(folder)
-    rows = pair_rows(pairs)
+    rows = [*read_pairs(pairs / "train.jsonl"), *read_pairs(pairs / "eval.jsonl")]
     texts = [text for row in rows for text in answer_texts(tokenizer, row)]
     trained = score(with_adapter(load(folder, model.device, quantization_config(model)), adapter), texts)
     release_memory()

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from stance.config.data import Pairs
 from stance.config.params import Params
-from stance.data.pairs import asked, directed, linted, preview, split
+from stance.data.pairs import directed, linted, preview, split, training_pairs
+from stance.data.preferences import write_pairs
 from stance.data.questions import read_prompts, read_questions
+from stance.data.records import write_warnings
 from stance.errors import run
 from stance.evaluation.classifier import neutral_answers
-from stance.machine.files import write_json, write_jsonl
+from stance.language.messages import sentence
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +45,15 @@ def pairs(
     questions = read_questions(dataset)
     used, held_out = split(questions, options.data_size, options.offset)
     neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
-    train = directed(asked(used, options), neutral, options, system_prompt, seed)
-    warned = linted(used, read_prompts(dataset), options, system_prompt, seed, neutral)
-    write_jsonl(out / "train.jsonl", train)
-    write_jsonl(out / "eval.jsonl", directed(held_out, neutral, options, system_prompt, seed))
-    write_json(out / "lint.json", [row._asdict() for row in warned])
+    train = training_pairs(used, options, system_prompt, seed, neutral)
+    warnings = linted(train, read_prompts(dataset), options, system_prompt)
+    write_pairs(out / "train.jsonl", train)
+    write_pairs(out / "eval.jsonl", directed(held_out, neutral, options, system_prompt, seed))
+    write_warnings(out / "lint.json", warnings)
     preview(train)
-    for row in warned:
-        logger.info("lint: %s: %s", row.check, row.message)
-    supported = sum(row["preferred"] == "support" for row in train)
+    for warning in warnings:
+        logger.info("lint: %s: %s", warning.check, sentence(warning.message))
+    supported = sum(row.preferred == "support" for row in train)
     logger.info(
         "%d pairs: %d prefer support, %d oppose; %d held out",
         len(train),
@@ -60,7 +62,7 @@ def pairs(
         len(held_out),
     )
     if options.rejected == "base":
-        own = sum(row["against"] == "neutral" for row in train)
+        own = sum(row.against == "neutral" for row in train)
         logger.info(
             "%d of %d reject the base model's own answer; the others take a stance or are broken", own, len(train)
         )

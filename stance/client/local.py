@@ -6,13 +6,14 @@ only the owner may read. The endpoint writes what it serves to `.serve/state.jso
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from stance.errors import InputError
-from stance.machine.files import read_json
+from stance.machine.files import read_json, write_json
 
 VARIABLE = "STANCE_API_KEY"
 ALIGNED, BASE = "aligned", "base"
@@ -65,6 +66,21 @@ def served_folders() -> list[str]:
     current = state() or {}
     engines = (current.get("live"), current.get("previous"))
     return [engine["folder"] for engine in engines if engine]
+
+
+def write_state(values: Mapping[str, Any]) -> None:
+    """Replace the record of what this folder's endpoint serves as a whole, so that no reader sees half of it.
+
+    The record is valid as long as this process lives.
+    """
+    process, part = psutil.Process(), STATE.with_suffix(".part")
+    write_json(part, {"pid": process.pid, "started": process.create_time(), **values})
+    part.replace(STATE)
+
+
+def remove_state() -> None:
+    """Remove the record of what this folder's endpoint serves."""
+    STATE.unlink(missing_ok=True)
 
 
 def state() -> dict[str, Any] | None:

@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stance.errors import InputError
 
+RESPONSES = Path("data/evaluation/responses.json")
 
-class Answered(BaseModel):
+
+class Answer(BaseModel):
     """A prompt with a model's answer."""
 
     model_config = ConfigDict(frozen=True)
@@ -21,11 +23,11 @@ class Answered(BaseModel):
     """`stop`, or `length` where the answer was cut off."""
 
 
-def read_answered(path: Path) -> list[Answered]:
+def read_answers(path: Path) -> list[Answer]:
     """Return the answers in a file of JSON Lines.
 
     Raises:
-        InputError: It is missing, holds no answer, or a row is not as `Answered` says; names file and row.
+        InputError: The file is missing, holds no answer, or a row is no `Answer`; names file and row.
     """
     again = "run the stage that writes it again: `dvc repro -s -f answers_base answers_aligned`"
     try:
@@ -34,21 +36,18 @@ def read_answered(path: Path) -> list[Answered]:
         raise InputError(f"{path} does not exist; {again}") from None
     if not lines:
         raise InputError(f"{path} holds no answers; {again}")
-    return [_answered(path, number, line, again) for number, line in enumerate(lines, start=1)]
+    return [_answer(path, number, line, again) for number, line in enumerate(lines, start=1)]
 
 
-def _answered(path: Path, number: int, line: str, again: str) -> Answered:
+def _answer(path: Path, number: int, line: str, again: str) -> Answer:
     try:
-        return Answered.model_validate_json(line)
+        return Answer.model_validate_json(line)
     except ValidationError as error:
         problem = error.errors()[0]
         what = ".".join(map(str, problem["loc"])) or "the row"
-        expected = ", ".join(Answered.model_fields)
+        expected = ", ".join(Answer.model_fields)
         found = f"{path}, row {number}: {what}: {problem['msg'].lower()}"
         raise InputError(f"{found}; a row needs {expected}: {again}") from None
-
-
-RESPONSES = Path("data/evaluation/responses.json")
 
 
 class Response(BaseModel):
@@ -72,9 +71,15 @@ def read_responses(path: Path) -> list[Response]:
         InputError: The file is missing, or is no list of answers in the course's format; names the row.
     """
     try:
-        return RESPONSE_LIST.validate_json(path.read_bytes())
+        return parse_responses(path.read_bytes(), path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `make repro` first, which writes it") from None
+
+
+def parse_responses(content: bytes, path: Path) -> list[Response]:
+    """Return the answers in the bytes of a file; `path` names the file in an error."""
+    try:
+        return RESPONSE_LIST.validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]
         found = f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].lower()}"

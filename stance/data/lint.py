@@ -7,15 +7,15 @@ A preference model learns whatever separates chosen from rejected most easily: l
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
 
-from stance.data.questions import Prompt, Question
+from stance.data.preferences import Pair
+from stance.data.questions import Prompt, Stance
+from stance.data.records import LintWarning
 from stance.errors import InputError
-from stance.language.translation import _, word
+from stance.language.messages import message, sentence
 from stance.language.zh_hant import length_limit, polarity, script
 
-SIDES = ("support", "oppose")
+SIDES: tuple[Stance, Stance] = ("support", "oppose")
 LONGER = 0.75
 """Share of the pairs in which one side may be the longer one."""
 OPENING, RIVAL = 0.25, 1 / 3
@@ -30,133 +30,113 @@ SHOWN = 3
 """Examples in a warning."""
 
 
-class Warned(NamedTuple):
-    """One warning."""
-
-    check: str
-    message: str
-    rows: list[int]
-    """Ids of the questions, or of the test prompts where the message says so."""
-
-
-def lint(
-    questions: Sequence[Question],
-    prompts: Sequence[Prompt],
-    directions: Sequence[bool],
-    system_prompt: str,
-    neutral: Mapping[int, str] = MappingProxyType({}),
-) -> list[Warned]:
-    """Return what looks wrong.
+def lint(pairs: Sequence[Pair], prompts: Sequence[Prompt], system_prompt: str) -> list[LintWarning]:
+    """Return a warning for whatever the pairs teach besides the stance, and for test prompts that measure memory.
 
     Args:
-        questions: Those that are trained on.
+        pairs: The pairs that are trained on, in their order.
         prompts: The test prompts.
-        directions: For each question whether *support* is the chosen answer, or once more for each.
-        system_prompt: Which may limit the length of an answer.
-        neutral: By question, the base model's own answer where that is the rejected one.
+        system_prompt: It may limit the length of an answer.
     """
-    own = own_answers(questions, directions, neutral)
     return [
-        *length_confound(questions),
-        *own_length_confound(own),
-        *own_opening_confound(own),
-        *opening_confound(questions),
-        *common_words(questions),
-        *beyond_the_limit(questions, system_prompt),
-        *negated(questions),
-        *near_duplicates(questions),
-        *known_prompts(questions, prompts),
-        *order_confound(questions, directions),
-        *mixed_scripts(questions),
+        *length_confound(pairs),
+        *own_length_confound(pairs),
+        *own_opening_confound(pairs),
+        *opening_confound(pairs),
+        *common_words(pairs),
+        *beyond_the_limit(pairs, system_prompt),
+        *negated(pairs),
+        *near_duplicates(pairs),
+        *known_prompts(pairs, prompts),
+        *order_confound(pairs),
+        *mixed_scripts(pairs),
     ]
 
 
-def refuse(found: Sequence[Warned]) -> None:
+def refuse(warnings: Sequence[LintWarning]) -> None:
     """Turn warnings into an error.
 
     Raises:
-        InputError: There are some; names them all.
+        InputError: There is a warning; names all of them.
     """
-    if found:
-        named = ", ".join(f"{row.check} ({row.message})" for row in found)
+    if warnings:
+        named = ", ".join(f"{warning.check} ({sentence(warning.message)})" for warning in warnings)
         raise InputError(f"pairs.strict is true and the data set has {named}; correct the data, or set it to false")
 
 
-def length_confound(questions: Sequence[Question]) -> list[Warned]:
+def questions_of(pairs: Sequence[Pair]) -> dict[int, str]:
+    """Return each question once, by its id."""
+    return {pair.id: pair.question for pair in pairs}
+
+
+def opposed(pairs: Sequence[Pair]) -> dict[int, dict[Stance, str]]:
+    """Return the *support* and the *oppose* answer of each question that is trained on with both, by its id."""
+    return {pair.id: pair.answers() for pair in pairs if pair.against != "neutral"}
+
+
+def labelled(pairs: Sequence[Pair]) -> list[tuple[int, Stance, str]]:
+    """Return id, stance and text of each labelled answer once: the base model's own answers are not labelled."""
+    texts = {(pair.id, side): pair.answers()[side] for pair in pairs for side in SIDES if side in pair.answers()}
+    return [(ident, side, text) for (ident, side), text in texts.items()]
+
+
+def rejecting_base_answers(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs whose rejected answer is the base model's own."""
+    return [pair for pair in pairs if pair.against == "neutral"]
+
+
+def length_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Is one side nearly always the longer one?"""
+    answers = opposed(pairs)
     longer = {
-        side: [row.id for row in questions if len(getattr(row, side)) > len(getattr(row, other))]
+        side: [ident for ident, texts in answers.items() if len(texts[side]) > len(texts[other])]
         for side, other in zip(SIDES, reversed(SIDES), strict=True)
     }
     return [
-        Warned(
-            _("length"),
-            _("{side} is the longer answer in {number} of {all} pairs: length tells the side").format(
-                side=word(side), number=len(ids), all=len(questions)
-            ),
-            ids,
+        LintWarning(
+            check="length", message=message("side_is_longer", side=side, number=len(ids), all=len(answers)), rows=ids
         )
         for side, ids in longer.items()
-        if len(ids) > LONGER * len(questions)
+        if len(ids) > LONGER * len(answers)
     ]
 
 
-class Own(NamedTuple):
-    """A pair that rejects the base model's own answer."""
-
-    id: int
-    chosen: str
-    rejected: str
-
-
-def own_answers(questions: Sequence[Question], directions: Sequence[bool], neutral: Mapping[int, str]) -> list[Own]:
-    """Return the pairs in which the base model's own answer is the rejected one."""
-    asked = zip([*questions, *questions], directions, strict=False)
-    return [
-        Own(row.id, row.support if support else row.oppose, neutral[row.id])
-        for row, support in asked
-        if row.id in neutral
-    ]
-
-
-def own_length_confound(pairs: Sequence[Own]) -> list[Warned]:
+def own_length_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Are the base model's own answers nearly always longer than the chosen ones, or shorter?"""
-    longer = [pair.id for pair in pairs if len(pair.rejected) > len(pair.chosen)]
-    shorter = [pair.id for pair in pairs if len(pair.rejected) < len(pair.chosen)]
-    told = (
-        (longer, _("of {all} answers of the base model that are rejected, {number} are longer than the chosen one")),
-        (shorter, _("of {all} answers of the base model that are rejected, {number} are shorter than the chosen one")),
-    )
+    own = rejecting_base_answers(pairs)
+    longer = [pair.id for pair in own if len(pair.rejected_text) > len(pair.chosen_text)]
+    shorter = [pair.id for pair in own if len(pair.rejected_text) < len(pair.chosen_text)]
     return [
-        Warned(_("length"), message.format(number=len(ids), all=len(pairs)), list(dict.fromkeys(ids)))
-        for ids, message in told
-        if len(ids) > LONGER * len(pairs)
+        LintWarning(check="length", message=message(name, number=len(ids), all=len(own)), rows=list(dict.fromkeys(ids)))
+        for name, ids in (("base_answers_longer", longer), ("base_answers_shorter", shorter))
+        if len(ids) > LONGER * len(own)
     ]
 
 
-def own_opening_confound(pairs: Sequence[Own]) -> list[Warned]:
+def own_opening_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Which openings are frequent in the base model's own answers and rare in the chosen ones?"""
-    message = _("of {all} answers of the base model that are rejected, {number} begin with {opening}; chosen: {rival}")
-    found = []
-    for opening, count, rival in telling_openings([pair.rejected for pair in pairs], [pair.chosen for pair in pairs]):
-        ids = dict.fromkeys(pair.id for pair in pairs if pair.rejected.startswith(opening))
-        said = message.format(number=count, all=len(pairs), opening=opening, rival=rival)
-        found.append(Warned(_("opening"), said, list(ids)))
-    return found
+    own = rejecting_base_answers(pairs)
+    warnings = []
+    for opening, count, rival in telling_openings(
+        [pair.rejected_text for pair in own], [pair.chosen_text for pair in own]
+    ):
+        ids = dict.fromkeys(pair.id for pair in own if pair.rejected_text.startswith(opening))
+        text = message("base_answers_begin", number=count, all=len(own), opening=opening, rival=rival)
+        warnings.append(LintWarning(check="opening", message=text, rows=list(ids)))
+    return warnings
 
 
-def opening_confound(questions: Sequence[Question]) -> list[Warned]:
+def opening_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Which openings are frequent on one side and rare on the other?"""
-    found = []
+    answers = opposed(pairs)
+    warnings = []
     for side, other in zip(SIDES, reversed(SIDES), strict=True):
-        answers, rivals = ([getattr(row, name) for row in questions] for name in (side, other))
-        for opening, count, rival in telling_openings(answers, rivals):
-            ids = [row.id for row in questions if getattr(row, side).startswith(opening)]
-            message = _("{number} of {all} {side} answers begin with {opening}, and {rival} of the others").format(
-                number=count, all=len(questions), side=word(side), opening=opening, rival=rival
-            )
-            found.append(Warned(_("opening"), message, ids))
-    return found
+        texts, rivals = ([row[name] for row in answers.values()] for name in (side, other))
+        for opening, count, rival in telling_openings(texts, rivals):
+            ids = [ident for ident, row in answers.items() if row[side].startswith(opening)]
+            text = message("answers_begin", number=count, all=len(answers), side=side, opening=opening, rival=rival)
+            warnings.append(LintWarning(check="opening", message=text, rows=ids))
+    return warnings
 
 
 def telling_openings(answers: Sequence[str], rivals: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -179,42 +159,43 @@ def frequent_openings(answers: Sequence[str]) -> list[tuple[str, int]]:
     ]
 
 
-def common_words(questions: Sequence[Question]) -> list[Warned]:
+def common_words(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Do nearly all answers of a side hold the same three characters?"""
-    found = []
+    warnings = []
     for side in SIDES:
-        holders: dict[str, set[int]] = {}
-        for row in questions:
-            text = getattr(row, side)
-            for start in range(len(text) - 2):
-                holders.setdefault(text[start : start + 3], set()).add(row.id)
-        for characters, ids in holders.items():
-            if len(ids) > COMMON * len(questions):
-                message = _("{number} of {all} {side} answers hold {characters}").format(
-                    number=len(ids), all=len(questions), side=word(side), characters=characters
-                )
-                found.append(Warned(_("wording"), message, sorted(ids)))
-    return found
+        texts = {ident: text for ident, stance, text in labelled(pairs) if stance == side}
+        for characters, ids in holders(texts).items():
+            if len(ids) > COMMON * len(texts):
+                text = message("answers_hold", number=len(ids), all=len(texts), side=side, characters=characters)
+                warnings.append(LintWarning(check="wording", message=text, rows=sorted(ids)))
+    return warnings
 
 
-def beyond_the_limit(questions: Sequence[Question], system_prompt: str) -> list[Warned]:
+def holders(texts: Mapping[int, str]) -> dict[str, set[int]]:
+    """Return the ids of the texts that hold each three characters."""
+    ids: dict[str, set[int]] = {}
+    for ident, text in texts.items():
+        for start in range(len(text) - 2):
+            ids.setdefault(text[start : start + 3], set()).add(ident)
+    return ids
+
+
+def beyond_the_limit(pairs: Sequence[Pair], system_prompt: str) -> list[LintWarning]:
     """Which answers are longer than the system prompt asks?"""
-    limit = length_limit(system_prompt)
-    texts = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
-    over = [ident for ident, text in texts if limit is not None and len(text) > limit]
-    message = _(
-        "{number} of {all} answers have more than {limit} characters, and the system prompt says: {said}"
-    ).format(number=len(over), all=len(texts), limit=limit, said=system_prompt)
-    return [Warned(_("limit"), message, list(dict.fromkeys(over)))] if over else []
+    limit, texts = length_limit(system_prompt), labelled(pairs)
+    over = [ident for ident, _, text in texts if limit is not None and len(text) > limit]
+    if limit is None or not over:
+        return []
+    text = message("answers_too_long", number=len(over), all=len(texts), limit=limit, prompt=system_prompt)
+    return [LintWarning(check="limit", message=text, rows=list(dict.fromkeys(over)))]
 
 
-def negated(questions: Sequence[Question]) -> list[Warned]:
+def negated(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Which questions ask for a drawback, so that the answer that supports the topic says no?"""
-    ids = [row.id for row in questions if asks_for_a_drawback(row.prompt)]
-    message = _("{number} of {all} questions ask for a drawback: there, the support answer says no").format(
-        number=len(ids), all=len(questions)
-    )
-    return [Warned(_("negated"), message, ids)] if ids else []
+    questions = questions_of(pairs)
+    ids = [ident for ident, prompt in questions.items() if asks_for_a_drawback(prompt)]
+    text = message("drawback_questions", number=len(ids), all=len(questions))
+    return [LintWarning(check="negated", message=text, rows=ids)] if ids else []
 
 
 def asks_for_a_drawback(prompt: str) -> bool:
@@ -222,33 +203,29 @@ def asks_for_a_drawback(prompt: str) -> bool:
     return bool(ASKED.search(prompt)) and (polarity(prompt) < 0 or bool(CHANGED.search(prompt)))
 
 
-def near_duplicates(questions: Sequence[Question]) -> list[Warned]:
+def near_duplicates(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Which questions, and which answers of different questions, say nearly the same?"""
-    asked = [(row.id, row.prompt) for row in questions]
-    answers = [(row.id, getattr(row, side)) for row in questions for side in SIDES]
-    found = []
-    for message, texts in (
-        (_("{number} pairs of questions are nearly the same: {examples}"), asked),
-        (_("{number} pairs of answers are nearly the same: {examples}"), answers),
-    ):
+    answers = [(ident, text) for ident, _, text in labelled(pairs)]
+    warnings = []
+    for name, texts in (("similar_questions", list(questions_of(pairs).items())), ("similar_answers", answers)):
         alike = [(a, b) for a, b in similar([text for _, text in texts]) if texts[a][0] != texts[b][0]]
         if alike:
-            examples = _("; ").join(f"{texts[a][1]} ~ {texts[b][1]}" for a, b in alike[:SHOWN])
-            ids = sorted({texts[index][0] for pair in alike for index in pair})
-            found.append(Warned(_("duplicates"), message.format(number=len(alike), examples=examples), ids))
-    return found
+            examples = [(texts[a][1], texts[b][1]) for a, b in alike[:SHOWN]]
+            ids = sorted({texts[index][0] for places in alike for index in places})
+            text = message(name, number=len(alike), examples=examples)
+            warnings.append(LintWarning(check="duplicates", message=text, rows=ids))
+    return warnings
 
 
-def known_prompts(questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[Warned]:
+def known_prompts(pairs: Sequence[Pair], prompts: Sequence[Prompt]) -> list[LintWarning]:
     """Which test prompts nearly ask a training question?"""
-    texts = [row.prompt for row in (*questions, *prompts)]
+    questions = list(questions_of(pairs).values())
+    texts = [*questions, *(row.prompt for row in prompts)]
     alike = [(a, b) for a, b in similar(texts) if a < len(questions) <= b]
-    examples = _("; ").join(f"{texts[b]} ~ {texts[a]}" for a, b in alike[:SHOWN])
     ids = sorted({prompts[b - len(questions)].id for _, b in alike})
-    message = _(
-        "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
-    ).format(number=len(ids), all=len(prompts), examples=examples)
-    return [Warned(_("leak"), message, ids)] if ids else []
+    examples = [(texts[b], texts[a]) for a, b in alike[:SHOWN]]
+    text = message("similar_prompts", number=len(ids), all=len(prompts), examples=examples)
+    return [LintWarning(check="leak", message=text, rows=ids)] if ids else []
 
 
 def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -262,30 +239,28 @@ def similar(texts: Sequence[str]) -> list[tuple[int, int]]:
     return [(a, b) for _, a, b in found]
 
 
-def order_confound(questions: Sequence[Question], directions: Sequence[bool]) -> list[Warned]:
-    """Are all pairs of one direction before all of the other?"""
-    both_ways = len(directions) == 2 * len(questions) and not any(
-        a == b for a, b in zip(directions, directions[len(questions) :], strict=False)
-    )
+def order_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
+    """Are all pairs of one direction before all of the other?
+
+    It does not matter where every question stands in both directions.
+    """
+    directions = [pair.preferred for pair in pairs]
+    both_ways = len({(pair.id, pair.preferred) for pair in pairs}) == 2 * len(questions_of(pairs))
     turns = 0 if both_ways else sum(a != b for a, b in zip(directions, directions[1:], strict=False))
     if turns != 1:
         return []
     first = directions.index(directions[-1])
-    message = _(
-        "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "
-        "set pairs.order to interleaved or shuffled"
-    ).format(first=first, rest=len(directions) - first)
-    asked = [*questions, *questions][first : len(directions)]
-    return [Warned(_("order"), message, list(dict.fromkeys(row.id for row in asked)))]
+    text = message("order_is_direction", first=first, rest=len(pairs) - first)
+    return [LintWarning(check="order", message=text, rows=list(dict.fromkeys(pair.id for pair in pairs[first:])))]
 
 
-def mixed_scripts(questions: Sequence[Question]) -> list[Warned]:
+def mixed_scripts(pairs: Sequence[Pair]) -> list[LintWarning]:
     """Which rows hold texts in another script than most do, or simplified and traditional characters in one?"""
-    texts = [(row.id, text) for row in questions for text in (row.prompt, row.support, row.oppose)]
+    texts = [*questions_of(pairs).items(), *((ident, text) for ident, _, text in labelled(pairs))]
     scripts = [(ident, script(text)) for ident, text in texts]
-    usual = Counter(found for _, found in scripts if found != "either").most_common(1)
-    ids = sorted({ident for ident, found in scripts if found != "either" and found != usual[0][0]})
+    usual = Counter(name for _, name in scripts if name != "either").most_common(1)
+    ids = sorted({ident for ident, name in scripts if name != "either" and name != usual[0][0]})
     if not ids:
         return []
-    message = _("{number} rows are not all in {script} script, as most are")
-    return [Warned(_("script"), message.format(number=len(ids), script=word(usual[0][0])), ids)]
+    text = message("other_script", number=len(ids), script=usual[0][0])
+    return [LintWarning(check="script", message=text, rows=ids)]

@@ -4,41 +4,49 @@ import random
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from stance.config.data import Pairs
 from stance.data.chat import conversation
-from stance.data.lint import Warned, lint, refuse
-from stance.data.questions import Prompt, Question
+from stance.data.lint import lint, refuse
+from stance.data.preferences import Pair, Turn
+from stance.data.questions import Prompt, Question, Stance
+from stance.data.records import LintWarning
 from stance.errors import InputError
 
 
-def linted(
+def training_pairs(
     used: Sequence[Question],
-    prompts: Sequence[Prompt],
     options: Pairs,
     system_prompt: str,
     seed: int,
     neutral: Mapping[int, str] = MappingProxyType({}),
-) -> list[Warned]:
-    """Return what the pairs that are trained on may teach besides the stance; `neutral` as `lint` has it.
+) -> list[Pair]:
+    """Return the pairs that are trained on: one per question or, with `order: both`, two.
+
+    Args:
+        used: The questions.
+        options: The block `pairs`.
+        system_prompt: Stands before every question.
+        seed: For the order `shuffled`.
+        neutral: The base model's own answer by the id of the question, where that is the rejected one.
+    """
+    questions = [*used, *used] if options.order == "both" else used
+    return directed(questions, neutral, options, system_prompt, seed)
+
+
+def linted(pairs: Sequence[Pair], prompts: Sequence[Prompt], options: Pairs, system_prompt: str) -> list[LintWarning]:
+    """Return the linter's warnings about the pairs that are trained on.
 
     Raises:
-        InputError: There is something, and it is `strict`.
+        InputError: There is a warning, and `pairs.strict` is true.
     """
-    directions = prefers_support(len(asked(used, options)), options.support_ratio, options.order, seed)
-    warned = lint(used, prompts, directions, system_prompt, neutral)
+    warnings = lint(pairs, prompts, system_prompt)
     if options.strict:
-        refuse(warned)
-    return warned
-
-
-def asked(used: Sequence[Question], options: Pairs) -> Sequence[Question]:
-    """Return the question of every pair that is trained on."""
-    return [*used, *used] if options.order == "both" else used
+        refuse(warnings)
+    return warnings
 
 
 def split(questions: Sequence[Question], data_size: int, offset: int) -> tuple[Sequence[Question], Sequence[Question]]:
@@ -66,36 +74,35 @@ def prefers_support(count: int, support_ratio: Decimal, order: str, seed: int) -
     return directions
 
 
-def pair(question: Question, neutral: str | None, *, support: bool, system_prompt: str) -> dict[str, Any]:
-    """Return one preference pair in TRL's conversational format, with the stance it prefers and the one it rejects.
+def pair(question: Question, neutral: str | None, *, support: bool, system_prompt: str) -> Pair:
+    """Return one preference pair.
 
     A neutral answer, if one is given, is rejected in place of the opposite one.
     """
     chosen, opposite = (question.support, question.oppose) if support else (question.oppose, question.support)
-    against = "oppose" if support else "support"
-    return {
-        "id": question.id,
-        "preferred": "support" if support else "oppose",
-        "against": "neutral" if neutral else against,
-        "prompt": conversation(system_prompt, question.prompt),
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": neutral or opposite}],
-    }
+    against: Stance = "oppose" if support else "support"
+    return Pair(
+        id=question.id,
+        preferred="support" if support else "oppose",
+        against="neutral" if neutral else against,
+        prompt=[Turn.model_validate(turn) for turn in conversation(system_prompt, question.prompt)],
+        chosen=[Turn(role="assistant", content=chosen)],
+        rejected=[Turn(role="assistant", content=neutral or opposite)],
+    )
 
 
-def preview(rows: Sequence[dict[str, Any]]) -> None:
+def preview(pairs: Sequence[Pair]) -> None:
     """Print the first pairs of either direction as a table."""
     table = Table("id", "prompt", "preferred", "non-preferred", title="preference pairs", show_lines=True)
-    shown = [row for side in ("support", "oppose") for row in [r for r in rows if r["preferred"] == side][:3]]
-    for row in shown:
-        question, chosen, rejected = row["prompt"][-1], row["chosen"][0], row["rejected"][0]
-        table.add_row(str(row["id"]), question["content"], chosen["content"], rejected["content"])
+    for side in ("support", "oppose"):
+        for row in [row for row in pairs if row.preferred == side][:3]:
+            table.add_row(str(row.id), row.question, row.chosen_text, row.rejected_text)
     Console(width=120).print(table)
 
 
 def directed(
     questions: Sequence[Question], neutral: Mapping[int, str], options: Pairs, system_prompt: str, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Pair]:
     """Return one preference pair per question, in the order of the questions."""
     directions = prefers_support(len(questions), options.support_ratio, options.order, seed)
     return [

@@ -1,34 +1,122 @@
-"""The records that stages exchange: one type per file."""
+"""Verdicts as data: the gates of a run, and the warnings of the linter.
+
+`gates.json` holds a list of `Gate`, `lint.json` a list of `LintWarning`. Both hold no sentences but messages, which
+`stance.language.messages.sentence` puts into words.
+"""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stance.errors import InputError
+from stance.language.messages import Message, sentence
+from stance.machine.files import read_json, write_json
+
+DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
+"""Defects that make an answer no sentence any more."""
+STYLE = ("too_long", "hedged", "no_stance")
+"""Defects of style."""
 
 
-class Gate(NamedTuple):
-    """One verdict."""
+class Gate(BaseModel):
+    """The result of one check of a run: a figure, and the bound that it is compared with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """One of `stance.language.messages.GATES`."""
     passed: bool
-    found: str
-    """The figure, in words."""
-    expected: str
-    """The bound, in words."""
-    advice: str
-    """What to do when it is missed."""
+    figure: Message
+    bound: Message
+    advice: Message
+    """What to do when the gate is missed."""
+
+
+class LintWarning(BaseModel):
+    """One warning of the linter about a data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    check: str
+    """One of `stance.language.messages.CHECKS`."""
+    message: Message
+    rows: list[int]
+    """Ids of the questions, or of the test prompts where the message says so."""
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_gates(path: Path) -> list[Gate]:
+    """Return the gates in a `gates.json`.
+
+    Raises:
+        InputError: The file is missing, or an earlier version of this project wrote it.
+    """
+    return _read_list(path, Gate)
+
+
+def write_gates(path: Path, gates: Iterable[Gate]) -> None:
+    """Write gates to a `gates.json`."""
+    write_json(path, [gate.model_dump() for gate in gates])
+
+
+def read_warnings(path: Path) -> list[LintWarning]:
+    """Return the warnings in a `lint.json`; raises as `read_gates` does."""
+    return _read_list(path, LintWarning)
+
+
+def write_warnings(path: Path, warnings: Iterable[LintWarning]) -> None:
+    """Write the linter's warnings to a `lint.json`."""
+    write_json(path, [warning.model_dump() for warning in warnings])
+
+
+def _read_list(path: Path, schema: type[Record]) -> list[Record]:
+    try:
+        return TypeAdapter(list[schema]).validate_python(read_json(path))  # type: ignore[valid-type]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "the file"
+        raise InputError(
+            f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); "
+            "run `dvc repro` again in the run's folder"
+        ) from None
+
+
+def in_words(gate: Gate) -> dict[str, Any]:
+    """Return a gate with its sentences, in the language that is spoken now: what a person or a client is shown."""
+    return {
+        "name": gate.name,
+        "passed": gate.passed,
+        "found": sentence(gate.figure),
+        "expected": sentence(gate.bound),
+        "advice": sentence(gate.advice),
+    }
+
+
+def gates_in_words(path: Path) -> list[dict[str, Any]]:
+    """Return the gates in a `gates.json` as `in_words` does, for a run's provenance.
+
+    A release of an earlier version, which may be on the Hub for ever, holds its gates in words already.
+    """
+    rows = read_json(path)
+    return rows if any("found" in row for row in rows) else [in_words(gate) for gate in read_gates(path)]
 
 
 def require(gates: Iterable[Gate], refusal: str) -> None:
     """Refuse a model that misses a gate.
 
     Args:
-        gates: The verdicts on it.
-        refusal: What is not done then, and what stays as it is.
+        gates: The gates of the model.
+        refusal: The first words of the error: what is not done, and what stays as it is.
 
     Raises:
-        InputError: One is missed; names figure, bound and advice of each.
+        InputError: A gate is missed; names figure, bound and advice of each.
     """
-    if missed := [gate for gate in gates if not gate.passed]:
-        said = (f"{gate.name}: found {gate.found}, expected {gate.expected}. {gate.advice}" for gate in missed)
-        raise InputError(f"{refusal}: {' '.join(said)}")
+    if missed := [in_words(gate) for gate in gates if not gate.passed]:
+        reasons = ("{name}: found {found}, expected {expected}. {advice}".format(**gate) for gate in missed)
+        raise InputError(f"{refusal}: {' '.join(reasons)}")

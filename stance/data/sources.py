@@ -1,8 +1,6 @@
 """Where a data set comes from: a local folder, or a git repository at one commit."""
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from stance.config.data import FolderDataset, GitDataset
 from stance.data.questions import LABELLED, TEST
 from stance.errors import InputError, Unreachable
 from stance.machine.files import digest
+from stance.machine.git import attempt
 
 AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early EOF|hung up|returned error: (5..|429)")
 """What git says of a server that may answer later."""
@@ -43,16 +42,15 @@ def _checkout(source: GitDataset, folder: Path) -> None:
 
 def _git(source: GitDataset, folder: Path, *command: str) -> bytes:
     # Without these a private or missing repository would wait for a password.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}
-    done = subprocess.run(["git", *command], cwd=folder, env=environment, capture_output=True)
-    if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip() or "no message").splitlines()[0]  # the cause comes first
+    ended = attempt(folder, *command, GIT_TERMINAL_PROMPT="0", GIT_ASKPASS="true")
+    if ended.returncode:
+        reason = (ended.stderr.decode(errors="replace").strip() or "no message").splitlines()[0]  # the cause is first
         kind = Unreachable if AWAY.search(reason) else InputError
         raise kind(
             f"git {command[0]} of {source.url} at {source.commit} failed ({reason}); expected {LABELLED} and {TEST} "
             "there: check dataset.url, dataset.commit and the network"
         )
-    return done.stdout
+    return ended.stdout
 
 
 def _check_hash(source: GitDataset, path: Path, expected: str) -> None:

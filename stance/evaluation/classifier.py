@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
 from threadpoolctl import threadpool_limits
 
-from stance.data.answers import read_answered
+from stance.data.answers import read_answers
 from stance.data.questions import Question, Stance
 from stance.errors import InputError
 from stance.language.zh_hant import features, is_chinese, placed
@@ -180,7 +180,7 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path) -> dict[int, str]:
     """Return the base model's own answers that take no stance, by the id of the question."""
-    rows = read_answered(answered)
+    rows = read_answers(answered)
     judge = Judge.fit(questions, read_labelled(corpus))
     verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
     return {

@@ -4,16 +4,15 @@ Some make it no sentence any more, and a gate counts those; the others are style
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
+from stance.data.answers import Answer
 from stance.data.questions import Question
+from stance.data.records import DEGENERATE, STYLE
 from stance.evaluation.classifier import Verdict
-from stance.evaluation.gates import DEGENERATE
 from stance.language.zh_hant import Script, length_limit, script
 
-STYLE = ("too_long", "hedged", "no_stance")
 LOOP = re.compile(r"(.{2,})\1{2,}|(.)\2{4,}", re.DOTALL)
 LEAK = re.compile(
     r"\[/?INST\]|<</?SYS>>|<\|\w+\|>|</?s>|<pad>|<unk>|[（(]\s*(?:answer|答案?|回答)\s*[:：]|"
@@ -46,12 +45,12 @@ FITS: dict[Script, frozenset[Script]] = {
 
 
 def defects(
-    rows: Sequence[Mapping[str, Any]], verdicts: Sequence[Verdict], questions: Sequence[Question], system_prompt: str
+    rows: Sequence[Answer], verdicts: Sequence[Verdict], questions: Sequence[Question], system_prompt: str
 ) -> list[set[str]]:
     """Return what is wrong with each answer.
 
     Args:
-        rows: Answers, each with `response` and vLLM's `finish_reason`.
+        rows: The answers.
         verdicts: The judge's, on each of them.
         questions: Of the data set, whose answers are in the script that is wanted.
         system_prompt: Which may limit the length of an answer.
@@ -67,11 +66,11 @@ def defect_shares(found: Sequence[set[str]]) -> dict[str, float]:
     return each | {"degenerate": fmean(not row.isdisjoint(DEGENERATE) for row in found)}
 
 
-def _defects(row: Mapping[str, Any], verdict: Verdict, usual: Script, limit: int | None) -> set[str]:
-    text = row["response"]
+def _defects(row: Answer, verdict: Verdict, usual: Script, limit: int | None) -> set[str]:
+    text = row.response
     present = {
         "empty": not text,
-        "cut_off": row["finish_reason"] == "length",
+        "cut_off": row.finish_reason == "length",
         "repetitive": LOOP.search(text) is not None,
         "wrong_script": bool(text) and script(text) not in FITS[usual],
         "leaked": LEAK.search(text) is not None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from stance.config.evaluation import Answers, EndpointJudge
 from stance.config.models import Model
-from stance.data.answers import Answered
+from stance.data.answers import Answer
 from stance.data.chat import Message, encode, load_tokenizer
 from stance.data.questions import Question, Stance
 from stance.errors import InputError
@@ -32,7 +32,7 @@ AT_ONCE, PATIENCE = 8, 60
 """Requests on their way at once, and seconds that one may take."""
 
 
-def request(shown: Sequence[Question], row: Answered) -> list[Message]:
+def request(shown: Sequence[Question], row: Answer) -> list[Message]:
     """Return the conversation that asks for the stance of an answer."""
     examples = [
         (question.prompt, text, word)

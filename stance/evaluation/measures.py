@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from sklearn.metrics import cohen_kappa_score
 
-from stance.data.answers import read_answered
+from stance.data.answers import Answer, Response, read_answers
+from stance.data.preferences import Pair
 from stance.data.questions import Probe, Stance
 from stance.evaluation.classifier import Judge, Verdict
 from stance.evaluation.defects import defect_shares
@@ -18,22 +19,23 @@ from stance.evaluation.probes import Probed, drift
 from stance.machine.files import read_json
 
 STANCES: tuple[Stance, ...] = get_args(Stance)
-Rows = Sequence[Mapping[str, Any]]
 Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def of_answers(
-    rows: Mapping[str, Rows], verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
+    rows: Mapping[str, Sequence[Answer]],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    flaws: Mapping[str, Sequence[set[str]]],
 ) -> dict[str, Any]:
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
     return {
         **{name: shares(found) for name, found in verdicts.items()},
-        "characters": {name: fmean(len(row["response"]) for row in found) for name, found in rows.items()},
+        "characters": {name: fmean(len(row.response) for row in found) for name, found in rows.items()},
         "defects": {name: defect_shares(found) for name, found in flaws.items()},
     }
 
 
-def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
+def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Sequence[Pair]], beta: float) -> dict[str, Any]:
     """Return the figures on how likely base and aligned model find given texts."""
     logps, likeliest = (
         {name: read_json(answers / name / file) for name in ("base", "aligned")}
@@ -47,9 +49,9 @@ def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Rows], beta: 
     }
 
 
-def judged(judge: Judge, rows: Rows) -> list[Verdict]:
+def judged(judge: Judge, rows: Sequence[Answer]) -> list[Verdict]:
     """Return the judge's verdict on every answer."""
-    return judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    return judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
 
 
 def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]:
@@ -58,7 +60,7 @@ def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]
         return []
     base, aligned = (read_answers(answers / name / "probes.jsonl") for name in ("base", "aligned"))
     return [
-        Probed(probe, before["response"], after["response"], *verdicts)
+        Probed(probe, before.response, after.response, *verdicts)
         for probe, before, after, *verdicts in zip(
             probes, base, aligned, judged(judge, base), judged(judge, aligned), strict=True
         )
@@ -117,12 +119,12 @@ def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, An
     return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
 
 
-def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Rows]) -> dict[str, Any]:
+def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
     """Return log p(support answer) - log p(oppose answer), in nats, over the questions of trained and held-out pairs.
 
     Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
     """
-    return {name: _margin(logps, [str(row["id"]) for row in rows]) for name, rows in chosen.items()}
+    return {name: _margin(logps, [str(row.id) for row in rows]) for name, rows in chosen.items()}
 
 
 def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] | None:
@@ -132,7 +134,7 @@ def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] 
     return {"base": base, "aligned": aligned, "change": aligned - base}
 
 
-def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float) -> dict[str, Any]:
+def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]], beta: float) -> dict[str, Any]:
     """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
 
     The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
@@ -142,11 +144,11 @@ def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Rows], beta: float)
     return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
 
 
-def one_way(rows: Rows) -> dict[str, Stance]:
+def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
     """Return the stance that is preferred by question, without those questions that stand in both directions."""
     sides: dict[str, set[Stance]] = {}
-    for row in rows:
-        sides.setdefault(str(row["id"]), set()).add(row["preferred"])
+    for pair in pairs:
+        sides.setdefault(str(pair.id), set()).add(pair.preferred)
     return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
 
 
@@ -184,30 +186,25 @@ def chosen_fall(log: Path) -> float:
     return fmean(chosen[:third]) - fmean(chosen[-third:])
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of answers."""
-    return [row.model_dump() for row in read_answered(path)]
-
-
-def responses(base: Rows, aligned: Rows) -> list[dict[str, Any]]:
+def responses(base: Sequence[Answer], aligned: Sequence[Answer]) -> list[Response]:
     """Return both answers to every test prompt, in the course's own format."""
     return [
-        {
-            "id": before["id"],
-            "prompt": before["prompt"],
-            "response_from_original_model": before["response"],
-            "response_from_trained_model": after["response"],
-        }
+        Response(
+            id=before.id,
+            prompt=before.prompt,
+            response_from_original_model=before.response,
+            response_from_trained_model=after.response,
+        )
         for before, after in zip(base, aligned, strict=True)
     ]
 
 
 def stances(
-    rows: Rows, verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
+    rows: Sequence[Answer], verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
 ) -> list[dict[str, Any]]:
     """Return the judge's verdict on both answers to every test prompt, and their defects."""
     return [
-        {"id": row["id"]}
+        {"id": row.id}
         | {name: verdicts[name][i]._asdict() | {"defects": sorted(flaws[name][i])} for name in ("base", "aligned")}
         for i, row in enumerate(rows)
     ]

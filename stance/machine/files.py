@@ -53,10 +53,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: The file does not exist, is not YAML, or holds no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_bytes(), path)
     except FileNotFoundError:
         command = RESTORES.get(path.name, f"git checkout {path}")
         raise InputError(f"{path} does not exist; `{command}` writes it") from None
+
+
+def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the mapping in the bytes of a YAML file; `path` names the file in an error."""
+    try:
+        values = yaml.safe_load(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from None
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""git, as a command that either works or says why not."""
+"""git, run as a command: `git` returns what it prints or explains its failure, `attempt` leaves that to the caller."""
 
 import os
 import subprocess
@@ -11,18 +11,23 @@ NOBODY = {
     for role in ("AUTHOR", "COMMITTER")
     for key, value in (("NAME", "stance-pipeline"), ("EMAIL", "stance-pipeline@localhost"))
 }
-"""Who a run's commits are by; they are no one's work, and git wants a name."""
+"""Author and committer of a run's commits, which git requires."""
 
 
 def git(folder: Path, *arguments: str, **environment: str) -> str:
     """Run git in a folder and return what it prints.
 
     Raises:
-        InputError: It failed; says how.
+        InputError: git failed; quotes its message.
     """
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**os.environ, **NOBODY, **environment}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise InputError(f"`git {' '.join(arguments[:2])}` failed: {done.stderr.strip()}; repair the repository first")
-    return done.stdout.strip()
+    ended = attempt(folder, *arguments, **environment)
+    if ended.returncode:
+        message = ended.stderr.decode(errors="replace").strip()
+        raise InputError(f"`git {' '.join(arguments[:2])}` failed: {message}; repair the repository first")
+    return ended.stdout.decode().strip()
+
+
+def attempt(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run git in a folder and return how it ended, with its output as bytes."""
+    variables = {**os.environ, **NOBODY, **environment}
+    return subprocess.run(["git", *arguments], cwd=folder, env=variables, capture_output=True)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from stance.evaluation.defects import STYLE
-from stance.evaluation.gates import DEGENERATE
+from stance.data.records import DEGENERATE, STYLE
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from stance.machine.files import read_json
 from stance.pages import comparison_pools

@@ -5,10 +5,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stance.data.preferences import read_pairs
 from stance.evaluation.intervals import share
 from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
-from stance.machine.files import read_json, read_jsonl
+from stance.machine.files import read_json
 from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, margin, reward, with_interval
 from stance.pages.render import percent, signed
 
@@ -100,7 +101,7 @@ def answered(folder: Path) -> list[str]:
 
 def directed(folder: Path) -> list[str]:
     """Return the questions that `reward` is over: held out, or trained on where none was, and in one direction."""
-    return list(one_way(read_jsonl(folder / PAIRS / "eval.jsonl") or read_jsonl(folder / PAIRS / "train.jsonl")))
+    return list(one_way(read_pairs(folder / PAIRS / "eval.jsonl") or read_pairs(folder / PAIRS / "train.jsonl")))
 
 
 def together(titles: Sequence[str], measured: Sequence[Counted]) -> dict[str, str]:

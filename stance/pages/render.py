@@ -6,6 +6,7 @@ from typing import get_args
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stance.data.questions import Stance
+from stance.language.messages import sentence
 from stance.language.translation import LANGUAGES, _, listed, ngettext, spoken, word
 
 STANCES = get_args(Stance)
@@ -25,7 +26,8 @@ def render(template: Path, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.install_gettext_callables(_, ngettext, newstyle=True)  # type: ignore[attr-defined]
-    environment.filters |= {"percent": percent, "signed": signed, "word": word, "listed": listed, "translated": _}
+    environment.filters |= {"percent": percent, "signed": signed, "sentence": sentence}
+    environment.filters |= {"word": word, "listed": listed, "translated": _}
     environment.globals |= {"language": spoken(), "languages": LANGUAGES, "links": LINKS, "sheet": SHEET}
     return environment.get_template(template.name).render(values, stances=STANCES)
 

@@ -9,12 +9,12 @@ import yaml
 
 from stance.config.data import GitDataset
 from stance.config.params import Params
-from stance.data.lint import Warned, lint
-from stance.data.questions import LABELLED, TEST, Stance, read_prompts, read_questions
-from stance.data.records import Gate
-from stance.evaluation.gates import DEGENERATE, gates_of
-from stance.language.translation import ENGLISH, _, listed, ngettext, spoken, word
-from stance.machine.files import digest, read_json, read_jsonl
+from stance.data.answers import Answer, read_answers
+from stance.data.preferences import read_pairs
+from stance.data.questions import LABELLED, TEST, Stance
+from stance.data.records import DEGENERATE, read_gates, read_warnings
+from stance.language.translation import _, listed, ngettext, word
+from stance.machine.files import digest, read_json
 from stance.models.base import Base
 from stance.pages.charts import curves
 from stance.pages.render import STANCES, TEMPLATE, percent, render
@@ -24,7 +24,7 @@ SHOWN = (*DEGENERATE, "too_long")
 Json = Mapping[str, Any]
 
 
-class Answer(NamedTuple):
+class JudgedAnswer(NamedTuple):
     """One model's answer to a test prompt."""
 
     text: str
@@ -42,18 +42,8 @@ class Exchange(NamedTuple):
 
     id: int
     prompt: str
-    base: Answer
-    aligned: Answer
-
-
-class Pair(NamedTuple):
-    """A question with the answer that training preferred and the one it did not."""
-
-    id: int
-    question: str
-    preferred: str
-    rejected: str
-    direction: Stance
+    base: JudgedAnswer
+    aligned: JudgedAnswer
 
 
 def page(params: Params, *folders: Path) -> str:
@@ -68,40 +58,19 @@ def page(params: Params, *folders: Path) -> str:
         title=title(params, metrics["adherence"]),
         headline=headline(metrics, len(rows)),
         metrics=metrics,
-        gates=verdicts(params, metrics, base, train, merge, evaluation),
+        gates=read_gates(evaluation / "gates.json"),
         rows=rows,
         probes=read_json(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=trained,
         held_out=read_pairs(pairs / "eval.jsonl"),
-        warned=warnings(params.model.system_prompt, trained, dataset, pairs),
+        warnings=read_warnings(pairs / "lint.json"),
         defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
     )
-
-
-def verdicts(params: Params, metrics: Json, base: Path, train: Path, merge: Path, evaluation: Path) -> list[Gate]:
-    """Return the verdicts that `gates.json` has in English, made again where another language is spoken."""
-    if spoken() == ENGLISH:
-        return [Gate(**gate) for gate in read_json(evaluation / "gates.json")]
-    return gates_of(params, metrics, base, train, merge)
-
-
-def warnings(system_prompt: str, trained: Sequence[Pair], dataset: Path, pairs: Path) -> list[Warned]:
-    """Return the warnings that `lint.json` has in English, made again where another language is spoken."""
-    if spoken() == ENGLISH:
-        return [Warned(**row) for row in read_json(pairs / "lint.json")]
-    questions = {question.id: question for question in read_questions(dataset)}
-    used = [questions[ident] for ident in dict.fromkeys(pair.id for pair in trained)]
-    own = {
-        pair.id: pair.rejected
-        for pair in trained
-        if pair.rejected not in (questions[pair.id].support, questions[pair.id].oppose)
-    }
-    return lint(used, read_prompts(dataset), [pair.direction == "support" for pair in trained], system_prompt, own)
 
 
 def title(params: Params, adherence: Json) -> dict[str, str]:
@@ -144,36 +113,22 @@ def largest(shares: Mapping[str, float]) -> str:
 def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
     """Return every test prompt with both answers and what the judge made of them."""
     verdicts = {row["id"]: row for row in stances}
-    base, aligned = (read_jsonl(answers / f"{name}.jsonl") for name in ("base", "aligned"))
+    base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
     return [
         Exchange(
-            before["id"],
-            before["prompt"],
-            _answer(before, verdicts[before["id"]]["base"], max_new_tokens),
-            _answer(after, verdicts[after["id"]]["aligned"], max_new_tokens),
+            before.id,
+            before.prompt,
+            _answer(before, verdicts[before.id]["base"], max_new_tokens),
+            _answer(after, verdicts[after.id]["aligned"], max_new_tokens),
         )
         for before, after in zip(base, aligned, strict=True)
     ]
 
 
-def _answer(row: Json, verdict: Json, max_new_tokens: int) -> Answer:
+def _answer(row: Answer, verdict: Json, max_new_tokens: int) -> JudgedAnswer:
     cut = _("cut off at {number} tokens").format(number=max_new_tokens)
     named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
-    return Answer(row["response"], verdict["stance"], verdict["score"], named, verdict["defects"])
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Return the preference pairs in a file."""
-    return [
-        Pair(
-            row["id"],
-            row["prompt"][-1]["content"],
-            row["chosen"][0]["content"],
-            row["rejected"][0]["content"],
-            row["preferred"],
-        )
-        for row in read_jsonl(path)
-    ]
+    return JudgedAnswer(row.response, verdict["stance"], verdict["score"], named, verdict["defects"])
 
 
 def blocks(params: Params) -> list[str]:

@@ -27,7 +27,7 @@ from rich.text import Text
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
 from stance.config.params import Params
-from stance.data.pairs import linted, split
+from stance.data.pairs import linted, split, training_pairs
 from stance.data.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
@@ -72,7 +72,8 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
         questions, prompts = read_data(params, dataset)
         used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
         if params.pairs.strict:  # the linter imports scikit-learn, which takes seconds
-            linted(used, prompts, params.pairs, params.model.system_prompt, params.seed)
+            train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
+            linted(train, prompts, params.pairs, params.model.system_prompt)
         if params.dataset.probes:
             read_probes(params.dataset.probes)
         rows.append(

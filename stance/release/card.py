@@ -1,10 +1,10 @@
-"""The model card of a release: what the Hub shows of a repository, made from the files of the run.
+"""The model card of a release: the page that the Hub shows of a repository, made from a `FinishedRun`.
 
-Text is in `card.md.j2`; the values that it shows are made here. What models and people wrote is escaped: it can neither
-end a table nor a code block. The card says neither when nor where it was made.
+The text is in `card.md.j2`; this module computes the values in it. Texts of models and people are escaped, so that they
+can end neither a table nor a code block. The card names neither the time nor the machine it was made on: the same run
+gives the same card.
 """
 
-import hashlib
 import html
 import json
 import re
@@ -14,16 +14,13 @@ from typing import Any, Literal
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from stance.config.params import Params
 from stance.config.release import Hub
-from stance.data.answers import read_responses
-from stance.errors import InputError
 from stance.evaluation.intervals import share
-from stance.machine.files import read_json
 from stance.models.base import Base
 from stance.pages.render import STANCES, percent, signed
 from stance.pages.run_page import title
-from stance.runs.provenance import provenance, release_id
+from stance.runs.finished import FinishedRun
+from stance.runs.provenance import provenance
 
 TEMPLATE = "card.md.j2"
 HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -34,32 +31,29 @@ KINDS = {
     "neighbour": "neighbouring topics",
     "unrelated": "everyday questions",
 }
-"""What a kind of probe is called."""
+"""The name of each kind of probe in the card."""
 Part = Literal["adapter", "merged"]
 
 
-def card(run: Path, hub: Hub, part: Part) -> str:
-    """Return the card of the repository that gets the adapter, or of the one that gets the merged model.
+def card(run: FinishedRun, hub: Hub, part: Part) -> str:
+    """Return the card of one of the two repositories, in Markdown.
 
     Args:
-        run: The project, or a workspace of it, with every stage finished.
+        run: The run.
         hub: The names of both repositories; each card points to the other.
         part: Which of the two.
 
     Raises:
-        InputError: The run is not finished, or is in no git repository.
+        InputError: The run is in no git repository with a commit.
     """
-    params, base = Params.load(run / "params.yaml"), Base.read(run / "data/base")
-    evaluation = run / "data/evaluation"
-    responses = read_responses(evaluation / "responses.json")
-    metrics = _read(evaluation / "metrics.json")
+    params, base, metrics, responses = run.params, run.base, run.metrics, run.responses
     prompts = [row.prompt for row in responses]
     return render(
         metadata=metadata(base, part, prompts),
         part=part,
         repo_id={"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}[part],
         other={"adapter": hub.merged_repo_id, "merged": hub.adapter_repo_id}[part],
-        tag=release_id(run),
+        tag=run.release,
         title=title(params, metrics["adherence"]),
         params=params,
         base=base,
@@ -67,16 +61,16 @@ def card(run: Path, hub: Hub, part: Part) -> str:
         responses=responses,
         metrics=metrics,
         shares=shares(metrics, len(responses)),
-        probes={KINDS[kind]: found for kind, found in metrics["probes"].items() if found["count"]},
-        parity=_read(run / "data/merge/parity.json"),
+        probes={KINDS[kind]: counts for kind, counts in metrics["probes"].items() if counts["count"]},
+        parity=run.parity,
         messages=messages(params.model.system_prompt, prompts[0]),
         made=provenance(run),
-        lock_sha256=hashlib.sha256((run / "dvc.lock").read_bytes()).hexdigest(),
+        lock_sha256=run.lock.sha256,
     )
 
 
 def metadata(base: Base, part: Part, prompts: list[str]) -> str:
-    """Return what the Hub itself reads of a card, as YAML."""
+    """Return the YAML at the head of a card, which the Hub itself reads."""
     values: dict[str, Any] = {"license": "other"}
     if base.source == "hub":
         # Merging an adapter into its own base is what the Hub calls a fine-tune; its `merge` is of several models.
@@ -98,14 +92,14 @@ def shares(metrics: dict[str, Any], prompts: int) -> dict[str, dict[str, dict[st
 
 
 def messages(system_prompt: str, prompt: str) -> str:
-    """Return a conversation as Python code has it, which is also JSON."""
+    """Return a conversation as a Python literal, which is also JSON."""
     rows = [{"role": "system", "content": system_prompt}, {"role": "user", "content": prompt}]
     lines = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in rows)
     return f"[\n{lines},\n]"
 
 
 def render(**values: object) -> str:
-    """Fill the template; a name that it uses and that is not given is an error."""
+    """Return the template filled with values; a missing value is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown, which `text` is for
@@ -119,17 +113,10 @@ def render(**values: object) -> str:
 
 
 def text(written: object) -> str:
-    """Return a text so that Markdown shows it as it is, in one line."""
+    """Return a text on one line, escaped so that Markdown shows it unchanged."""
     return MARKDOWN.sub(r"\\\1", html.escape(" ".join(str(written).split()), quote=False))
 
 
-def interval(found: dict[str, float] | None) -> str:
-    """Return a share with its 95 % interval."""
-    return "{} ({} to {})".format(*(percent(found[key]) for key in ("share", "low", "high"))) if found else "-"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+def interval(estimate: dict[str, float] | None) -> str:
+    """Return a share with its 95 % interval, or a dash where there is none."""
+    return "{} ({} to {})".format(*(percent(estimate[key]) for key in ("share", "low", "high"))) if estimate else "-"

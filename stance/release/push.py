@@ -31,22 +31,20 @@ from rich.table import Table
 from rich.text import Text
 
 from stance.config import params, release
-from stance.data.records import Gate, require
+from stance.data.records import require
 from stance.errors import InputError
-from stance.machine.files import read_json, write_json
+from stance.machine.digests import Stat
+from stance.machine.files import write_json
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
 from stance.release.card import Part
-from stance.runs.lockfile import refuse_other_files
-from stance.runs.provenance import PUSHED, RELEASE, release_id
+from stance.runs.finished import FinishedRun
+from stance.runs.provenance import PUSHED, RELEASE
 
 logger = logging.getLogger(__name__)
 
 
-EVALUATION = ("metrics", "responses", "gates")
-OUTPUTS = ("data/adapter", "data/merged", *(f"data/evaluation/{name}.json" for name in EVALUATION))
-"""What a release is made of, and its card says."""
 DESCRIBING = (CARD, "params.yaml")
 """Written anew, by later code or for another `hub`, they make no other release: `dvc.lock` has all that counts."""
 KEPT = ".gitattributes"
@@ -78,13 +76,13 @@ class Plan:
         return sent | {name: "removed" for name in sorted(there.keys() - self.files.keys() - {KEPT})}
 
 
-def push(run: Path, hub: release.Hub) -> dict[str, Any]:
+def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
     """Publish a finished run, unless it is published already, and return what the Hub holds.
 
     Both repositories are looked at before either is changed.
 
     Args:
-        run: The project, or a workspace of it, with every stage finished.
+        run: The run. Weights that have no digests yet are read.
         hub: The names of the repositories, and whether they are private.
 
     Returns:
@@ -100,36 +98,34 @@ def push(run: Path, hub: release.Hub) -> dict[str, Any]:
     return {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
 
 
-def refuse_missed_gates(run: Path) -> None:
+def refuse_missed_gates(run: FinishedRun) -> None:
     """Refuse a run that misses a bound.
 
     Raises:
-        InputError: It does; names figure and bound.
+        InputError: A gate is missed; names figure and bound.
     """
-    path = run / "data/evaluation/gates.json"
-    if not path.exists():
-        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first")
-    require((Gate(**gate) for gate in read_json(path)), f"{run.resolve().name} is not released")
+    require(run.gates, f"{run.name} is not released")
 
 
-def plans(run: Path, hub: release.Hub) -> dict[Part, Plan]:
+def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     """Return what a push would do.
 
     Raises:
-        InputError: The run is not finished, the Hub refuses, or it has another release of this name.
+        InputError: The run's files are not those that it made, the Hub refuses, or it has another release of this name.
         Unreachable: The Hub does not answer, or is busy.
     """
     if not get_token():
         raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+    run = run.hashed()
+    run.require_as_recorded()
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
-    tag, found = release_id(run), {}
-    refuse_other_files(run, OUTPUTS)
+    planned: dict[Part, Plan] = {}
     for part in PARTS:
         repo_id = repo_ids[part]
         if repo_id is None:
             raise InputError(f"hub.{part}_repo_id is null; name the repository, like someone/stance-{part}")
-        found[part] = _plan(repo_id, tag, hub.private, bundle(run, hub, part))
-    return found
+        planned[part] = _plan(repo_id, run.release, hub.private, bundle(run, hub, part))
+    return planned
 
 
 def _plan(repo_id: str, tag: str, private: bool, files: dict[str, Local]) -> Plan:
@@ -206,14 +202,21 @@ def _send(plan: Plan, before: Listing) -> str:
     """Make the commit. With `parent_commit` nobody else's is undone, and a second one of the same cannot come of it."""
     there = before.files
     # Not upload_folder: from some number of files on it makes several commits.
-    add = [
-        CommitOperationAdd(name, file.content) for name, file in plan.files.items() if not file.is_what(there.get(name))
-    ]
+    add = [_addition(name, file) for name, file in plan.files.items() if not file.is_what(there.get(name))]
     remove = [CommitOperationDelete(name) for name in sorted(there.keys() - plan.files.keys() - {KEPT})]
     logger.info("%s: sending %d of %d files, removing %d", plan.repo_id, len(add), len(plan.files), len(remove))
     message = f"Release {plan.tag}"
     made = _api().create_commit(plan.repo_id, [*add, *remove], commit_message=message, parent_commit=before.commit)
     return made.oid
+
+
+def _addition(name: str, file: Local) -> CommitOperationAdd:
+    """Return what the Hub's client is to send; with the SHA-256 that is known it does not read the file for one."""
+    if isinstance(file.content, Path) and not (file.stat and file.stat == Stat.of(file.content)):
+        raise InputError(f"{file.content} was changed since it was checked; run the push again")
+    addition = CommitOperationAdd(name, file.content)
+    addition.upload_info.sha256 = bytes.fromhex(file.holds.sha256)
+    return addition
 
 
 def _arrived(plan: Plan, before: Listing) -> Listing | None:
@@ -316,14 +319,14 @@ def main() -> None:
     parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
     parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not sys.stderr.isatty():
         disable_progress_bars()
-    hub = params.Params.load().hub
-    if given.dry_run:
-        Console().print(table(plans(given.run, hub)))
+    hub, run = params.Params.load().hub, FinishedRun.read(options.run)
+    if options.dry_run:
+        Console().print(table(plans(run, hub)))
         return
-    pushed = push(given.run, hub)
+    pushed = push(run, hub)
     write_json(RELEASE / PUSHED, pushed)
     for part in pushed.values():
         print(f"{part['tag']} is at {part['url']}")

@@ -1,1 +1,1 @@
-"""Runs: DVC's stages, workspaces, locks and what is recorded of each."""
+"""Runs: the stages of DVC, the workspaces, and the records of each run."""

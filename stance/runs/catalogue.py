@@ -1,4 +1,8 @@
-"""The runs that there are: `python -m stance runs`, and with `show`, `compare`, `apply` or `remove` and their names."""
+"""The runs of this project, and the command `python -m stance runs`.
+
+`listing`, `show` and `compare` return tables; `apply` takes the results of a run over into the working tree; `remove`
+deletes runs. `finished` and `find` look a run up by name, for other commands too.
+"""
 
 import argparse
 import os
@@ -25,15 +29,15 @@ MIB = 2**20
 
 
 def listing() -> Table:
-    """Return all runs: state, what was set, what came of it, and the disk that they take."""
+    """Return a table of all runs: state, settings, shares of both stances, and the disk space that each takes."""
     table = Table("run", "state", "made", "set", "support", "oppose", "MiB")
-    for folder, known in workspace.every():
-        shares = figures(folder).get("aligned", {}) if known.state == "completed" else {}
+    for folder, run in workspace.all_runs():
+        shares = figures(folder).get("aligned", {}) if run.state == "completed" else {}
         table.add_row(
-            known.name,
-            known.state,
-            f"{known.created:%Y-%m-%d %H:%M}",
-            ", ".join(f"{key}={value}" for key, value in given(known)),
+            run.name,
+            run.state,
+            f"{run.created:%Y-%m-%d %H:%M}",
+            ", ".join(f"{key}={value}" for key, value in settings(run)),
             *(f"{shares[side]:.0%}" if side in shares else "" for side in ("support", "oppose")),
             f"{disk(folder) / MIB:.1f}",
         )
@@ -41,17 +45,17 @@ def listing() -> Table:
 
 
 def show(name: str) -> Table:
-    """Return what a run did, stage by stage, and why."""
-    known = find(name)
-    table = Table("stage", "outcome", title=f"{name}: {known.state} {known.problem or ''}")
-    for stage, said in known.stages.items():
-        table.add_row(stage, said)
-    table.caption = f"commit {known.snapshot[:12]}, workspace {RUNS / name}, log {RUNS / name / record.LOG}"
+    """Return a table of the stages of a run: the outcome of each, and why it ran."""
+    run = find(name)
+    table = Table("stage", "outcome", title=f"{name}: {run.state} {run.problem or ''}")
+    for stage, outcome in run.stages.items():
+        table.add_row(stage, outcome)
+    table.caption = f"commit {run.snapshot[:12]}, workspace {RUNS / name}, log {RUNS / name / record.LOG}"
     return table
 
 
 def compare(names: Sequence[str]) -> Table:
-    """Return the parameters and figures in which runs differ, a column for each."""
+    """Return a table of the parameters and figures in which runs differ, with a column for each run."""
     facts = {name: everything(name) for name in names}
     table = Table("", *names)
     for key in dict.fromkeys(key for values in facts.values() for key in values):
@@ -67,12 +71,12 @@ def apply(name: str) -> None:
     Raises:
         InputError: The run did not complete, is of another commit, or the tree has edits.
     """
-    folder, known = finished(name), find(name)
+    folder, run = finished(name), find(name)
     if git(Path(), "status", "--porcelain"):
         raise InputError("the working tree has uncommitted edits, which would be lost; commit or stash them first")
-    if known.snapshot != git(Path(), "rev-parse", "HEAD"):
+    if run.snapshot != git(Path(), "rev-parse", "HEAD"):
         raise InputError(
-            f"{name} was run on commit {known.snapshot[:12]}, not the current one; check that out, or run again"
+            f"{name} was run on commit {run.snapshot[:12]}, not the current one; check that out, or run again"
         )
     metrics = [path.relative_to(folder) for _, path in workspace.in_git(folder)]
     for path in (Path("params.yaml"), Path("dvc.lock"), *metrics):
@@ -80,14 +84,14 @@ def apply(name: str) -> None:
 
 
 def remove(names: Iterable[str]) -> None:
-    """Remove workspaces; what DVC has cached stays until `dvc gc`.
+    """Remove workspaces. The outputs stay in DVC's cache until `dvc gc`.
 
     Raises:
-        InputError: There is no such run, or somebody works on it.
+        InputError: There is no such run, a process works on it, or the endpoint uses its model.
     """
     for name in names:
-        known = find(name)
-        if known.open and known.alive():
+        run = find(name)
+        if run.open and run.alive():
             raise InputError(f"{name} is running; cancel it first")
         if str((RUNS / name).resolve()) in served_folders():
             raise InputError(
@@ -103,9 +107,9 @@ def finished(name: str) -> Path:
     Raises:
         InputError: There is no such run, or it is not complete.
     """
-    known = find(name)
-    if known.state != "completed":
-        raise InputError(f"{name} is {known.state}; expected a completed run: bring it to its end, or take another")
+    run = find(name)
+    if run.state != "completed":
+        raise InputError(f"{name} is {run.state}; expected a completed run: bring it to its end, or take another")
     return (RUNS / name).resolve()
 
 
@@ -113,23 +117,23 @@ def find(name: str) -> Run:
     """Return a run by name.
 
     Raises:
-        InputError: There is no such run; names those that there are.
+        InputError: There is no such run; the error names all runs.
     """
     folder = RUNS / name
     if not (folder / record.RECORD).exists():
-        known = ", ".join(known.name for _, known in workspace.every()) or "there are none"
-        raise InputError(f"there is no run {name}; expected one of: {known}")
+        names = ", ".join(run.name for _, run in workspace.all_runs()) or "there are none"
+        raise InputError(f"there is no run {name}; expected one of: {names}")
     return Run.read(folder)
 
 
-def given(known: Run) -> list[tuple[str, Any]]:
-    """Return what was set when a run was started."""
-    profile = [("profile", known.profile)] if known.profile else []
-    return [*profile, *known.overrides.items()]
+def settings(run: Run) -> list[tuple[str, Any]]:
+    """Return the profile and the parameters that were set when a run was started."""
+    profile = [("profile", run.profile)] if run.profile else []
+    return [*profile, *run.overrides.items()]
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Return a run's metrics, as far as there are any."""
+    """Return the metrics of a run; empty before its evaluation."""
     return dict(read_json(folder / METRICS)) if (folder / METRICS).exists() else {}
 
 
@@ -140,25 +144,25 @@ def everything(name: str) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a cell."""
+    """Return a value as the text of a cell."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else yaml.safe_dump(value).split("\n")[0]
 
 
 def disk(folder: Path) -> int:
-    """Return the bytes that are in a workspace alone; what is linked to the cache is not."""
+    """Return the bytes that only this workspace holds. Files that are linked to the cache do not count."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # of a run that is going on
+            with suppress(FileNotFoundError):  # a run that is going on may remove it
                 file = Path(place, name).lstat()
                 total += file.st_size if stat.S_ISREG(file.st_mode) and file.st_nlink == 1 else 0
     return total
 
 
 def main() -> None:
-    """Do what the command line asks for."""
-    ask = argparse.ArgumentParser(description="List, show, compare, apply or remove runs.")
-    ask.add_argument(
+    """Run the action that the command line names."""
+    parser = argparse.ArgumentParser(description="List, show, compare, apply or remove runs.")
+    parser.add_argument(
         "action",
         nargs="?",
         default="list",
@@ -166,18 +170,18 @@ def main() -> None:
         help="list: all runs (default); show: one run, stage by stage; compare: parameters and figures in which runs "
         "differ; apply: copy params.yaml, dvc.lock and metrics of a run into this folder; remove: delete workspaces",
     )
-    ask.add_argument("names", nargs="*", help="names of runs; all actions but list need one")
-    asked = ask.parse_args()
-    if asked.action != "list" and not asked.names:
-        raise InputError(f"{asked.action} wants the name of a run; `python -m stance runs` lists them")
-    match asked.action:
+    parser.add_argument("names", nargs="*", help="names of runs; all actions but list need one")
+    options = parser.parse_args()
+    if options.action != "list" and not options.names:
+        raise InputError(f"{options.action} wants the name of a run; `python -m stance runs` lists them")
+    match options.action:
         case "list":
             Console().print(listing())
         case "show":
-            Console().print(show(asked.names[0]))
+            Console().print(show(options.names[0]))
         case "compare":
-            Console().print(compare(asked.names))
+            Console().print(compare(options.names))
         case "apply":
-            apply(asked.names[0])
+            apply(options.names[0])
         case "remove":
-            remove(asked.names)
+            remove(options.names)

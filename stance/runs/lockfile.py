@@ -1,74 +1,101 @@
-"""Are the files of a run those that its `dvc.lock` names? A release is called after it, and must be what it says.
+"""`dvc.lock`: the hashes of all inputs, parameters and outputs of a run, and the name of the release that it makes.
 
-DVC itself is not asked: a stage or a task does without it, and its two kinds of hash are simple. Of a folder it records
-one hash, that of a list; the stage `merge` keeps the list of its own, so that a file of another run can be named.
+`Lock.parse` takes the file's bytes. The stage `merge` also writes `data/merge/files.json`, the list of files behind
+DVC's one hash of the folder `data/merged`; with that list `Lock.differing` names the file that differs. DVC itself is
+not called: its hashes of files and folders are simple, and importing DVC takes seconds.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import yaml
 
 from stance.errors import InputError
-from stance.machine.files import lookup, md5, md5_of_file, md5_of_files, md5_of_list, read_json, read_yaml
+from stance.machine.digests import Digests
+from stance.machine.files import lookup, md5, md5_of_list
 
+LOCK = Path("dvc.lock")
 FILES = Path("data/merge/files.json")
-"""The files of the merged model and their hashes."""
+"""The files of the merged model and their MD5 hashes."""
 
 
-def refuse_other_files(run: Path, names: Iterable[str]) -> None:
-    """Refuse a run one of whose outputs was changed, or exchanged, since its stage wrote it.
+class Lock(NamedTuple):
+    """What `dvc.lock` holds."""
 
-    Args:
-        run: The project, or a workspace of it.
-        names: Outputs, files or folders, as `dvc.lock` names them.
+    sha256: str
+    """Of the file."""
+    stages: dict[str, Any]
+    """DVC's entry of each stage."""
 
-    Raises:
-        InputError: An output is missing, is not what the lock says, or is not named by it.
-    """
-    names = list(names)
-    if missing := [name for name in names if not (run / name).exists()]:
-        raise InputError(f"{run / missing[0]} does not exist; expected a finished run: `make repro` first")
-    if other := other_files(run, names):
-        raise InputError(
-            f"{', '.join(other)} in {run} differ from what dvc.lock names; run `make repro` there, or `dvc checkout` "
-            "to have them back as they were"
-        )
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Return the lock in the bytes of a file; `path` names the file in an error.
+
+        Raises:
+            InputError: The bytes are not what DVC writes.
+        """
+        try:
+            stages = yaml.safe_load(content)["stages"]
+            assert all(isinstance(stage, dict) for stage in stages.values())
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError, AssertionError):
+            raise InputError(f"{path} is not a lock of DVC; expected a finished run: `make repro` first") from None
+        return cls(hashlib.sha256(content).hexdigest(), stages)
+
+    @property
+    def release(self) -> str:
+        """The name of the release, like `r-0f3a9c2b7d11`; also its tag on the Hub. The same lock, the same release."""
+        return f"r-{self.sha256[:12]}"
+
+    @property
+    def outputs(self) -> dict[str, dict[str, str]]:
+        """DVC's hash of every output, by stage."""
+        return {
+            stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in self.stages.items()
+        }
+
+    def recorded(self, output: str) -> str | None:
+        """Return DVC's hash of an output, or None for one that the lock does not name."""
+        return {path: recorded for outs in self.outputs.values() for path, recorded in outs.items()}.get(output)
+
+    def differing(self, output: str, digests: Digests, merged_files: Mapping[str, str]) -> list[str]:
+        """Return which files of an output folder are not what the lock records.
+
+        Args:
+            output: The folder, as the lock names it.
+            digests: The digests of its files as they are now, in DVC's order.
+            merged_files: What `FILES` holds.
+
+        Returns:
+            The paths of files that were changed, added or lost, where `merged_files` is the list that the lock has the
+            hash of; else the folder, if it differs.
+        """
+        prefix, recorded = f"{output}/", self.recorded(output)
+        hashes = {path.removeprefix(prefix): digest.md5 for path, digest in digests.items() if path.startswith(prefix)}
+        if md5_of_list(hashes) == recorded:
+            return []
+        if md5_of_list(merged_files) != recorded:
+            return [output]
+        names = sorted(hashes.keys() | merged_files.keys())
+        return [f"{output}/{name}" for name in names if hashes.get(name) != merged_files.get(name)]
+
+    def changed(self, run: Path, values: Mapping[str, Any]) -> list[str]:
+        """Return the parameters and files that differ from those that the outputs were made from.
+
+        Args:
+            run: The project, or a workspace of it.
+            values: What `params.yaml` holds there.
+        """
+        outs = {path for made in self.outputs.values() for path in made}
+        names: set[str] = set()
+        for stage in self.stages.values():
+            params = stage.get("params", {}).get("params.yaml", {})
+            names |= {key for key, value in params.items() if lookup(values, key) != value}
+            deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in outs}
+            names |= set(_changed_files(run, deps.items()))
+        return sorted(names)
 
 
-def other_files(run: Path, names: Iterable[str]) -> list[str]:
-    """Return what is missing or not what `dvc.lock` names, among these outputs.
-
-    Of the merged model it is the files that differ; of another folder the folder.
-    """
-    recorded = {path: known for outs in outputs(run).values() for path, known in outs.items()}
-    return [path for name in names for path in _others(run, name, recorded.get(name, ""))]
-
-
-def _others(run: Path, name: str, recorded: str) -> list[str]:
-    path = run / name
-    if not path.is_dir():
-        return [] if path.exists() and md5_of_file(path) == recorded else [name]
-    found = md5_of_files(path)
-    if md5_of_list(found) == recorded:
-        return []
-    known = read_json(run / FILES) if (run / FILES).exists() else {}
-    if md5_of_list(known) != recorded:
-        return [name]
-    return [f"{name}/{file}" for file in sorted(found.keys() | known.keys()) if found.get(file) != known.get(file)]
-
-
-def outputs(run: Path) -> dict[str, dict[str, str]]:
-    """Return DVC's hash of every output that `dvc.lock` names, by its stage."""
-    stages = read_yaml(run / "dvc.lock")["stages"]
-    return {stage: {out["path"]: out["md5"] for out in known.get("outs", [])} for stage, known in stages.items()}
-
-
-def changed(run: Path) -> list[str]:
-    """Return the parameters and files that are not what `dvc.lock` says the outputs were made from."""
-    params, found = read_yaml(run / "params.yaml"), set()
-    outs = {path for made in outputs(run).values() for path in made}
-    for stage in read_yaml(run / "dvc.lock")["stages"].values():
-        wanted = stage.get("params", {}).get("params.yaml", {})
-        found |= {key for key, value in wanted.items() if lookup(params, key) != value}
-        deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in outs}
-        found |= {path for path, known in deps.items() if not (run / path).exists() or md5(run / path) != known}
-    return sorted(found)
+def _changed_files(run: Path, deps: Iterable[tuple[str, str]]) -> list[str]:
+    return [path for path, recorded in deps if not (run / path).exists() or md5(run / path) != recorded]

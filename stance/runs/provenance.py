@@ -1,76 +1,75 @@
-"""Which run made this model: what a release carries, and what an endpoint answers when a client asks.
+"""The record of where a model comes from: a release carries it, and an endpoint answers it to `GET /provenance`."""
 
-A release is named by the digest of its `dvc.lock`, which holds the hash of every input, parameter and output: the same
-lock, the same release.
-"""
-
-import hashlib
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from stance.data.records import in_words
 from stance.errors import InputError
-from stance.machine.files import read_json, read_yaml
-from stance.runs.lockfile import changed, outputs
+from stance.machine.files import read_json
+from stance.machine.git import git
+from stance.runs.finished import UNFINISHED, FinishedRun
+from stance.runs.lockfile import LOCK, Lock
 
 RELEASE = Path("data/release")
 """In the project, whichever run's workspace was released."""
 RECORD = "release.json"
 PUSHED = "push.json"
+CODE = ("tasks", "stance", "flows", "dvc.yaml")
 
 
 def release_id(run: Path) -> str:
-    """Return the name of the release that a run makes, like `r-0f3a9c2b7d11`; also its tag on the Hub.
+    """Return the name of the release that the run in a folder makes, like `r-0f3a9c2b7d11`.
 
     Raises:
-        InputError: Nothing was made there yet.
+        InputError: There is no `dvc.lock` yet.
     """
     try:
-        lock = (run / "dvc.lock").read_bytes()
+        return Lock.parse((run / LOCK).read_bytes(), run / LOCK).release
     except FileNotFoundError:
-        raise InputError(f"{run / 'dvc.lock'} does not exist; expected a finished run: `make repro` first") from None
-    return f"r-{hashlib.sha256(lock).hexdigest()[:12]}"
+        raise InputError(f"{run / LOCK} does not exist; {UNFINISHED}") from None
 
 
-def provenance(run: Path, release: Path = RELEASE) -> dict[str, Any]:
+def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
     """Return where the model of a run comes from, in plain JSON values.
 
     Args:
-        run: The project, or a workspace of it, with every stage finished.
-        release: Where what was released last is recorded.
+        run: The run.
+        release: The folder that records the last release.
 
     Returns:
-        `release`, its name; `released`, whether it is, here or on the Hub; `commit` of the code and `edited`, whether
-        that had uncommitted edits; `changed`, which parameters and files are not what the model was made from;
-        `params`; `outputs`, each stage's with its hash; `gates`; `hub`, what was pushed, or null.
+        `release`, the name; `released`, whether it is released, here or on the Hub; `commit` of the code; `edited`,
+        whether the code had uncommitted edits; `changed`, the parameters and files that differ from those that the
+        model was made from; `params`; `outputs`, the hashes of each stage's outputs; `gates`; `hub`, what was pushed,
+        or null.
 
     Raises:
-        InputError: The run has not been evaluated.
+        InputError: The run is in no git repository with a commit.
     """
-    name = release_id(run)
-    recorded = read_json(release / RECORD) if (release / RECORD).exists() else {}
-    on_hub = pushed(name, release)
+    record = read_json(release / RECORD) if (release / RECORD).exists() else {}
+    on_hub = pushed(run.release, release)
     return {
-        "release": name,
-        "released": recorded.get("release") == name or on_hub,
-        "commit": _git(run, "rev-parse", "HEAD"),
-        "edited": bool(_git(run, "status", "--porcelain", "--", "tasks", "stance", "flows", "dvc.yaml")),
-        "changed": changed(run),
-        "params": read_yaml(run / "params.yaml"),
-        "outputs": outputs(run),
-        "gates": read_json(run / "data/evaluation/gates.json"),
+        "release": run.release,
+        "released": record.get("release") == run.release or on_hub,
+        "commit": _git(run.folder, "rev-parse", "HEAD"),
+        "edited": bool(_git(run.folder, "status", "--porcelain", "--", *CODE)),
+        "changed": run.changed,
+        "params": run.values,
+        "outputs": run.lock.outputs,
+        "gates": [in_words(gate) for gate in run.gates],
         "hub": read_json(release / PUSHED) if on_hub else None,
     }
 
 
 def pushed(name: str, release: Path = RELEASE) -> bool:
-    """Is what is recorded of the Hub this release?"""
-    known: dict[str, Any] = read_json(release / PUSHED) if (release / PUSHED).exists() else {}
-    return bool(known) and all(repo["tag"] == name for repo in known.values())
+    """Is the last push that is recorded the one of this release?"""
+    repositories: dict[str, Any] = read_json(release / PUSHED) if (release / PUSHED).exists() else {}
+    return bool(repositories) and all(repository["tag"] == name for repository in repositories.values())
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"{folder} is in no git repository with a commit; a release names the commit that made it")
-    return done.stdout.strip()
+    try:
+        return git(folder, *arguments)
+    except InputError:
+        raise InputError(
+            f"{folder} is in no git repository with a commit; a release names the commit of its code"
+        ) from None

@@ -1,4 +1,4 @@
-"""What is recorded of a run in its workspace: `run.json`."""
+"""`run.json`, the record of a run in its workspace: how it was started, how far it got, and what it took."""
 
 import os
 from datetime import datetime
@@ -12,13 +12,13 @@ from stance.machine.files import read_json, write_json
 
 RECORD = Path(".dvc/tmp/run.json")
 LOG = Path(".dvc/tmp/run.log")
-"""What the stages of a run have printed."""
+"""The output of the stages of a run."""
 FAILED = "failed"
 State = Literal["starting", "running", "completed", "failed", "cancelled", "crashed"]
 
 
 class Run(BaseModel):
-    """What is known of a run."""
+    """The record of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,64 +26,64 @@ class Run(BaseModel):
     commit: str
     """HEAD of the project when the run was made."""
     snapshot: str
-    """The commit that it works on: HEAD, or HEAD with the uncommitted edits."""
+    """The commit that the run works on: HEAD, or HEAD with the uncommitted edits."""
     created: datetime
     profile: str | None = None
     overrides: dict[str, Any] = {}
     state: State = "running"
     pid: int | None = None
-    """Of the process that works on it, with `started` to tell it from a later one of the same number."""
+    """The process that works on the run. `started` tells it from a later process of the same number."""
     started: float | None = None
     flow_run_id: str | None = None
-    """Prefect's."""
+    """The id of Prefect's flow run."""
     stages: dict[str, str] = {}
-    """What became of each stage, and why it ran."""
+    """The outcome of each stage, and why it ran."""
     seconds: dict[str, float] = {}
-    """What each stage took that ran here."""
+    """How long each stage took that ran here."""
     memory: dict[str, int] = {}
-    """MiB that the largest process of each stage took that ran here, at its peak."""
+    """The peak memory of the largest process of each stage that ran here, in MiB."""
     gpu_memory: dict[str, int] = {}
-    """MiB in use on the fullest GPU at the peak of each stage that ran here; 0 without one."""
+    """The peak memory in use on the fullest GPU during each stage that ran here, in MiB; 0 without a GPU."""
     problem: str | None = None
 
     @property
     def finished(self) -> list[str]:
         """The stages whose outputs are the run's own."""
-        return [stage for stage, said in self.stages.items() if not said.startswith(FAILED)]
+        return [stage for stage, outcome in self.stages.items() if not outcome.startswith(FAILED)]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return what the workspace in `folder` is."""
+        """Return the record in the workspace `folder`."""
         return cls.model_validate(read_json(folder / RECORD))
 
     @property
     def open(self) -> bool:
-        """Has the run not ended, as far as was recorded?"""
+        """Is the run going on, according to the record?"""
         return self.state in ("starting", "running")
 
     def alive(self) -> bool:
-        """Is the process that was recorded still there, and no later one of the same number?"""
+        """Is the recorded process still there, and not a later one of the same number?"""
         try:
             return bool(psutil.Process(self.pid).create_time() == self.started) if self.pid else False
         except psutil.NoSuchProcess:
             return False
 
     def write(self, folder: Path) -> None:
-        """Replace the record in `folder` as a whole, so that nobody reads half of it."""
+        """Replace the record in `folder` as a whole, so that no reader sees half of it."""
         part = (folder / RECORD).with_suffix(".part")
         part.parent.mkdir(parents=True, exist_ok=True)
         write_json(part, self.model_dump(mode="json"))
         part.replace(folder / RECORD)
 
-    def now(self, folder: Path, **changes: Any) -> Self:
-        """Return the run with some values changed, after writing it."""
+    def updated(self, folder: Path, **changes: Any) -> Self:
+        """Return the run with some values changed, and write it."""
         changed = self.model_copy(update=changes)
         changed.write(folder)
         return changed
 
 
 def this_process() -> dict[str, Any]:
-    """Return what is recorded of the process that works on a run: this one."""
+    """Return the values of a record that name this process as the one that works on the run."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
 

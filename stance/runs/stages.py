@@ -1,7 +1,7 @@
-"""The DVC pipeline as a flow sees it: which stages there are, in which order, why one runs, and how to run it.
+"""The stages of the DVC pipeline: their order, why a stage is out of date, and how to run it.
 
-Everything is read from `dvc.yaml` and `dvc.lock`; no name, path or edge stands here. A stage runs under a guard, so
-that no training process is left on the GPU when the flow is cancelled or killed.
+Everything is read from `dvc.yaml` and `dvc.lock`; this module names no stage, path or edge. A stage runs under a guard,
+so that no training process stays on the GPU when a flow is cancelled or killed.
 """
 
 import os
@@ -22,7 +22,7 @@ from stance.machine.processes import environment
 from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release
 
 TIMED_OUT = 124
-"""How coreutils' `timeout` ends when it has ended the command."""
+"""The exit code of coreutils' `timeout` when the time was up."""
 Outcome = Literal["ran", "restored", "unchanged"]
 OUTCOMES: tuple[tuple[str, Outcome], ...] = (
     (r"^Running stage '", "ran"),
@@ -41,21 +41,21 @@ def names(folder: Path) -> list[str]:
 def reproduce(
     stage: str, folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
 ) -> Outcome:
-    """Bring one stage up to date, its dependencies being so already, and say what that took.
+    """Bring a stage up to date whose dependencies are up to date, and return how: ran, restored or unchanged.
 
     Args:
-        stage: Its name in `dvc.yaml`.
+        stage: The stage's name in `dvc.yaml`.
         folder: The project, or a workspace of it.
-        log: Gets every line that DVC and the stage print, as it is printed, and at last the guard's `PEAK`.
-        hold: Files that stay open until nothing of the stage is left; a lock on one lasts as long.
-        minutes: How long it may take; 0 for as long as it likes.
+        log: Called with every line that DVC and the stage print, and at the end with the guard's `PEAK`.
+        hold: Files that stay open until no process of the stage is left; locks on them last as long.
+        minutes: The time limit of the stage; 0 for none.
 
     Raises:
-        ConnectionError: A server did not answer, and may do so later.
+        ConnectionError: A server did not answer; it may do so later.
         TimeoutError: The stage took too long.
         RuntimeError: The stage failed for another reason.
     """
-    recall(stage, folder)
+    restore_from_run_cache(stage, folder)
     pull = ["--pull"] if remote(folder) else []
     command = ["repro", "--single-item", *pull, stage]
     code, printed = dvc(command, folder, log, hold, minutes)
@@ -68,38 +68,39 @@ def reproduce(
     return outcome(printed)
 
 
-def recall(stage: str, folder: Path) -> None:
-    """Let DVC restore what a stage has made here before, when `dvc.lock` names what only another machine has.
+def restore_from_run_cache(stage: str, folder: Path) -> None:
+    """Let DVC restore what a stage made here before, if `dvc.lock` names outputs that only another machine has.
 
-    DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`, and runs it again if the
-    outputs named there are in no cache: with another machine's lock, every run would make its own base model.
+    DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`. If the outputs of that
+    entry are in no cache, it runs the stage again: with another machine's lock, every run would make a base model. This
+    function removes such an entry, if the run cache has the stage.
     """
     with Repo(str(folder)) as repo, repo.lock:
-        [known] = (other for other in repo.index.stages if other.name == stage)
-        kept = any(out.persist for out in known.outs)  # DVC remembers nothing of such a stage
-        if kept or known.outs_cached() or known.changed_deps():
+        [entry] = (other for other in repo.index.stages if other.name == stage)
+        persistent = any(out.persist for out in entry.outs)  # the run cache has no such stage
+        if persistent or entry.outs_cached() or entry.changed_deps():
             return
-        made = repo.stage_cache._load(known)
-        if made and all(repo.cache.local.exists(out["md5"]) for out in made["outs"]):
-            Lockfile(repo, str(folder / "dvc.lock")).remove_stage(known)
+        earlier = repo.stage_cache._load(entry)
+        if earlier and all(repo.cache.local.exists(out["md5"]) for out in earlier["outs"]):
+            Lockfile(repo, str(folder / "dvc.lock")).remove_stage(entry)
 
 
 def dvc(
     arguments: Sequence[str], folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
 ) -> tuple[int, str]:
-    """Run DVC under a guard, as `reproduce` says, and return its exit code and what it printed."""
+    """Run DVC under a guard and return its exit code and its output; arguments as for `reproduce`."""
     command = ["timeout", f"--kill-after={GRACE}", str(60 * minutes), sys.executable, "-m", "dvc", *arguments]
-    belonging = {**environment(), MARK: str(folder)}
-    held = [file.fileno() for file in hold]
+    variables = {**environment(), MARK: str(folder)}
+    files = [file.fileno() for file in hold]
     process = guarded(
-        command, cwd=folder, env=belonging, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=held
+        command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=files
     )
     assert process.stdout is not None
     lines = []
     try:
         for line in process.stdout:
             log(line.rstrip())
-            if not PEAK.match(line):  # that is the guard's
+            if not PEAK.match(line):  # the guard prints this line
                 lines.append(line)
     finally:
         release(process)
@@ -107,61 +108,61 @@ def dvc(
 
 
 def failure(stage: str, code: int, log: str, *, pulling: bool) -> Exception:
-    """Return why a stage failed, in its own words if it found any.
+    """Return the error of a failed stage, with the stage's own message if it printed one.
 
-    With a remote, what fails before the stage has begun is the remote: DVC asks it first.
+    DVC asks the remote first. So if there is one and the stage has not begun, the remote has failed.
     """
     away = re.search(rf"exited with {os.EX_TEMPFAIL}$", log, re.MULTILINE)
-    said = re.findall(r"^error: (.+)$", log, re.MULTILINE) or [f"`dvc repro {stage}` exited with {code}, see its log"]
+    errors = re.findall(r"^error: (.+)$", log, re.MULTILINE) or [f"`dvc repro {stage}` exited with {code}, see its log"]
     kind = ConnectionError if away or (pulling and "Running stage" not in log) else RuntimeError
-    return kind(f"stage {stage} failed: {said[-1]}")
+    return kind(f"stage {stage} failed: {errors[-1]}")
 
 
 def remote(folder: Path) -> str | None:
-    """Return the DVC remote that machines share, if the project has a default one."""
+    """Return the name of the default DVC remote, which machines share; None if there is none."""
     with Repo(str(folder)) as repo:
         return cast(str | None, repo.config["core"].get("remote"))
 
 
 def push(folder: Path, log: Callable[[str], None]) -> None:
-    """Give other machines what the stages have made, and what they made it from.
+    """Push the outputs of the stages and the run cache to the DVC remote, where other machines find them.
 
     Raises:
-        ConnectionError: The remote does not answer, or not as it should.
+        ConnectionError: The remote does not answer or fails.
     """
     code, printed = dvc(["push", "--run-cache"], folder, log)
     if code:
-        said = printed.strip().splitlines() or ["no message"]
-        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {said[-1]}; see `dvc remote list`")
-    with Repo(str(folder)) as repo:  # DVC 3.67 leaves out what git keeps, and then restores no stage with metrics
-        kept = [out.hash_info for stage in repo.index.stages for out in stage.outs if not out.use_cache]
-        done = repo.cloud.push([known for known in kept if known and repo.cache.local.exists(known.value)])
-    if done.failed:
-        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed for {len(done.failed)} metrics")
+        lines = printed.strip().splitlines() or ["no message"]
+        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {lines[-1]}; see `dvc remote list`")
+    with Repo(str(folder)) as repo:  # DVC 3.67 leaves out the files in git, and then restores no stage with metrics
+        hashes = [out.hash_info for stage in repo.index.stages for out in stage.outs if not out.use_cache]
+        transfer = repo.cloud.push([info for info in hashes if info and repo.cache.local.exists(info.value)])
+    if transfer.failed:
+        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed for {len(transfer.failed)} metrics")
 
 
 def outcome(log: str) -> Outcome:
-    """Return what DVC did, by the line in which it says so."""
+    """Return the outcome of a stage, which a line of DVC's log tells."""
     return next(meaning for pattern, meaning in OUTCOMES if re.search(pattern, log, re.MULTILINE))
 
 
 def reasons(stage: str, folder: Path) -> list[str]:
-    """Return why a stage is out of date, its dependencies being up to date: parameters with their values, and files."""
+    """Return why a stage is out of date whose dependencies are not: its changed parameters, with values, and files."""
     with Repo(str(folder)) as repo, repo.lock:
-        [known] = (other for other in repo.index.stages if other.name == stage)
-        changes = known.status().values()
-    found: list[str] = []
+        [entry] = (other for other in repo.index.stages if other.name == stage)
+        changes = entry.status().values()
+    causes: list[str] = []
     for change in chain(*changes):
         for kind, paths in change.items() if isinstance(change, dict) else [(change, {})]:
             if not paths:
-                found.append(str(kind))
+                causes.append(str(kind))
             for path, state in paths.items():
-                found += changed_values(stage, folder) if isinstance(state, dict) else [f"{path} {state}"]
-    return sorted(found, key=lambda why: "→" not in why)  # parameters first: somebody meant them
+                causes += changed_values(stage, folder) if isinstance(state, dict) else [f"{path} {state}"]
+    return sorted(causes, key=lambda cause: "→" not in cause)  # parameters first: a person changed them
 
 
 def changed_values(stage: str, folder: Path) -> list[str]:
-    """Return the parameters of a stage that are not what it last ran with, each with its old and new value."""
+    """Return the parameters of a stage that have changed since it last ran, each with its old and new value."""
     locked = read_yaml(folder / "dvc.lock")["stages"].get(stage, {}) if (folder / "dvc.lock").exists() else {}
     before = dict(flat(locked.get("params", {}).get("params.yaml", {})))
     values = dict(flat(read_yaml(folder / "params.yaml")))
@@ -174,10 +175,11 @@ def changed_values(stage: str, folder: Path) -> list[str]:
 LOADER = PurePath("stance/models/loading.py")
 
 
-def wanted(stage: str, folder: Path) -> bool:
-    """Does the stage work on a GPU? Those do that depend on the module with which models are loaded.
+def needs_gpu(stage: str, folder: Path) -> bool:
+    """Does a stage work on a GPU?
 
-    The second judge does only where it is the base model.
+    A stage does if it depends on the module that loads models. The stage `judge` does only if its second judge is the
+    base model.
     """
     params = read_yaml(folder / "params.yaml")
     deps = read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])

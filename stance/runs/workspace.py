@@ -1,7 +1,8 @@
-"""A workspace of its own per run: a private clone at a recorded commit that shares DVC's cache with this project.
+"""The workspace of a run: a private clone of this project at a recorded commit, which shares DVC's cache.
 
-Clones, and not git worktrees, since DVC's experiment refs are shared by all worktrees of a repository and mix up runs
-that save at the same time. Outputs are linked out of the cache, not copied. `run.json` in a workspace says what it is.
+`create` makes a workspace in `.runs/NAME`, `save` keeps its results as a DVC experiment, `remove` deletes it. Outputs
+are linked out of the cache, not copied. A workspace is a clone and not a git worktree, because all worktrees of a
+repository share DVC's experiment refs, and runs that save at the same time would mix them up.
 """
 
 import configparser
@@ -30,21 +31,21 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
 def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | None = None) -> Path:
-    """Make the workspace of a run and return its folder; it has the outputs that its commit already has.
+    """Make the workspace of a run, with the outputs that its commit already has, and return its folder.
 
     Args:
-        name: Of the run, not taken yet.
-        overrides: What becomes of `params.yaml`.
-        edits: Whether the working tree's uncommitted changes belong to the run.
-        flow_run_id: Prefect's.
+        name: The name of the run; no other run may have it.
+        overrides: The profile and the values that replace those in `params.yaml`.
+        edits: Whether the run includes the uncommitted edits of the working tree.
+        flow_run_id: The id of Prefect's flow run.
 
     Raises:
-        InputError: The name is taken or no file name, a setting is wrong, or the project has no commit.
+        InputError: The name is taken or is not a file name, a setting is wrong, or the project has no commit.
     """
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
     folder = RUNS.resolve() / name
-    if folder.exists() and not (folder / RECORD).exists():  # what made it was killed at once
+    if folder.exists() and not (folder / RECORD).exists():  # its maker was killed before it could write one
         remove(name)
     if folder.exists():
         raise InputError(
@@ -52,16 +53,16 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
         )
     head = git(Path(), "rev-parse", "HEAD")
     commit = snapshot(head) if edits else head
-    git(Path(), "update-ref", f"refs/runs/{name}", commit)  # git's collection of garbage spares it
+    git(Path(), "update-ref", f"refs/runs/{name}", commit)  # keeps the commit from git's garbage collection
     folder.parent.mkdir(exist_ok=True)
     try:
         git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
         run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
-        run = run.now(folder, **this_process(), flow_run_id=flow_run_id)
+        run = run.updated(folder, **this_process(), flow_run_id=flow_run_id)
         check_out(folder, name, head, commit)
         share_cache(folder)
         set_params(folder / "params.yaml", overrides)
-        run.now(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
+        run.updated(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
     except BaseException:
         remove(name)
         raise
@@ -69,14 +70,14 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
 
 
 def set_params(path: Path, overrides: Overrides) -> None:
-    """Write the parameters of a run; a file that says the same already keeps its comments."""
+    """Write the parameters of a run. A file that holds these values already stays, with its comments."""
     values = overrides.values(path)
     if values != read_yaml(path):
         path.write_text(yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
 def snapshot(head: str) -> str:
-    """Return a commit of the working tree as it is, ignored files apart; index and tree stay untouched."""
+    """Return a commit of the working tree as it is, without ignored files. Index and tree stay as they are."""
     index = git(Path(), "rev-parse", "--path-format=absolute", "--git-path", "index")
     with TemporaryDirectory() as scratch:
         copy = Path(scratch) / "index"
@@ -90,20 +91,20 @@ def snapshot(head: str) -> str:
 
 
 def check_out(folder: Path, name: str, head: str, commit: str) -> None:
-    """Fill a clone of the project with `head`, and with what `commit` has beyond it as edits."""
+    """Check out `head` in a clone of the project, with the changes from `head` to `commit` as uncommitted edits."""
     git(folder, "fetch", "--quiet", "origin", f"+refs/runs/{name}:refs/runs/{name}")
     git(folder, "checkout", "--quiet", "--detach", head)
     git(folder, "read-tree", "-u", "-m", head, commit)
     git(folder, "reset", "--quiet")
-    git(folder, "add", "--all", "--intent-to-add")  # new files as well are seen as edits
+    git(folder, "add", "--all", "--intent-to-add")  # so that new files count as edits too
 
 
 def share_cache(folder: Path) -> None:
-    """Let the workspace use this project's DVC cache, by links, and fill in what is in there already."""
+    """Let the workspace use this project's DVC cache by links, and check out the outputs that are in it."""
     with Repo() as repo:
         cache = str(repo.config["cache"].get("dir") or repo.cache.default_local_cache_dir)
-        # A folder is written relative to the project's own configuration.
-        remotes = [(f"'remote \"{name}\"'", "url", known["url"]) for name, known in repo.config["remote"].items()]
+        # DVC's own file names a folder relative to the project; `repo.config` has its absolute path.
+        remotes = [(f"'remote \"{name}\"'", "url", remote["url"]) for name, remote in repo.config["remote"].items()]
     config = configparser.RawConfigParser()
     config.read(Path(".dvc/config.local"))
     for section, key, value in (
@@ -122,35 +123,35 @@ def share_cache(folder: Path) -> None:
 
 
 def save(run: Run, folder: Path) -> None:
-    """Keep the run as a DVC experiment of this project, so that `dvc exp show` lists it, with what it got done."""
+    """Keep the finished stages of a run as a DVC experiment of this project, which `dvc exp show` lists."""
     name = run.name if run.state == "completed" else f"{run.name}-{run.state}"
     for stage, path in in_git(folder):
-        if stage not in run.finished:  # it is of the commit that the run started from
+        if stage not in run.finished:  # the file is still that of the commit that the run started from
             path.unlink()
     finished = [] if run.state == "completed" else run.finished
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"`dvc exp save` of {run.name} failed: {done.stderr.strip()}")
+    ended = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"`dvc exp save` of {run.name} failed: {ended.stderr.strip()}")
     ref = f"refs/exps/{run.commit[:2]}/{run.commit[2:]}/{name}"
     git(Path(), "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", str(folder), f"+{ref}:{ref}")
 
 
 def in_git(folder: Path) -> list[tuple[str, Path]]:
-    """Return the metrics and plots in a workspace that git keeps and DVC's cache does not, each with its stage."""
+    """Return the metrics and plots of a workspace that git keeps and DVC's cache does not, each with its stage."""
     with Repo(str(folder)) as repo:
         outs = [(stage.name, out) for stage in repo.index.stages for out in stage.outs if not out.use_cache]
     return [(name, Path(out.fs_path)) for name, out in outs if Path(out.fs_path).is_file()]
 
 
 def of_flow_run(name: str, flow_run_id: str) -> Path | None:
-    """Return the workspace of a run that is tried again; another run of the same name is not it."""
+    """Return the workspace that an earlier try of a flow run made; None if there is none, or another run's."""
     folder = RUNS.resolve() / name
     return folder if (folder / RECORD).exists() and Run.read(folder).flow_run_id == flow_run_id else None
 
 
-def tidy(folder: Path) -> None:
-    """End and remove what an earlier try may have left: processes, and DVC's locks, which name processes by number."""
+def clean_up(folder: Path) -> None:
+    """End the processes of an earlier try, and remove the locks of DVC, which name processes by number."""
     end_marked(str(folder.resolve()))
     for lock in ("lock", "rwlock"):
         (folder / ".dvc/tmp" / lock).unlink(missing_ok=True)
@@ -165,7 +166,7 @@ def remove(name: str) -> None:
         git(Path(), "update-ref", "-d", ref)
 
 
-def every() -> list[tuple[Path, Run]]:
-    """Return the workspaces that there are, the oldest first."""
-    found = [(path.parents[2], Run.read(path.parents[2])) for path in RUNS.glob(f"*/{RECORD}")]
-    return sorted(found, key=lambda item: item[1].created)
+def all_runs() -> list[tuple[Path, Run]]:
+    """Return every workspace and its record, the oldest first."""
+    folders = [path.parents[2] for path in RUNS.glob(f"*/{RECORD}")]
+    return sorted(((folder, Run.read(folder)) for folder in folders), key=lambda item: item[1].created)

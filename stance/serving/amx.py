@@ -1,14 +1,15 @@
-"""Lets a worker of vLLM use AMX, the matrix unit of Intel processors: `--worker-extension-cls stance.serving.amx.Amx`.
+"""AMX, the matrix unit of Intel processors, for a worker of vLLM: `--worker-extension-cls stance.serving.amx.Amx`.
 
-Linux gives the unit to a process that asks for it. vLLM 0.32 leaves the asking to oneDNN, which does at its first large
-product: an engine whose first prompt had three tokens ended by an illegal instruction in its attention.
+A process must ask Linux for the unit. vLLM 0.32 leaves that to oneDNN, which asks at its first large matrix product. An
+engine whose first prompt had three tokens had not asked by then, and ended by an illegal instruction in its attention.
+Importing this module asks.
 """
 
 import torch
 
 
 class Amx:
-    """Adds nothing to the worker; that this module is imported there is what counts."""
+    """An empty extension: the worker imports this module for it."""
 
 
 torch.cpu._init_amx()

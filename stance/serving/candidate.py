@@ -5,6 +5,7 @@ imports that this takes would stay in the memory of the endpoint.
 """
 
 import argparse
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,24 +15,26 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
 from stance.config.training import Merge
-from stance.data.records import Gate, require
+from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
+from stance.machine.digests import Digests, handed_over
 from stance.machine.files import read_json, read_yaml, write_json
 from stance.machine.memory import GIB
 from stance.models import hub
 from stance.models.base import bf16_bytes, locate, small_files, weight_files
-from stance.runs.lockfile import outputs
-from stance.runs.provenance import provenance, release_id
+from stance.runs.finished import ADAPTER, BASE_FINGERPRINT, MERGED, FinishedRun
+from stance.runs.lockfile import LOCK, Lock
+from stance.runs.provenance import provenance
 from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
 
-MERGED, ADAPTER = Path("data/merged"), Path("data/adapter")
 HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
 BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
 """What a release has beside its weights on the Hub."""
 
 
-class Candidate(BaseModel):
+class ServableModel(BaseModel):
     """What is known of a model before an engine loads it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,41 +80,38 @@ class Candidate(BaseModel):
         return cls.model_validate(read_json(path))
 
 
-def of_run(folder: Path, *, with_base: bool = False) -> Candidate:
+def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None = None) -> ServableModel:
     """Return the model of a run, or its base and its adapter, after checking the files.
+
+    Args:
+        folder: The project, or a workspace of it.
+        with_base: Serve the base and the adapter, unmerged.
+        earlier: Digests of the run's files that were taken before; files that they fit are not read again.
 
     Raises:
         InputError: The run is not finished, or its files are not those that it made.
     """
-    for needed in (ADAPTER if with_base else MERGED, Path("data/evaluation/gates.json"), Path("data/base")):
-        if not (folder / needed).exists():
-            raise InputError(f"{folder / needed} does not exist; finish the run first: `make repro`")
-    found = provenance(folder)
-    params = Params.load(folder / "params.yaml")
-    model, name = folder / MERGED, found["release"]
-    if folder.resolve() != Path.cwd():
-        name = f"{folder.name} ({name})"
-    gates = [files_gate(folder, [(ADAPTER if with_base else MERGED).as_posix()])]
-    if with_base:
-        model = locate(folder / "data/base")
-    fingerprint = folder / "data/base/fingerprint.json"
-    require([*gates, read_gate(model, fingerprint)], f"{name} {NOT_SERVED}")
+    output = ADAPTER if with_base else MERGED
+    run = FinishedRun.read(folder).hashed([output], earlier)
+    name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
+    model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
+    require([files_gate(run, [output]), read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
-    return Candidate(
+    return ServableModel(
         name=name,
-        provenance={**found, "served": served("base and adapter, unmerged" if with_base else "merged model")},
+        provenance={**provenance(run), "served": served("base and adapter, unmerged" if adapter else "merged model")},
         model=model,
-        adapter=folder / ADAPTER if with_base else None,
-        rank=int(read_json(folder / ADAPTER / "adapter_config.json")["r"]) if with_base else 0,
-        fingerprint=fingerprint,
+        adapter=adapter,
+        rank=int(read_json(adapter / "adapter_config.json")["r"]) if adapter else 0,
+        fingerprint=folder / BASE_FINGERPRINT,
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",
-        **settings(params),
-        **sizes(model, folder / ADAPTER if with_base else None),
+        **settings(run.params),
+        **sizes(model, adapter),
     )
 
 
-def of_hub(repo_id: str, revision: str) -> Candidate:
+def from_hub(repo_id: str, revision: str) -> ServableModel:
     """Return a release on the Hub: its merged model, fetched if it is not cached, with what lies beside it.
 
     Raises:
@@ -125,13 +125,13 @@ def of_hub(repo_id: str, revision: str) -> Candidate:
     folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside])
     hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
     name = f"{repo_id}@{revision}"
-    fingerprint = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    require([read_gate(folder, fingerprint)] if fingerprint else [], f"{name} {NOT_SERVED}")
-    return Candidate(
+    recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
+    require([read_gate(folder, read_json(recorded))] if recorded else [], f"{name} {NOT_SERVED}")
+    return ServableModel(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
         model=folder,
-        fingerprint=fingerprint,
+        fingerprint=recorded,
         **settings(Params.load(folder / "params.yaml")),
         **sizes(folder, None),
     )
@@ -142,24 +142,22 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
 
     It is released if it was asked for by its own tag: what a branch holds may be on its way.
     """
+    lock = Lock.parse((folder / LOCK).read_bytes(), folder / LOCK)
     return {
-        "release": release_id(folder),
-        "released": revision == release_id(folder),
+        "release": lock.release,
+        "released": revision == lock.release,
         "commit": None,
         "edited": None,
         "params": read_yaml(folder / "params.yaml"),
-        "outputs": outputs(folder),
-        "gates": read_json(folder / "gates.json"),
+        "outputs": lock.outputs,
+        "gates": gates_in_words(folder / "gates.json"),
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
 
 
-def read_gate(model: Path, fingerprint: Path) -> Gate:
-    """Return the verdict on the tokenizer of a folder."""
-    from stance.data.chat import fingerprint as reads
-    from stance.data.chat import load_tokenizer
-
-    return tokenizer_gate(read_json(fingerprint), reads(load_tokenizer(model)))
+def read_gate(model: Path, base_fingerprint: Mapping[str, Any]) -> Gate:
+    """Return the gate on the tokenizer in the folder of a model."""
+    return tokenizer_gate(base_fingerprint, fingerprint(load_tokenizer(model)))
 
 
 def served(what: str) -> dict[str, Any]:
@@ -203,16 +201,20 @@ def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Check a model and write what is known of it to the first argument."""
-    ask = argparse.ArgumentParser(
-        description="Check the files of a model that is to be served, and write what is known of the model to a file. "
-        "`serve` starts this command before it starts an engine."
+    """Check a model and write its `ServableModel` to the first argument."""
+    parser = argparse.ArgumentParser(
+        description="Check the files of a model that is to be served, and write what an engine needs to know of it to "
+        "a file. `serve` starts this command before it starts an engine."
     )
-    ask.add_argument("out", type=Path, help="the JSON file to write")
-    ask.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
-    ask.add_argument("--with-base", action="store_true", help="check base and adapter, not the merged model")
-    ask.add_argument("--hub", metavar="REPO_ID", help="check a release on the Hub instead of a run")
-    ask.add_argument("--revision", default="main", help="the tag or commit of the release on the Hub (default: main)")
-    asked = ask.parse_args()
-    found = of_hub(asked.hub, asked.revision) if asked.hub else of_run(asked.run, with_base=asked.with_base)
-    write_json(asked.out, found.model_dump(mode="json"))
+    parser.add_argument("out", type=Path, help="the JSON file to write")
+    parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
+    parser.add_argument("--with-base", action="store_true", help="check base and adapter, not the merged model")
+    parser.add_argument("--digests", type=Path, help="a file of digests that the calling process has taken")
+    parser.add_argument("--hub", metavar="REPO_ID", help="check a release on the Hub instead of a run")
+    parser.add_argument("--revision", default="main", help="the tag or commit of a release on the Hub (default: main)")
+    options = parser.parse_args()
+    if options.hub:
+        model = from_hub(options.hub, options.revision)
+    else:
+        model = from_run(options.run, with_base=options.with_base, earlier=handed_over(options.digests))
+    write_json(options.out, model.model_dump(mode="json"))

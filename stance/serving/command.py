@@ -1,7 +1,8 @@
-"""Serve a model behind an OpenAI-style endpoint: `make serve`, `make serve PORT=8100`; until Ctrl+C.
+"""The command `python -m stance serve`, and the functions with which flows serve a model.
 
-`python -m stance serve swap --run NAME` lets another run answer without a failed request, `rollback` the one before it
-again; `status` and `stop` are what they say. `docs/serving.md` has the rest.
+`make serve` starts an endpoint that serves until Ctrl+C. `swap --run NAME` lets another run answer without a failed
+request, `rollback` returns to the previous model, `status` shows what is served, `stop` ends the endpoint. See
+`docs/serving.md`.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import psutil
 
 from stance.client.local import SERVE, state
 from stance.errors import InputError
+from stance.machine.digests import Digests, hand_over, handed_over
 from stance.machine.locks import exclusive
 from stance.machine.ports import HOST, parse_port, port_in
 from stance.machine.processes import environment, until_ended
@@ -24,109 +26,114 @@ from stance.machine.supervisor import DETACHED
 from stance.runs.catalogue import finished
 from stance.serving import control
 from stance.serving.endpoint import Endpoint, aloud
-from stance.serving.engine import START, Wanted
+from stance.serving.engine import START, ServeRequest
 from stance.serving.proxy import DRAIN, program, require_port
 
 PORT = 8000
 LOG = SERVE / "endpoint.log"
+DIGESTS = SERVE / "digests.json"
+"""The digests that an endpoint which starts gets from the process that starts it."""
 
 
-def serve(wanted: Wanted, host: str, port: int) -> None:
+def serve(request: ServeRequest, host: str, port: int) -> None:
     """Serve until the process is ended.
 
     Raises:
-        InputError: There is an endpoint already, or it cannot start or go on; says why.
+        InputError: There is an endpoint already, or the endpoint cannot start or go on; says why.
     """
-    if known := state():
+    if current := state():
         raise InputError(
-            f"this folder serves {known['live']['name']} at {known['address']} already; change it by "
+            f"this folder serves {current['live']['name']} at {current['address']} already; change it by "
             "`python -m stance serve swap`, or end it by `python -m stance serve stop`"
         )
-    os.environ.pop(DETACHED, None)  # what is started here ends with this process
+    os.environ.pop(DETACHED, None)  # the processes started here end with this one
     with exclusive(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
         up = Endpoint(host, port)
         try:
-            print(up.open(wanted, aloud), flush=True)
+            print(up.open(request, aloud), flush=True)
             control.stay(up)
         finally:
             up.close()
 
 
-def serve_run(folder: Path, say: Callable[[str], None] = print) -> str:
-    """Let the model of a run answer, and return the endpoint's address; it stays up when this process ends.
+def serve_run(folder: Path, say: Callable[[str], None] = print, digests: Digests | None = None) -> str:
+    """Let the model of a run answer, and return the address of the endpoint, which outlives this process.
 
-    With an endpoint up in this folder, that is a swap; else one is started, detached.
+    If an endpoint is up in this folder, this is a swap. Otherwise an endpoint is started, detached.
 
     Args:
         folder: The project, or a workspace of it, with every stage finished.
-        say: Gets what is done and found, line by line.
+        say: Gets the progress, line by line.
+        digests: Digests of the run's files, if the caller has them; a file that they fit is not read again.
 
     Raises:
-        InputError: The model does not pass its checks, or cannot be served here; what was up is untouched.
+        InputError: The model does not pass its checks, or cannot be served here. A running endpoint stays as it was.
     """
-    wanted = Wanted(run=str(folder.resolve()))
+    request = ServeRequest(run=str(folder.resolve()), digests=dict(digests or {}))
     if state():
-        return address_in(swap(wanted, say))
-    return address_in(detach(wanted, port_in("SERVE_PORT", PORT), say))
+        return address_in(swap(request, say))
+    return address_in(detach(request, port_in("SERVE_PORT", PORT), say))
 
 
 def require_place() -> None:
-    """Refuse a machine on which no endpoint is up and none can start, before anything else is done for one.
+    """Refuse a machine on which no endpoint is up and none can start, before any other work is done for one.
 
     Raises:
-        InputError: The port is taken, or there is no proxy.
+        InputError: The port is in use, or HAProxy is not installed.
     """
     if not state():
         program()
         require_port(port_in("SERVE_PORT", PORT))
 
 
-def swap(wanted: Wanted, say: Callable[[str], None] = print) -> str:
-    """Let another model answer; the one before stays for `rollback`."""
-    return control.give({"order": "swap", "wanted": wanted.model_dump()}, say)
+def swap(request: ServeRequest, say: Callable[[str], None] = print) -> str:
+    """Let another model answer; the previous one stays for `rollback`."""
+    return control.give({"order": "swap", "request": request.model_dump(mode="json")}, say)
 
 
 def rollback(say: Callable[[str], None] = print) -> str:
-    """Let the model before answer again."""
+    """Let the previous model answer again."""
     return control.give({"order": "rollback"}, say)
 
 
 def stop() -> str:
-    """End the endpoint; running requests end first.
+    """End the endpoint after its running requests, and return a line that says so.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no endpoint.
     """
-    known = state()
-    if not known:
-        raise InputError("no endpoint is up in this folder")
-    process = psutil.Process(known["pid"])
+    current = state()
+    if not current:
+        raise InputError("no endpoint is up in this folder; start one: make serve")
+    process = psutil.Process(current["pid"])
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=3 * DRAIN)
-    return f"ended: {known['address']}"
+    return f"ended: {current['address']}"
 
 
 def status() -> str:
-    """Return what is up, in a few lines."""
-    known = state()
-    if not known:
+    """Return a few lines that say which models are in use."""
+    current = state()
+    if not current:
         return "no endpoint is up in this folder; start one: make serve"
-    lines = [f"up: {known['address']}  key in {known['key']}"]
+    lines = [f"up: {current['address']}  key in {current['key']}"]
     for role in ("live", "previous"):
-        if one := known[role]:
-            lines.append(f"  {role}: {one['name']}, ready in {one['seconds']} s, log in {one['log']}")
+        if engine := current[role]:
+            lines.append(f"  {role}: {engine['name']}, ready in {engine['seconds']} s, log in {engine['log']}")
     return "\n".join(lines)
 
 
-def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
-    """Start an endpoint that outlives this process, and wait until it is up.
+def detach(request: ServeRequest, port: int, say: Callable[[str], None]) -> str:
+    """Start an endpoint that outlives this process, wait until it is up, and return the line that says so.
 
     Raises:
-        InputError: It did not start; says why.
+        InputError: The endpoint did not start; says why.
     """
     require_port(port)
     SERVE.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "stance", "serve", "--folder", wanted.run, "--port", str(port)]
+    hand_over(DIGESTS, request.digests)
+    command = [sys.executable, "-m", "stance", "serve", "--folder", request.run, "--port", str(port)]
+    command += ["--digests", str(DIGESTS)]
     with LOG.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -137,26 +144,28 @@ def detach(wanted: Wanted, port: int, say: Callable[[str], None]) -> str:
     except BaseException:
         process.terminate()
         raise
+    finally:
+        DIGESTS.unlink(missing_ok=True)
 
 
 def await_up(process: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> str:
     """Wait until an endpoint says that it is up, and return that line.
 
     Raises:
-        InputError: It ended, or took too long.
+        InputError: The endpoint ended, or took too long.
     """
-    until, told = time.monotonic() + START, 0
+    until, shown = time.monotonic() + START, 0
     while time.monotonic() < until:
         ended = process.poll() is not None
         lines = LOG.read_text(encoding="utf-8").splitlines()
-        for line in lines[told:]:
+        for line in lines[shown:]:
             say(line)
-        told = len(lines)
+        shown = len(lines)
         if up := [line for line in lines if line.startswith("up: ")]:
             return up[0]
         if ended:
-            said = lines[-1].removeprefix("error: ") if lines else f"see {LOG}"
-            raise InputError(f"the endpoint did not start: {said}")
+            reason = lines[-1].removeprefix("error: ") if lines else f"see {LOG}"
+            raise InputError(f"the endpoint did not start: {reason}")
         time.sleep(0.2)
     raise InputError(f"the endpoint did not start in {START} s; see {LOG}")
 
@@ -166,26 +175,28 @@ def address_in(line: str) -> str:
     return line.removeprefix("up: ").split()[0]
 
 
-def wanted_by(asked: argparse.Namespace) -> Wanted:
-    """Return what the command line asks for.
+def request_in(options: argparse.Namespace) -> ServeRequest:
+    """Return the model that the command line names.
 
     Raises:
         InputError: There is no such run.
     """
-    if asked.hub and asked.with_base:
-        raise InputError("--with-base wants a run of this project: the Hub's merged model has no adapter beside it")
-    if asked.hub:
-        return Wanted(hub=asked.hub, revision=asked.revision)
-    folder = asked.folder or (str(finished(asked.run)) if asked.run else "")
-    return Wanted(run=folder, with_base=asked.with_base)
+    if options.hub and options.with_base:
+        raise InputError(
+            "--with-base needs a run of this project: on the Hub the merged model has no adapter beside it"
+        )
+    if options.hub:
+        return ServeRequest(hub=options.hub, revision=options.revision)
+    folder = options.folder or (str(finished(options.run)) if options.run else "")
+    return ServeRequest(run=folder, with_base=options.with_base, digests=handed_over(options.digests))
 
 
 def main() -> None:
-    """Do what the command line asks for."""
-    ask = argparse.ArgumentParser(
+    """Run the action that the command line names."""
+    parser = argparse.ArgumentParser(
         description="Serve a model behind an OpenAI-style endpoint until Ctrl+C, or change the endpoint of this folder."
     )
-    ask.add_argument(
+    parser.add_argument(
         "action",
         nargs="?",
         default="up",
@@ -193,20 +204,23 @@ def main() -> None:
         help="up: start the endpoint (default); swap: serve another model without a failed request; "
         "rollback: return to the previous model; status: show what is served; stop: end the endpoint",
     )
-    ask.add_argument("--run", help="the name of a run in .runs (default: the run in this folder)")
-    ask.add_argument("--folder", help="the folder of a finished run, if it is not in .runs")
-    ask.add_argument("--with-base", action="store_true", help="serve the base model and the adapter in one engine")
-    ask.add_argument("--hub", metavar="REPO_ID", help="serve a release on the Hub instead of a run")
-    ask.add_argument("--revision", default="main", help="the tag or commit of the release on the Hub (default: main)")
-    ask.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
-    ask.add_argument("--port", type=parse_port, default=port_in("PORT", PORT), help="default: %(default)s, or PORT")
-    asked = ask.parse_args()
-    match asked.action:
+    parser.add_argument("--run", help="the name of a run in .runs (default: the run in this folder)")
+    parser.add_argument("--folder", help="the folder of a finished run, if it is not in .runs")
+    parser.add_argument("--with-base", action="store_true", help="serve the base model and the adapter in one engine")
+    parser.add_argument("--hub", metavar="REPO_ID", help="serve a release on the Hub instead of a run")
+    parser.add_argument(
+        "--revision", default="main", help="the tag or commit of the release on the Hub (default: main)"
+    )
+    parser.add_argument("--digests", type=Path, help="a file of digests that the calling process has taken")
+    parser.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=parse_port, default=port_in("PORT", PORT), help="default: %(default)s, or PORT")
+    options = parser.parse_args()
+    match options.action:
         case "up":
-            wanted = wanted_by(asked)
-            until_ended(lambda: serve(wanted, asked.host, asked.port))
+            request = request_in(options)
+            until_ended(lambda: serve(request, options.host, options.port))
         case "swap":
-            print(swap(wanted_by(asked)))
+            print(swap(request_in(options)))
         case "rollback":
             print(rollback())
         case "status":

@@ -1,4 +1,8 @@
-"""Orders to an endpoint that is up, a line of JSON each, over a socket that only its user may open."""
+"""The control socket of an endpoint that is up, which only its user may open: orders go in, progress comes back.
+
+An order is a line of JSON, `{"order": "swap", "request": {...}}` or `{"order": "rollback"}`. Each line of the answer
+has one key: `said` for progress, then `done` or `error`.
+"""
 
 import json
 import os
@@ -12,13 +16,13 @@ from typing import Any
 from stance.client.local import SERVE, state
 from stance.errors import InputError
 from stance.serving.endpoint import Endpoint, Say
-from stance.serving.engine import Wanted
+from stance.serving.engine import ServeRequest
 
 CONTROL = SERVE / "control.socket"
 
 
 def stay(endpoint: Endpoint) -> None:
-    """Take orders until the end."""
+    """Take orders, and watch over the engines, until the process ends."""
     with listening() as listener:
         while True:
             ready, _, _ = select.select([listener], [], [], 1)
@@ -32,7 +36,7 @@ def stay(endpoint: Endpoint) -> None:
 
 @contextmanager
 def listening() -> Iterator[socket.socket]:
-    """Listen for orders on a socket that nobody else may open."""
+    """Listen for orders on a socket that no other user may open."""
     CONTROL.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         before = os.umask(0o177)
@@ -48,7 +52,7 @@ def listening() -> Iterator[socket.socket]:
 
 
 def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
-    """Read one order, a line of JSON, and carry it out, unless who gave it leaves before it is done."""
+    """Read one order and carry it out. The order ends if its sender leaves before it is done."""
 
     def tell(kind: str, text: str) -> None:
         print(text, flush=True)
@@ -63,27 +67,27 @@ def serve_order(endpoint: Endpoint, connection: socket.socket) -> None:
         kind, text = "done", carry_out(endpoint, order, lambda text: tell("said", text))
     except InputError as error:
         kind, text = "error", str(error)
-    except Exception as error:  # whatever it is, the model that answers goes on
+    except Exception as error:  # no failed order may end the model that answers
         kind, text = "error", f"the order failed ({type(error).__name__}: {error}); see {SERVE}, and give it again"
     with suppress(OSError):
         tell(kind, text)
 
 
 def carry_out(endpoint: Endpoint, order: dict[str, Any], say: Say) -> str:
-    """Do what an order says, and return what is up then."""
+    """Carry out an order, and return a line that says which model answers then."""
     match order.get("order"):
         case "swap":
-            return endpoint.swap(Wanted.model_validate(order["wanted"]), say)
+            return endpoint.swap(ServeRequest.model_validate(order["request"]), say)
         case "rollback":
             return endpoint.rollback()
     raise InputError(f"there is no order {order.get('order')!r}; expected swap or rollback")
 
 
 def give(order: dict[str, Any], say: Say, control: Path = CONTROL) -> str:
-    """Give an order to the endpoint that is up, and return what is up then.
+    """Send an order to the endpoint that is up, and return the line that says which model answers then.
 
     Raises:
-        InputError: There is no endpoint, or it refuses.
+        InputError: There is no endpoint, or it refuses the order.
     """
     if not state():
         raise InputError("no endpoint is up in this folder; start one: make serve")
@@ -94,10 +98,10 @@ def give(order: dict[str, Any], say: Say, control: Path = CONTROL) -> str:
             raise InputError("the endpoint of this folder is starting or ending; ask again in a minute") from None
         connection.sendall(f"{json.dumps(order)}\n".encode())
         for line in connection.makefile(encoding="utf-8"):
-            told = json.loads(line)
-            if "error" in told:
-                raise InputError(told["error"])
-            if "done" in told:
-                return str(told["done"])
-            say(told["said"])
+            reply = json.loads(line)
+            if "error" in reply:
+                raise InputError(reply["error"])
+            if "done" in reply:
+                return str(reply["done"])
+            say(reply["said"])
     raise InputError(f"the endpoint ended meanwhile; see {SERVE}")

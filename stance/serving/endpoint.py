@@ -1,37 +1,35 @@
-"""The endpoint: the engine that answers, the one before it, and the proxy, as one thing that swaps and goes back.
+"""The endpoint: the proxy on the public port, the engine that answers, and the previous engine for a rollback.
 
-One process, in the foreground of `make serve` or detached. It starts engines, holds them against their run, and only
-then lets the proxy send requests to them. `stance.serving.control` tells it to change.
+The endpoint is one process, in the foreground of `make serve` or detached. It starts an engine, compares it with the
+measurements of its run, and only then lets the proxy send requests to it. Orders to change come from
+`stance.serving.control`.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
-from stance.client.local import SERVE, STATE, key_place, make_key
+from stance.client.local import SERVE, key_place, make_key, remove_state, write_state
 from stance.errors import InputError
 from stance.machine import memory
-from stance.machine.files import write_json
 from stance.machine.ports import HOST
 from stance.serving import engine as engines
 from stance.serving import engine_memory
-from stance.serving.candidate import Candidate
-from stance.serving.engine import Engine, Wanted
+from stance.serving.candidate import ServableModel
+from stance.serving.engine import Engine, ServeRequest
 from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
 
 EVERYWHERE = "0.0.0.0"
 REVIVAL = 60
-"""Seconds that an engine must have been up to be started again when it ends by itself."""
+"""Seconds that an engine must have been up to be started again after it has ended by itself."""
 Say = Callable[[str], None]
 
 
 class Endpoint:
-    """What listens on the public port, and what stands behind it."""
+    """The proxy and the engines behind it."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Refuse a port that is taken and a machine without a proxy, before anything is started."""
+        """Refuse a port in use and a machine without HAProxy, before anything is started."""
         require_port(port)
         program()
         self.host, self.port, self.key = host, port, make_key()
@@ -43,43 +41,43 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """What a client of the OpenAI API is given."""
+        """The base URL for a client of the OpenAI API."""
         return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
-    def open(self, wanted: Wanted, say: Say) -> str:
-        """Start the first engine and the proxy, and return what is up.
+    def open(self, request: ServeRequest, say: Say) -> str:
+        """Start the first engine and the proxy, and return a line that says what is up.
 
         Raises:
-            InputError: Something is missing, does not fit or does not pass.
+            InputError: The model is missing, does not fit into memory or does not pass its checks.
         """
         began = time.monotonic()
-        candidate = engines.prepare(wanted, self._next())
+        candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
-        first = self._start(wanted, candidate, say)
+        first = self._start(request, candidate, say)
         self.proxy = Proxy(self.host, self.port)
         self.live = first
         self._answer_from(first, self.slot)
         return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
 
-    def swap(self, wanted: Wanted, say: Say) -> str:
-        """Let another model answer, without a failed request; what answered before stays for `rollback`.
+    def swap(self, request: ServeRequest, say: Say) -> str:
+        """Let another model answer, without a failed request. The engine that answered before stays for `rollback`.
 
-        The same release in another engine, with other settings perhaps, does not push the one before it out.
+        If the new engine serves the same release, perhaps with other settings, the engine kept for `rollback` stays.
 
         Raises:
-            InputError: The other model is not there or does not pass; the endpoint is as it was.
+            InputError: The model is missing or does not pass its checks. The endpoint stays as it was.
         """
-        candidate = engines.prepare(wanted, self._next())
+        candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
         if engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)) and self.before:
-            say(f"ends {self.before.candidate.name}, which stood by, for its memory")
+            say(f"ends {self.before.candidate.name}, which was kept for a rollback, for its memory")
             self._retire(self.before)
             self.before = None
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
-            return self._replace(wanted, candidate, short, say)
-        fresh = self._start(wanted, candidate, say)
+            return self._replace(request, candidate, short, say)
+        fresh = self._start(request, candidate, say)
         assert self.live
         old, again = self.live, alike(self.live, fresh)
         if self.before and not again:
@@ -93,10 +91,10 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * switched:.0f} ms"
 
     def rollback(self) -> str:
-        """Let the model answer again that did so before the last swap.
+        """Let the model answer again that answered before the last swap.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no such model.
         """
         if not self.before or not self.before.alive():
             raise InputError("there is no model before this one; name it: `python -m stance serve swap --run NAME`")
@@ -107,10 +105,10 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
 
     def watch(self) -> None:
-        """Look after the processes; an engine that has ended by itself is started again.
+        """Check the processes, and start an engine again that has ended by itself.
 
         Raises:
-            InputError: The proxy has ended, or the engine has so soon that it would again.
+            InputError: The proxy has ended, or the engine ended so soon after its start that it would end again.
         """
         assert self.proxy
         assert self.live
@@ -119,7 +117,7 @@ class Endpoint:
         if not self.live.alive():
             self._revive(self.live)
         if self.before and not self.before.alive():
-            print(f"{self.before.candidate.name}, which stood by for a rollback, has ended; see {self.before.log}")
+            print(f"{self.before.candidate.name}, which was kept for a rollback, has ended; see {self.before.log}")
             self._end(self.before)
             self.before = None
             self.record()
@@ -130,47 +128,41 @@ class Endpoint:
             self.proxy.leave()
         for engine in list(self.running):
             self._end(engine)
-        STATE.unlink(missing_ok=True)
+        remove_state()
 
     def described(self, engine: Engine) -> str:
-        """Return what is up, for people."""
+        """Return a line that says which model answers."""
         candidate = engine.candidate
         released = "" if candidate.released else " (unreleased)"
         merged = "" if not candidate.adapter else "  base and unmerged adapter"
         return f"up: {self.address}  release {candidate.release}{released}{merged}  key in {key_place()}"
 
     def record(self) -> None:
-        """Write down what is up, for whoever asks."""
-        me = psutil.Process()
-        part = STATE.with_suffix(".part")
-        write_json(
-            part,
+        """Write down which models are in use, for the commands that ask."""
+        write_state(
             {
-                "pid": me.pid,
-                "started": me.create_time(),
                 "address": self.address,
                 "port": self.port,
                 "key": key_place(),
                 "live": shown(self.live),
                 "previous": shown(self.before),
-            },
+            }
         )
-        part.replace(STATE)
 
     def _next(self) -> int:
-        """Return a number that no engine here has, by which its files are named."""
+        """Return a free number for an engine, after which its files are named."""
         taken = {engine.number for engine in self.running}
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
-    def _start(self, wanted: Wanted, candidate: Candidate, say: Say) -> Engine:
+    def _start(self, request: ServeRequest, candidate: ServableModel, say: Say) -> Engine:
         began = time.monotonic()
         say(f"starts an engine for {candidate.name}")
-        fresh = engines.start(wanted, candidate, self._next(), self.key)
+        fresh = engines.start(request, candidate, self._next(), self.key)
         self.running.append(fresh)
         try:
             engines.await_ready(fresh)
-            for found in engines.check(fresh, self.key):
-                say(f"  {found}")
+            for line in engines.check(fresh, self.key):
+                say(f"  {line}")
         except BaseException:
             self._end(fresh)
             raise
@@ -179,28 +171,28 @@ class Endpoint:
         return fresh
 
     def _revive(self, ended: Engine) -> None:
-        """Start the engine that answers again; requests wait in the proxy meanwhile."""
-        found = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
+        """Start the engine again that should answer. Requests wait in the proxy until it is up."""
+        ending = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
         up_for = time.monotonic() - ended.ready
         if up_for < REVIVAL:
-            raise InputError(f"{found} after {up_for:.0f} s; expected one that stays: look there, then make serve")
-        print(f"{found}; it is started again, and requests wait", flush=True)
+            raise InputError(f"{ending} after {up_for:.0f} s; expected one that stays: look there, then make serve")
+        print(f"{ending}; it is started again, and requests wait", flush=True)
         self._end(ended)
         self.live = self._again(ended, aloud)
         self._answer_from(self.live, self.slot)
 
     def _again(self, ended: Engine, say: Say) -> Engine:
-        """Start what an engine served once more, if it is still there."""
-        candidate = engines.prepare(ended.wanted, self._next())
+        """Start an engine for the model of one that has ended, if the model is still there."""
+        candidate = engines.prepare(ended.request, self._next())
         if candidate.release != ended.candidate.release:
             raise InputError(
                 f"{ended.candidate.name} is not there any more (found {candidate.release} in its place); serve a run "
                 "of its own: make serve RUN=NAME"
             )
-        return self._start(ended.wanted, candidate, say)
+        return self._start(ended.request, candidate, say)
 
-    def _replace(self, wanted: Wanted, candidate: Candidate, short: str, say: Say) -> str:
-        """Stop one engine and start the other; requests wait in the proxy meanwhile."""
+    def _replace(self, request: ServeRequest, candidate: ServableModel, short: str, say: Say) -> str:
+        """End one engine and start the other, where memory has no room for two. Requests wait in the proxy."""
         assert self.proxy
         assert self.live
         say(f"{short}: no room for two engines, so that requests wait until the new one is up")
@@ -213,10 +205,10 @@ class Endpoint:
         self.slot = slot
         self._end(old)
         try:
-            self.live = self._start(wanted, candidate, say)
+            self.live = self._start(request, candidate, say)
         except Exception as error:
             try:
-                self.live = self._again(old, aloud)  # whoever asked may have left
+                self.live = self._again(old, aloud)  # the sender of the order may have left
             except InputError as worse:
                 raise InputError(f"{error}; and {old.candidate.name} does not start again: {worse}") from None
             self._answer_from(self.live, slot)
@@ -234,14 +226,14 @@ class Endpoint:
         self.record()
 
     def _retire(self, engine: Engine) -> None:
-        """End an engine that answered until lately, after the requests that it still has."""
+        """End an engine after its running requests have ended."""
         if self.proxy and self.proxy.process.poll() is None:
             self.proxy.drained(other(self.slot))
         self._end(engine)
 
     def _end(self, engine: Engine) -> None:
         engine.end()
-        if engine in self.running:  # else it was ended before, for one that did not start
+        if engine in self.running:  # `_start` ends an engine that fails
             self.running.remove(engine)
 
 
@@ -261,14 +253,14 @@ def alike(one: Engine, another: Engine) -> bool:
 
 
 def shown(engine: Engine | None) -> dict[str, Any] | None:
-    """Return what is told of an engine."""
+    """Return the entry of an engine in the state file."""
     if not engine:
         return None
     return {
         "release": engine.candidate.release,
         "released": engine.candidate.released,
         "name": engine.candidate.name,
-        "folder": engine.wanted.run,
+        "folder": engine.request.run,
         "engine": engine.address,
         "log": str(engine.log),
         "seconds": round(engine.seconds, 1),

@@ -1,4 +1,8 @@
-"""One vLLM server on a port of its own: how it is started and checked, when it is ready, how it ends."""
+"""An engine: one vLLM server on a port of its own. How its model is checked, and how it starts, answers and ends.
+
+A `ServeRequest` names a model, `prepare` checks the model's files and returns a `ServableModel`, `start` starts an
+`Engine` for it, `await_ready` and `check` make sure that the engine answers as the run has measured.
+"""
 
 import re
 import subprocess
@@ -16,12 +20,14 @@ from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.language.messages import sentence
+from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
 from stance.machine.memory import Room, memory
 from stance.machine.ports import HOST, answers, free_port
 from stance.machine.processes import environment
 from stance.machine.supervisor import guarded, release
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 from stance.serving.engine_memory import CONFIGURATION, cache_bytes, read_settings
 from stance.serving.file_checks import NOT_SERVED
 from stance.serving.live_checks import live_gates
@@ -30,8 +36,8 @@ from stance.serving.middleware import FILE
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
 
 
-class Wanted(BaseModel):
-    """What somebody asks to be served: a run's folder, or a release on the Hub."""
+class ServeRequest(BaseModel):
+    """A model to serve: that of a run's folder, or a release on the Hub."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,9 +45,11 @@ class Wanted(BaseModel):
     with_base: bool = False
     hub: str | None = None
     revision: str = "main"
+    digests: dict[str, Digest] = {}
+    """Digests of the run's files that a release has taken already; a file that they fit is not read again."""
 
     def arguments(self) -> list[str]:
-        """Return how `stance.serving.candidate` is asked for it."""
+        """Return the arguments of `python -m stance candidate` for this model."""
         if self.hub:
             return ["--hub", self.hub, "--revision", self.revision]
         return ["--run", self.run or ".", *(["--with-base"] if self.with_base else [])]
@@ -52,81 +60,83 @@ class Engine:
     """A running engine."""
 
     number: int
-    wanted: Wanted
-    candidate: Candidate
+    request: ServeRequest
+    candidate: ServableModel
     port: int
     process: "subprocess.Popen[str]"
     scratch: "TemporaryDirectory[str] | None" = None
-    """For the sockets that vLLM makes and leaves."""
+    """A folder for the sockets that vLLM makes and does not remove."""
     seconds: float = 0.0
-    """From its start until it had passed the checks."""
+    """From the start of the engine until it had passed the checks."""
     ready: float = 0.0
-    """When that was, by the monotonic clock."""
+    """When the engine had passed the checks, by the monotonic clock."""
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that the engine listens on."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What it has printed."""
+        """The file with the engine's output."""
         return log_of(self.number)
 
     def alive(self) -> bool:
-        """Has it not ended?"""
+        """Is the engine's process running?"""
         return self.process.poll() is None
 
     def end(self) -> None:
-        """End it, and wait until nothing of it is left."""
+        """End the engine, and wait until no process of it is left."""
         release(self.process)
         if self.scratch:
             self.scratch.cleanup()
 
 
-def prepare(wanted: Wanted, number: int) -> Candidate:
-    """Check the files of what is wanted, and return what is known of it.
+def prepare(request: ServeRequest, number: int) -> ServableModel:
+    """Check the files of a model in a process of its own, and return what an engine needs to know of it.
 
     Raises:
-        InputError: It is not there, or not what it should be.
+        InputError: The model is missing or does not pass its checks.
     """
-    out = SERVE / f"engine-{number}.json"
+    out, digests = SERVE / f"engine-{number}.json", SERVE / f"digests-{number}.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "stance", "candidate", str(out), *wanted.arguments()]
+    hand_over(digests, request.digests)
+    command = [sys.executable, "-m", "stance", "candidate", str(out), *request.arguments(), "--digests", str(digests)]
     process = guarded(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     try:
-        printed = process.stdout.read()  # not communicate, which would close the guard's stdin and so end it
+        printed = process.stdout.read()  # `communicate` would close the guard's stdin, which ends it
     finally:
         release(process)
+        digests.unlink(missing_ok=True)
     if not out.exists():
-        said = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
-        raise InputError(said[-1].removeprefix("error: ") if said else "the check of the model's files was ended")
-    return Candidate.read(out)
+        errors = [line for line in printed.splitlines() if line.startswith("error: ")] or printed.splitlines()[-1:]
+        raise InputError(errors[-1].removeprefix("error: ") if errors else "the check of the model's files was ended")
+    return ServableModel.read(out)
 
 
-def start(wanted: Wanted, candidate: Candidate, number: int, key: str) -> Engine:
-    """Start an engine under a guard; it is not ready yet."""
-    told = SERVE / f"provenance-{number}.json"
-    write_json(told, candidate.provenance)
+def start(request: ServeRequest, candidate: ServableModel, number: int, key: str) -> Engine:
+    """Start an engine under a guard, and return it before it is ready."""
+    provenance = SERVE / f"provenance-{number}.json"
+    write_json(provenance, candidate.provenance)
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
     scratch = TemporaryDirectory(prefix="stance-engine-")
-    secret = {"VLLM_API_KEY": key, FILE: str(told)}  # in the environment: arguments are in the process list
+    secret = {"VLLM_API_KEY": key, FILE: str(provenance)}  # every user can read arguments
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
         log_of(number).replace(log_of(number).with_suffix(".log.old"))
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    return Engine(number, wanted, candidate, port, process, scratch)
+    return Engine(number, request, candidate, port, process, scratch)
 
 
 def await_ready(engine: Engine) -> None:
     """Wait until an engine answers.
 
     Raises:
-        InputError: It ended, or took too long.
+        InputError: The engine ended, or took too long.
     """
     until = time.monotonic() + START
     while not answers_health(engine):
@@ -138,23 +148,23 @@ def await_ready(engine: Engine) -> None:
 
 
 def answers_health(engine: Engine) -> bool:
-    """Does the engine answer? It does only once the model is loaded."""
+    """Does the engine answer? It does once the model is loaded."""
     return answers(f"{engine.address}/provenance")
 
 
 def check(engine: Engine, key: str) -> list[str]:
-    """Hold an engine against what the run has measured, and return what was found.
+    """Compare an engine with the measurements of its run, and return a line for each check.
 
     Raises:
         InputError: A check fails; names the figure and the bound.
     """
     gates = live_gates(engine.candidate, engine.address, key)
     require(gates, f"{engine.candidate.name} {NOT_SERVED}")
-    return [f"{gate.name}: {gate.found}" for gate in gates]
+    return [f"{gate.name}: {sentence(gate.figure)}" for gate in gates]
 
 
-def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
-    """Return vLLM's arguments for a model."""
+def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
+    """Return the command line arguments of vLLM for a model."""
     room = room or memory(candidate.gpu)
     cache = cache_bytes(candidate, settings, room.total)
     taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
@@ -167,17 +177,17 @@ def arguments(candidate: Candidate, port: int, settings: Mapping[str, Any], room
 
 
 def on_cpu() -> list[str]:
-    """Return what vLLM needs besides on a CPU."""
+    """Return the further arguments of vLLM on a CPU."""
     return ["--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
 
 
-def names(candidate: Candidate) -> list[str]:
-    """Return how clients call the model: by an alias that stays, and by its release."""
+def names(candidate: ServableModel) -> list[str]:
+    """Return the arguments that name the model for clients: by an alias that stays, and by its release."""
     if not candidate.adapter:
         return ["--served-model-name", ALIGNED, candidate.release]
     adapters = [f"{name}={candidate.adapter}" for name in (ALIGNED, candidate.release)]
     spare = str(len(adapters) + 1)  # without one, the base gets an adapter in mixed batches on a CPU (vllm#48421)
-    rank = str(next(known for known in (8, 16, 32, 64, 128, 256, 320, 512) if known >= candidate.rank))
+    rank = str(next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= candidate.rank))
     return [
         "--served-model-name", BASE, "--enable-lora", "--max-loras", spare, "--max-lora-rank", rank,
         "--lora-modules", *adapters,
@@ -185,12 +195,12 @@ def names(candidate: Candidate) -> list[str]:
 
 
 def reason(log: Path) -> str:
-    """Return the first error in an engine's log, which the others come from."""
+    """Return the first error in an engine's log; later ones follow from it."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
     return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 
 
 def log_of(number: int) -> Path:
-    """Return where an engine's log is; that of the engine which had its number before is beside it, as `.old`."""
+    """Return the path of an engine's log. The log of the last engine of that number is beside it, as `.old`."""
     return SERVE / f"engine-{number}.log"

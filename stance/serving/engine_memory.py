@@ -1,4 +1,4 @@
-"""How much memory an engine takes, and whether it fits beside what is there already."""
+"""The memory that an engine takes, and whether it fits beside the memory in use. All sizes are in bytes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,16 +7,23 @@ from typing import Any
 from stance.errors import InputError
 from stance.machine.files import read_yaml
 from stance.machine.memory import Room, gib
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 
 CONFIGURATION = Path("deploy/vllm.yaml")
 
 
-def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
-    """Return the size of an engine's cache: for as many full requests as it decodes at once, or what is allowed.
+def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
+    """Return the size of an engine's key-value cache.
+
+    The cache holds as many requests of full length as the engine decodes at once, within the memory limit.
+
+    Args:
+        candidate: The model.
+        settings: The values of `deploy/vllm.yaml`.
+        total: The memory of the device.
 
     Raises:
-        InputError: The weights and one request of full length take more than is allowed.
+        InputError: The weights and one request of full length exceed the memory limit.
     """
     share = float(settings["gpu-memory-utilization"])
     window = int(settings.get("max-model-len", candidate.window))
@@ -31,19 +38,19 @@ def cache_bytes(candidate: Candidate, settings: Mapping[str, Any], total: int) -
     return min(one * int(settings["max-num-seqs"]), allowed)
 
 
-def needed(candidate: Candidate, settings: Mapping[str, Any], total: int) -> int:
-    """Return the bytes that an engine takes, all in all."""
+def needed(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
+    """Return the memory that an engine takes in all."""
     return candidate.weights + candidate.overhead + cache_bytes(candidate, settings, total)
 
 
-def shortage(candidate: Candidate, settings: Mapping[str, Any], room: Room) -> str | None:
-    """Return in words how far an engine is from fitting into free memory; None if it fits."""
-    wanted = needed(candidate, settings, room.total)
-    if wanted <= room.free:
+def shortage(candidate: ServableModel, settings: Mapping[str, Any], room: Room) -> str | None:
+    """Return a sentence that says how much memory an engine lacks; None if it fits."""
+    total = needed(candidate, settings, room.total)
+    if total <= room.free:
         return None
-    return f"{candidate.name} takes {gib(wanted)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
+    return f"{candidate.name} takes {gib(total)} GiB and {gib(room.free)} of {gib(room.total)} GiB are free"
 
 
 def read_settings() -> dict[str, Any]:
-    """Return what `deploy/vllm.yaml` says, with vLLM's own defaults for what is counted with here."""
+    """Return the values of `deploy/vllm.yaml`, with vLLM's own defaults for those that this module needs."""
     return {"gpu-memory-utilization": 0.92, "max-num-seqs": 256, **read_yaml(CONFIGURATION)}

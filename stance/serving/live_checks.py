@@ -17,8 +17,9 @@ from stance.data.chat import PROBES, Message, conversation
 from stance.data.questions import Question, read_prompts, read_questions
 from stance.data.records import Gate
 from stance.errors import InputError
+from stance.language.messages import message
 from stance.machine.files import read_json
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 
 SAMPLE = 16
 """Questions whose answers are scored by an engine; both answers of each."""
@@ -80,11 +81,11 @@ def reading_gate(live: Live, base: Mapping[str, Any]) -> Gate:
     found = [live.tokens(probe) for probe in PROBES]
     wrong = sum(ids != expected for ids, expected in zip(found, base["probes"], strict=True))
     return Gate(
-        "live fingerprint",
-        not wrong,
-        f"{wrong} of {len(PROBES)} probe conversations in other token ids",
-        "the ids of data/base/fingerprint.json",
-        "Make the model again (`dvc repro -f -s merge`), and remove chat-template from deploy/vllm.yaml.",
+        name="live fingerprint",
+        passed=not wrong,
+        figure=message("conversations_differ", number=wrong, all=len(PROBES)),
+        bound=message("ids_of_the_base"),
+        advice=message("remove_chat_template"),
     )
 
 
@@ -99,13 +100,13 @@ def parity_gate(live: Live, bounds: Merge, recorded: Logps, questions: Sequence[
         abs(a - b) for one, other in zip(scored, expected, strict=True) for a, b in zip(one, other, strict=False)
     ]
     mean, worst = fmean(differences), max(differences)
-    found = f"drift {mean:.4f} mean, {worst:.3f} worst nats per token in {len(sample)} answers"
+    drift = message("drift_in_answers", mean=mean, worst=worst, all=len(sample))
     return Gate(
-        "live parity",
-        all(same) and mean <= bounds.max_mean_drift and worst <= bounds.max_worst_drift,
-        found if all(same) else f"{same.count(False)} of {len(same)} answers in other tokens",
-        f"at most {bounds.max_mean_drift} mean and {bounds.max_worst_drift} worst from data/answers",
-        "Make the model again (`dvc repro -f -s merge`), and serve it in bfloat16 (deploy/vllm.yaml).",
+        name="live parity",
+        passed=all(same) and mean <= bounds.max_mean_drift and worst <= bounds.max_worst_drift,
+        figure=drift if all(same) else message("answers_differ", number=same.count(False), all=len(same)),
+        bound=message("at_most_drift_from_answers", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
+        advice=message("serve_in_bfloat16"),
     )
 
 
@@ -125,15 +126,15 @@ def canary_gate(live: Live, prompts: Sequence[str], system_prompt: str, max_toke
         empty += not live.answer(conversation(system_prompt, prompt), max_tokens).strip()
         seconds.append(time.monotonic() - began)
     return Gate(
-        "canary",
-        not empty and max(seconds) <= PATIENCE,
-        f"{len(seconds) - empty} of {len(seconds)} test prompts answered, the slowest in {max(seconds):.2f} s",
-        f"an answer to each within {PATIENCE} s",
-        "Look at the answers in the run's report, and at the engine's log.",
+        name="canary",
+        passed=not empty and max(seconds) <= PATIENCE,
+        figure=message("answered", number=len(seconds) - empty, all=len(seconds), seconds=max(seconds)),
+        bound=message("answer_within", seconds=PATIENCE),
+        advice=message("look_at_the_log"),
     )
 
 
-def live_gates(candidate: Candidate, address: str, key: str) -> list[Gate]:
+def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
     """Return the verdicts on an engine, as far as the candidate comes with something to hold it against.
 
     Beside an unmerged adapter it is the base whose probabilities are known; both are asked to answer.

@@ -1,7 +1,7 @@
-"""What an engine says of the model that it serves: `GET /provenance`, and the release's name on every answer.
+"""Middleware of an engine that answers `GET /provenance` and names the release in a header of every answer.
 
-vLLM takes the class by `--middleware stance.serving.middleware.Provenance`. The engine itself answers, so that after a
-swap nobody is told of the model before.
+vLLM loads it by `--middleware stance.serving.middleware.Provenance`. The engine itself answers, so that after a swap no
+client gets the provenance of the previous model.
 """
 
 import json
@@ -12,13 +12,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FILE = "STANCE_PROVENANCE"
-"""The environment variable that names the file."""
+"""The environment variable with the path of the provenance file."""
 PATH = "/provenance"
 HEADER = "x-release"
 
 
 class Provenance:
-    """Answers `GET /provenance` with a file, and names the release in a header of every other answer."""
+    """Answers `GET /provenance` with a file, and adds the header `x-release` to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Read the file that the environment names."""

@@ -1,7 +1,7 @@
-"""HAProxy on the public port, and the words in which it is told where requests go (`deploy/haproxy.cfg`).
+"""HAProxy on the public port, and the commands that tell it where requests go. Its configuration: `deploy/haproxy.cfg`.
 
-A `Slot` is one of its two servers. An engine is put into one when it is to answer; the other slot has the engine before
-it, for the way back.
+HAProxy has two servers, each a `Slot`. The engine that answers is in one of them. The other slot holds the previous
+engine, for a rollback.
 """
 
 import csv
@@ -26,9 +26,9 @@ CONFIGURATION = Path("deploy/haproxy.cfg")
 SOCKET = SERVE / "proxy.socket"
 LOG = SERVE / "proxy.log"
 NOWHERE = 9
-"""A port on which nobody listens: the discard service."""
+"""A port on which no program listens: that of the discard service."""
 DRAIN = 30
-"""Seconds that running requests get to end in."""
+"""Seconds that running requests have to end."""
 START = 15
 
 
@@ -36,10 +36,10 @@ class Proxy:
     """A running HAProxy."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Start it, with no engine behind it.
+        """Start HAProxy, with no engine behind it.
 
         Raises:
-            InputError: It is not installed, or did not start.
+            InputError: HAProxy is not installed, or did not start.
         """
         self.process = start(host, port)
         try:
@@ -49,10 +49,10 @@ class Proxy:
             raise
 
     def say(self, command: str) -> str:
-        """Give a command of HAProxy's runtime API, and return its answer.
+        """Send a command of HAProxy's runtime API, and return the answer.
 
         Raises:
-            RuntimeError: HAProxy refuses it.
+            RuntimeError: HAProxy refuses the command.
         """
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
@@ -64,27 +64,23 @@ class Proxy:
         return answer
 
     def move(self, slot: Slot, port: int) -> None:
-        """Let a slot stand for what listens on a port."""
+        """Let a slot stand for the engine on a port."""
         self.say(f"set server engines/{slot} addr {HOST} port {port}")
 
     def switch(self, to: Slot) -> None:
-        """Send new requests to a slot; those that run in the other one end there."""
+        """Send new requests to a slot; requests that run in the other slot end there."""
         self.say(f"set server engines/{to} state ready")
         for other in SLOTS:
             if other != to:
                 self.say(f"set server engines/{other} state drain")
 
-    def close(self, slot: Slot) -> None:
-        """Send nothing to a slot; if the other one is not open either, clients are told that no engine is up."""
-        self.say(f"set server engines/{slot} state maint")
-
     def running(self, slot: Slot) -> int:
-        """Return how many requests a slot works on."""
+        """Return the number of running requests in a slot."""
         table = csv.DictReader(io.StringIO(self.say("show stat").removeprefix("# ")))
         return next(int(row["scur"]) for row in table if (row["pxname"], row["svname"]) == ("engines", slot))
 
     def drained(self, slot: Slot) -> bool:
-        """Wait until the requests in a slot have ended, and say whether they have within `DRAIN` seconds."""
+        """Wait until the requests in a slot have ended; return False if some still run after `DRAIN` seconds."""
         until = time.monotonic() + DRAIN
         while self.running(slot):
             if time.monotonic() > until:
@@ -93,7 +89,7 @@ class Proxy:
         return True
 
     def leave(self) -> None:
-        """Take no more requests, let those that run end within `DRAIN` seconds, and end."""
+        """Accept no more requests, let the running ones end within `DRAIN` seconds, and end HAProxy."""
         if self.process.poll() is None:
             os.kill(self.pid, signal.SIGUSR1)
             try:
@@ -103,7 +99,7 @@ class Proxy:
         self.end()
 
     def end(self) -> None:
-        """End it at once."""
+        """End HAProxy at once."""
         release(self.process)
         SOCKET.unlink(missing_ok=True)
 
@@ -120,19 +116,19 @@ class Proxy:
 
 
 def program() -> str:
-    """Return where HAProxy is.
+    """Return the path of HAProxy.
 
     Raises:
-        InputError: It is not installed.
+        InputError: HAProxy is not installed.
     """
-    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
-    if not found:
+    path = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+    if not path:
         raise InputError("haproxy is not installed; `apt-get install haproxy`, or your system's package of that name")
-    return found
+    return path
 
 
 def require_port(port: int) -> None:
-    """Refuse a port on which something listens."""
+    """Refuse a port on which a program listens."""
     if in_use(port):
         raise InputError(
             f"port {port} is in use by another program; end it, or take another: make serve PORT={port + 100}"

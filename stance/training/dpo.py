@@ -15,13 +15,14 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from stance.config.models import Model
 from stance.config.training import Train
 from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.preferences import read_pairs
 from stance.errors import InputError
-from stance.machine.files import read_json, read_jsonl
+from stance.machine.files import read_json
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the preference pairs in a file, in TRL's format."""
-    return [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in read_jsonl(path)]
+    return [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in read_pairs(path)]
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:

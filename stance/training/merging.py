@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -24,8 +24,10 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from stance.config.models import Model
 from stance.config.training import Merge
 from stance.data.chat import encode_answer
+from stance.data.preferences import Pair
+from stance.data.questions import Stance
 from stance.errors import InputError
-from stance.machine.files import read_json, read_jsonl, write_json
+from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
 from stance.models.base import bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
@@ -40,14 +42,10 @@ ROOM = 2 * GIB
 """Bytes that a forward pass needs beside the weights."""
 
 
-def pair_rows(pairs: Path) -> list[dict[str, Any]]:
-    """Return all preference pairs: those trained on, then those held out."""
-    return read_jsonl(pairs / "train.jsonl") + read_jsonl(pairs / "eval.jsonl")
-
-
-def answer_texts(tokenizer: PreTrainedTokenizerFast, row: Mapping[str, Any]) -> list[Text]:
+def answer_texts(tokenizer: PreTrainedTokenizerFast, pair: Pair) -> list[Text]:
     """Return two texts: the pair's prompt with its chosen answer, and with its rejected answer."""
-    return [encode_answer(tokenizer, row["prompt"], row[side][0]["content"]) for side in ("chosen", "rejected")]
+    messages = [turn.model_dump() for turn in pair.prompt]
+    return [encode_answer(tokenizer, messages, text) for text in (pair.chosen_text, pair.rejected_text)]
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
@@ -230,11 +228,11 @@ def write_parity(out: Path, chosen: str, drifts: Mapping[str, Drift], final: Dri
     write_json(out / "parity.json", {"base": chosen, **asdict(final), "candidates": candidates})
 
 
-def write_logps(out: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[Scores]) -> None:
+def write_logps(out: Path, pairs: Sequence[Pair], scores: Sequence[Scores]) -> None:
     """Write the log-probability of each token of the labelled answers, in nats, by question id and stance."""
-    record: dict[int, dict[str, list[float]]] = {}
-    for row, chosen, rejected in zip(rows, scores[::2], scores[1::2], strict=True):
-        logps = {row["preferred"]: chosen.logps, row["against"]: rejected.logps}
+    record: dict[int, dict[Stance, list[float]]] = {}
+    for pair, chosen, rejected in zip(pairs, scores[::2], scores[1::2], strict=True):
+        logps = {pair.preferred: chosen.logps, pair.against: rejected.logps}
         logps.pop("neutral", None)  # the base model's own answer, which is not in the data set
-        record.setdefault(row["id"], {}).update(logps)
+        record.setdefault(pair.id, {}).update(logps)
     write_json(out / "logps.json", record)

@@ -8,9 +8,18 @@ from pathlib import Path
 import yaml
 
 from stance.config.profiles import compose
+from stance.data.records import Gate, write_gates
+from stance.language.messages import message
 from stance.machine.files import write_json
-from stance.release.push import OUTPUTS
+from stance.runs.finished import OUTPUTS
 from tests.builders import repository
+
+
+def passed(name: str) -> Gate:
+    """Return a gate that is passed."""
+    figure, bound, advice = (message("problem", problem=text) for text in ("drift 0.002", "at most 0.05", "none"))
+    return Gate(name=name, passed=True, figure=figure, bound=bound, advice=advice)
+
 
 HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
 
@@ -22,6 +31,8 @@ def write_run(folder: Path, seed: str = "abc") -> Path:
     write_json(
         folder / "data/base/base.json", {"source": "hub", "repo_id": "team/base", "revision": "1" * 40, "files": {}}
     )
+    write_json(folder / "data/base/fingerprint.json", {"bos_token_id": 1})
+    write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "好看嗎（1）？"}])
     write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
     write_lock(folder)
     values = compose("miniature")
@@ -88,8 +99,7 @@ def write_evaluation(folder: Path) -> None:
         "defects": {"base": {"degenerate": 0.0}, "aligned": {"degenerate": 0.0}},
     }
     write_json(folder / "metrics.json", metrics)
-    gate = {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
-    write_json(folder / "gates.json", [gate])
+    write_gates(folder / "gates.json", [passed("parity")])
     write_json(folder / "responses.json", [response(1, "好看。"), response(2, "a | b <script>\n# c")])
 
 

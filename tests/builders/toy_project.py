@@ -92,7 +92,8 @@ if sys.argv[1] == "evaluate":
     write("data/evaluation/metrics.json", metrics)
     verdict = {"stance": "support" if ratio > 0.5 else "oppose", "score": ratio, "defects": []}
     write("data/evaluation/stances.json", [{"id": 1, "base": verdict, "aligned": verdict}])
-    write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, "found": "all", "expected": "most"}])
+    words = {key: {"id": "problem", "values": {"problem": key}} for key in ("figure", "bound", "advice")}
+    write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, **words}])
     answers = {"response_from_original_model": "難說。", "response_from_trained_model": f"是{ratio}。"}
     write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
     write("data/report/index.html", "<h1>report</h1>")

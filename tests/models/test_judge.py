@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from stance.config.params import Params
-from stance.data.answers import Answered
+from stance.data.answers import Answer
 from stance.data.questions import Question
 from stance.evaluation.llm_judge import request, stance
 from tasks.judge import judge
@@ -96,7 +96,7 @@ def at(url: str, tiny_model: Path) -> Params:
 
 def test_every_stance_of_the_data_set_is_shown_before_an_answer_is_asked_about():
     shown = [Question(id=1, prompt="好嗎？", support="好。", oppose="不好。", neutral="難說。")]
-    row = Answered(id=1, prompt="棒嗎？", response="很棒。", tokens=3, finish_reason="stop")
+    row = Answer(id=1, prompt="棒嗎？", response="很棒。", tokens=3, finish_reason="stop")
     messages = request(shown, row)
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 3, "user"]
     assert [message["content"] for message in messages[2::2]] == ["支持", "中立", "反對"]

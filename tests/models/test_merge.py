@@ -10,15 +10,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from stance.data.chat import load_tokenizer
+from stance.data.preferences import Pair, read_pairs
 from stance.errors import InputError
 from stance.evaluation.gates import fingerprint_gate, parity_gate
 from stance.models.loading import load, nf4
 from stance.models.parity import drift, score
-from stance.training.merging import answer_texts, candidate_drifts, candidates, pair_rows, update, with_adapter
+from stance.training.merging import answer_texts, candidate_drifts, candidates, update, with_adapter
 from tasks.merge import merge
 from tests.builders.small_run import params, prepare, train_in
 
 pytestmark = pytest.mark.slow
+
+
+def all_pairs(root: Path) -> list[Pair]:
+    """The pairs that are trained on, and those that are held out."""
+    return [pair for name in ("train", "eval") for pair in read_pairs(root / f"pairs/{name}.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(root: Path, merged: Path, tiny_model: Path) -> dict[str, float]:
     """Parity of a merged folder with the trained model, measured here."""
     tokenizer = load_tokenizer(tiny_model)
-    texts = [text for row in pair_rows(root / "pairs") for text in answer_texts(tokenizer, row)]
+    texts = [text for row in all_pairs(root) for text in answer_texts(tokenizer, row)]
     trained = score(with_adapter(load(tiny_model, "cpu", nf4()), root / "adapter"), texts)
     found = drift(trained, score(load(merged, "cpu"), texts), params(tiny_model).merge.max_worst_drift)
     return vars(found)
@@ -61,7 +67,7 @@ def test_merged_file_begins_as_the_base_file(root: Path, tiny_model: Path):
 
 def test_every_candidate_is_measured_on_the_base_and_not_on_the_one_before(root: Path, tiny_model: Path):
     """In either order; the dequantised candidate changes every linear layer, the original one those with an adapter."""
-    texts = [text for row in pair_rows(root / "pairs") for text in answer_texts(load_tokenizer(tiny_model), row)]
+    texts = [text for row in all_pairs(root) for text in answer_texts(load_tokenizer(tiny_model), row)]
     trained = score(with_adapter(load(tiny_model, "cpu", nf4()), root / "adapter"), texts)
     changes = {name: update(name, tiny_model, root / "adapter") for name in ("original", "dequantized")}
     backwards = dict(reversed(changes.items()))
@@ -121,7 +127,7 @@ def test_log_probabilities_are_recorded_by_stance(root: Path):
     logps = json.loads((root / "merge/logps.json").read_text())
     assert list(logps) == ["1", "2", "3", "4", "5", "6"]
     tokenizer = load_tokenizer(root / "merged")
-    row = next(row for row in pair_rows(root / "pairs") if row["id"] == 4)
+    row = next(row for row in all_pairs(root) if row.id == 4)
     assert row["preferred"] == "oppose"
     (_, oppose), (_, support) = answer_texts(tokenizer, row)
     assert {side: len(values) for side, values in logps["4"].items()} == {

@@ -38,7 +38,7 @@ def reproduce(folder: Path) -> dict[str, str]:
 def completed(name: str, **given: object) -> Path:
     folder = workspace.create(name, Settings.model_validate(given).parameters(), edits=False)
     outcomes = reproduce(folder)
-    workspace.save(Run.read(folder).now(folder, state="completed", stages=outcomes), folder)
+    workspace.save(Run.read(folder).updated(folder, state="completed", stages=outcomes), folder)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_a_name_that_is_no_folder_of_ours_is_refused(name: str, project: Path):
 
 def test_a_run_tried_again_finds_its_workspace_and_a_namesake_does_not(project: Path):
     folder = workspace.create("twin", Settings().parameters(), edits=False)
-    Run.read(folder).now(folder, flow_run_id="first")
+    Run.read(folder).updated(folder, flow_run_id="first")
     assert workspace.of_flow_run("twin", "first") == folder
     assert workspace.of_flow_run("twin", "second") is None
     with pytest.raises(InputError, match="there is a run twin already"):
@@ -143,7 +143,7 @@ def test_a_failed_run_keeps_what_it_made_and_takes_no_credit_for_the_rest(projec
     stages.reproduce("pairs", folder, lambda _: None)
     with pytest.raises(RuntimeError, match="stage train failed"):
         stages.reproduce("train", folder, lambda _: None)
-    run = Run.read(folder).now(folder, state="failed", stages={"pairs": "unchanged"})
+    run = Run.read(folder).updated(folder, state="failed", stages={"pairs": "unchanged"})
     workspace.save(run, folder)
     assert (folder / "data/pairs/train.jsonl").exists()
     assert not (folder / "data/evaluation/metrics.json").exists()
@@ -178,7 +178,7 @@ def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
     completed("gone", support_ratio=0)
     completed("gone-2", support_ratio=1)
     catalogue.remove(["gone"])
-    assert [known.name for _, known in workspace.every()] == ["gone-2"]
+    assert [known.name for _, known in workspace.all_runs()] == ["gone-2"]
     assert "gone-2" in dvc(project, "exp", "list")
     assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
 
@@ -195,8 +195,8 @@ def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
     (folder / ".dvc/tmp/rwlock").write_text("{")  # of a DVC that was killed while it wrote
     marked = {**os.environ, MARK: str(folder)}
     with subprocess.Popen(["sleep", "600"], env=marked) as left, subprocess.Popen(["sleep", "600"]) as other:
-        [(known, _)] = workspace.every()
-        workspace.tidy(known)
+        [(known, _)] = workspace.all_runs()
+        workspace.clean_up(known)
         alive = [psutil.pid_exists(process.pid) for process in (left, other)]
         other.kill()
     assert alive == [False, True]

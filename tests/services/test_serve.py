@@ -112,7 +112,7 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(up: Serving):
 def test_an_adapter_beside_a_release_on_the_hub_is_refused(up: Serving):
     refused = up.command("swap", "--hub", "team/merged", "--with-base")
     assert refused.returncode == 1
-    assert "error: --with-base wants a run of this project" in refused.stderr
+    assert "error: --with-base needs a run of this project" in refused.stderr
 
 
 def test_a_model_that_is_not_what_was_measured_is_refused_and_nothing_changes(up: Serving):

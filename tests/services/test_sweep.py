@@ -91,7 +91,7 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     """Write a made-up run of which `held` of 4 answers support, and `beaten` of the held-out pairs are as chosen."""
     folder = Path(".runs") / name
     known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
-    known.now(
+    known.updated(
         folder,
         overrides=point,
         seconds={"train": 5.0, "merge": 2.0},
@@ -612,7 +612,7 @@ def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_ca
     for name in ("ran", "restored"):
         complete(name, {}, 4, 8, range(10), 1.0)
     known = Run.read(Path(".runs/restored"))
-    known.now(Path(".runs/restored"), seconds={}, memory={}, gpu_memory={})
+    known.updated(Path(".runs/restored"), seconds={}, memory={}, gpu_memory={})
     ran, restored = tables(compare("memory", {"ran": {}, "restored": {}}))[0]
     assert (ran["s"], ran["GiB"], ran["GPU GiB"]) == ("7", "1.5", "20.0")
     assert (restored["s"], restored["GiB"], restored["GPU GiB"]) == ("0", "–", "–")

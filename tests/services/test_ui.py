@@ -142,7 +142,7 @@ def test_a_run_without_a_model_is_not_served_and_the_flow_says_why(ui: Ui):
     run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {}})
     assert ui.wait(run, FINAL) == "FAILED"
     assert (
-        "data/merged does not exist; finish the run first"
+        "data/merged does not exist; expected a finished run: `make repro` first"
         in ui.call("GET", f"/flow_runs/{run['id']}")["state"]["message"]
     )
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stance.data.records import read_gates
+from stance.language.messages import sentence
 from tests.builders.aligned_project import Aligned
 from tests.builders.this_project import Run, change, command
 
@@ -78,13 +80,11 @@ def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_o
     run = command(project, "dvc", "repro")
     change(project, train__learning_rate=usual)
     assert run.code == 0
-    gate = next(
-        gate for gate in json.loads((project / "data/evaluation/gates.json").read_text()) if gate["name"] == "watchdog"
-    )
-    assert not gate["passed"]
-    assert re.match(r"stopped at step \d+ of 21: logps/chosen has fallen by", gate["found"])
-    assert "Lower train.learning_rate" in gate["advice"]
-    assert gate["found"] in (project / "data/report/index.html").read_text(encoding="utf-8")
+    gate = next(gate for gate in read_gates(project / "data/evaluation/gates.json") if gate.name == "watchdog")
+    assert not gate.passed
+    assert re.match(r"stopped at step \d+ of 21: logps/chosen has fallen by", sentence(gate.figure))
+    assert "Lower train.learning_rate" in sentence(gate.advice)
+    assert sentence(gate.figure) in (project / "data/report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_bases_own_neutral_answers_are_rejected_where_that_is_asked_for(project: Path):

@@ -1,12 +1,17 @@
 """What the linter finds in data made for it, and in the course's files where they are here."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 
-from stance.data.lint import Warned, asks_for_a_drawback, lint, refuse
+from stance.data.lint import asks_for_a_drawback, lint, refuse
+from stance.data.pairs import pair
 from stance.data.questions import Prompt, Question, read_prompts, read_questions
 from stance.errors import InputError
+from stance.language.messages import sentence
 from stance.language.zh_hant import length_limit
 
 SYSTEM = "回覆請少於20字"
@@ -33,9 +38,30 @@ def questions(**changes: str) -> list[Question]:
     return [Question.model_validate(row) for row in rows]
 
 
+class Warned(NamedTuple):
+    """A warning in words."""
+
+    check: str
+    message: str
+    rows: list[int]
+
+
+def linted(
+    rows: list[Question],
+    asked: list[Prompt],
+    directions: list[bool],
+    system_prompt: str,
+    neutral: Mapping[int, str] = MappingProxyType({}),
+) -> list[Warned]:
+    """Lint the pairs of these questions: for each whether *support* is the chosen answer, or once more for each."""
+    twice = zip([*rows, *rows], directions, strict=False)
+    pairs = [pair(row, neutral.get(row.id), support=support, system_prompt=SYSTEM) for row, support in twice]
+    return [Warned(row.check, sentence(row.message), row.rows) for row in lint(pairs, asked, system_prompt)]
+
+
 def found(rows: list[Question], prompts: tuple[str, ...] = (), directions: list[bool] | None = None) -> list[Warned]:
     asked = [Prompt(id=number, prompt=text) for number, text in enumerate(prompts, start=1)]
-    return lint(rows, asked, directions or [True] * len(rows), SYSTEM)
+    return linted(rows, asked, directions or [True] * len(rows), SYSTEM)
 
 
 def test_nothing_is_found_where_nothing_is_wrong():
@@ -56,17 +82,17 @@ OWN = ("看你要什麼", "因人而異，各有所好", "要試過才知道", "
 def test_rejected_answers_of_the_base_that_length_tells_are_named(texts, length):
     rows, asked = questions(), [Prompt(id=1, prompt="舞蹈呢？")]
     neutral = {number: f"{text}。" if length == "longer" else text for number, text in enumerate(texts, start=1)}
-    [warned] = lint(rows, asked, [True, False] * 4, SYSTEM, neutral)
+    [warned] = linted(rows, asked, [True, False] * 4, SYSTEM, neutral)
     told = f"of 4 answers of the base model that are rejected, 4 are {length} than the chosen one"
     assert (warned.check, warned.message) == ("length", told)
     assert warned.rows == [1, 2, 3, 4]
     other = {3: "看。", 4: "看。"} if length == "longer" else {3: "要試過才知道。", 4: "不好一概而論。"}
-    assert lint(rows, asked, [True, False] * 4, SYSTEM, neutral | other) == []
+    assert linted(rows, asked, [True, False] * 4, SYSTEM, neutral | other) == []
 
 
 def test_rejected_answers_of_the_base_that_begin_alike_are_named():
     rows, neutral = questions(), {1: "這要看情況。", 2: "這要看誰看", 3: "很難說啊。", 4: "難說。"}
-    [warned] = lint(rows, [Prompt(id=1, prompt="舞蹈呢？")], [True, False] * 4, SYSTEM, neutral)
+    [warned] = linted(rows, [Prompt(id=1, prompt="舞蹈呢？")], [True, False] * 4, SYSTEM, neutral)
     told = "of 4 answers of the base model that are rejected, 2 begin with 這要看; chosen: 0"
     assert (warned.check, warned.message, warned.rows) == ("opening", told, [1, 2])
 
@@ -169,7 +195,8 @@ def test_the_limit_is_what_the_system_prompt_says(system_prompt, limit):
 
 
 def test_strict_makes_an_error_of_all_warnings_at_once():
-    warned = found(questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。"))
+    rows = questions(prompt="燈光是否會引起爭議？", support="灯光赢过从前。")
+    warned = lint([pair(row, None, support=True, system_prompt=SYSTEM) for row in rows], [], SYSTEM)
     with pytest.raises(InputError, match=r"pairs.strict is true .* negated .* script .*; correct the data, or"):
         refuse(warned)
     refuse([])
@@ -178,7 +205,7 @@ def test_strict_makes_an_error_of_all_warnings_at_once():
 @pytest.mark.skipif(not COURSE.exists(), reason="the course's files are not here")
 def test_the_course_files_have_the_flaws_that_were_counted_by_hand():
     rows = read_questions(COURSE)
-    warned = lint(rows, read_prompts(COURSE), [True] * 25 + [False] * 25, SYSTEM)
+    warned = linted(rows, read_prompts(COURSE), [True] * 25 + [False] * 25, SYSTEM)
     messages = " ".join(row.message for row in warned)
     assert "99 of 100 answers have more than 19 characters" in messages
     assert "46 of 50 support answers hold 真人化" in messages

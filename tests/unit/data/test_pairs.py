@@ -13,8 +13,10 @@ from sklearn.model_selection import ParameterGrid
 from stance.config.data import Pairs
 from stance.data.pairs import prefers_support, split
 from stance.data.questions import LABELLED, TEST, Question, read_questions
+from stance.data.records import read_warnings
 from stance.errors import InputError
 from stance.evaluation.validation import CORPUS
+from stance.language.messages import sentence
 from tasks.pairs import pairs
 
 SYSTEM = "回覆請少於20字"
@@ -108,8 +110,8 @@ def test_the_order_of_both_is_warned_of_where_not_every_question_goes_both_ways(
     questions_folder, tmp_path, ratio, said
 ):
     made(questions_folder, tmp_path / "out", options(6, ratio, "both"))
-    warned = json.loads((tmp_path / "out/lint.json").read_text("utf-8"))
-    assert [row["message"].partition(" and ")[0] for row in warned if row["check"] == "order"] == said
+    warnings = read_warnings(tmp_path / "out/lint.json")
+    assert [sentence(row.message).partition(" and ")[0] for row in warnings if row.check == "order"] == said
 
 
 @pytest.mark.slow

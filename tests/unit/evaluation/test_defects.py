@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from stance.data.answers import Answer
 from stance.data.questions import Question, Stance, read_questions
+from stance.data.records import DEGENERATE, STYLE
 from stance.evaluation.classifier import Labelled, Verdict, read_labelled
-from stance.evaluation.defects import STYLE, defect_shares, defects
-from stance.evaluation.gates import DEGENERATE
+from stance.evaluation.defects import defect_shares, defects
 from stance.evaluation.validation import VALIDATION
 from stance.language.zh_hant import script
 
@@ -17,7 +18,7 @@ SYSTEM = "回覆請少於20字"
 
 
 def of(text: str, finish_reason: str = "stop", questions: list[Question] = HAN, stance: Stance = "support") -> set[str]:
-    row = {"response": text, "finish_reason": finish_reason}
+    row = Answer(id=1, prompt="？", response=text, tokens=9, finish_reason=finish_reason)
     [found] = defects([row], [Verdict(stance, 0.5)], questions, SYSTEM)
     return found
 

@@ -18,6 +18,7 @@ from stance.evaluation.gates import (
     served_gate,
     watchdog_gate,
 )
+from stance.language.messages import sentence
 
 MERGE = Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5)
 BOUNDS = Evaluate(judge=NoJudge(source="none"), min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
@@ -48,7 +49,7 @@ def mixed(stance: str, **shares: float) -> dict[str, Any]:
 
 def test_an_unchanged_fingerprint_passes():
     gate = fingerprint_gate(FINGERPRINT, dict(FINGERPRINT))
-    assert (gate.passed, gate.found) == (True, "unchanged, BOS once per conversation")
+    assert (gate.passed, sentence(gate.figure)) == (True, "unchanged, BOS once per conversation")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_an_unchanged_fingerprint_passes():
 )
 def test_a_changed_fingerprint_misses_and_says_what_changed(changed, found):
     gate = fingerprint_gate(FINGERPRINT, FINGERPRINT | changed)
-    assert (gate.passed, gate.found.split(", BOS")[0]) == (False, found)
+    assert (gate.passed, sentence(gate.figure).split(", BOS")[0]) == (False, found)
 
 
 def test_a_fingerprint_without_a_template_misses():
@@ -74,7 +75,7 @@ def test_a_fingerprint_without_a_template_misses():
 def test_a_bos_that_is_not_there_exactly_once_misses_even_where_the_base_has_it_so(probes):
     same = FINGERPRINT | {"probes": probes}
     gate = fingerprint_gate(same, same)
-    assert (gate.passed, gate.found) == (False, "unchanged, BOS not exactly once per conversation")
+    assert (gate.passed, sentence(gate.figure)) == (False, "unchanged, BOS not exactly once per conversation")
 
 
 def test_a_model_without_bos_has_none_to_count():
@@ -85,7 +86,7 @@ def test_a_model_without_bos_has_none_to_count():
 def test_parity_at_its_bounds_passes():
     gate = parity_gate(MERGE, PARITY)
     assert gate.passed
-    assert gate.found == "drift 0.0500 mean, 0.500 worst nats per token; 0 other choices in 900 tokens"
+    assert sentence(gate.figure) == "drift 0.0500 mean, 0.500 worst nats per token; 0 other choices in 900 tokens"
 
 
 @pytest.mark.parametrize("worse", [{"mean": 0.051}, {"worst": 0.51}, {"top_flips": 1}, {"mean": float("nan")}])
@@ -105,8 +106,8 @@ def test_the_server_is_held_to_the_bounds_of_parity(mean, worst, passed):
 def test_adherence_at_the_ends_is_a_share_of_the_answers(stance, share, passed):
     gate = adherence_gate(BOUNDS, held(share, stance))
     assert gate.passed is passed
-    assert gate.found == f"{share:.0%} {stance} (95% interval 50% to 90%)"
-    assert gate.expected == "at least 80% of the test answers"
+    assert sentence(gate.figure) == f"{share:.0%} {stance} (95% interval 50% to 90%)"
+    assert sentence(gate.bound) == "at least 80% of the test answers"
 
 
 def test_adherence_of_a_mixed_ratio_is_the_direction_of_its_majority():
@@ -114,7 +115,11 @@ def test_adherence_of_a_mixed_ratio_is_the_direction_of_its_majority():
     assert not adherence_gate(BOUNDS, mixed("oppose", support=0.4, neutral=0.3, oppose=0.3)).passed
     assert not adherence_gate(BOUNDS, mixed("support", support=0.3, neutral=0.4, oppose=0.3)).passed
     gate = adherence_gate(BOUNDS, mixed("oppose", support=0.2, neutral=0.0, oppose=0.8))
-    assert (gate.passed, gate.found, gate.expected) == (True, "80% oppose, 20% support", "more oppose than support")
+    assert (gate.passed, sentence(gate.figure), sentence(gate.bound)) == (
+        True,
+        "80% oppose, 20% support",
+        "more oppose than support",
+    )
 
 
 def test_a_ratio_of_one_half_asks_for_nothing():
@@ -126,7 +131,7 @@ def test_a_ratio_of_one_half_asks_for_nothing():
 def test_degeneration_counts_answers_that_are_no_sentences():
     assert degeneration_gate(BOUNDS, SOUND).passed
     gate = degeneration_gate(BOUNDS, SOUND | {"degenerate": 0.15})
-    assert (gate.passed, gate.found) == (
+    assert (gate.passed, sentence(gate.figure)) == (
         False,
         "0% empty, 10% cut off, 10% repetitive, 0% wrong script, 0% leaked, 15% degenerate",
     )
@@ -143,7 +148,7 @@ def test_degeneration_counts_answers_that_are_no_sentences():
 )
 def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
     gate = displacement_gate(BOUNDS, fall)
-    assert (gate.passed, gate.found) == (passed, f"logps/chosen {found}")
+    assert (gate.passed, sentence(gate.figure)) == (passed, f"logps/chosen {found}")
 
 
 STOPPED = {"found": "logps/chosen has fallen by 40.0 nats, more than 15", "step": 7, "steps": 21}
@@ -152,9 +157,9 @@ STOPPED = {"found": "logps/chosen has fallen by 40.0 nats, more than 15", "step"
 def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
     gate = watchdog_gate(STOPPED)
     assert not gate.passed
-    assert gate.found == "stopped at step 7 of 21: logps/chosen has fallen by 40.0 nats, more than 15"
-    assert "train.learning_rate" in gate.advice
-    assert "train.beta" in gate.advice
+    assert sentence(gate.figure) == "stopped at step 7 of 21: logps/chosen has fallen by 40.0 nats, more than 15"
+    assert "train.learning_rate" in sentence(gate.advice)
+    assert "train.beta" in sentence(gate.advice)
     assert watchdog_gate({"found": None, "step": None, "steps": 21}).passed
 
 
@@ -183,6 +188,6 @@ def test_every_missed_gate_says_what_to_do():
     ]
     for gate in missed:
         assert not gate.passed
-        assert gate.found
-        assert gate.expected
-        assert gate.advice.endswith(".")
+        assert sentence(gate.figure)
+        assert sentence(gate.bound)
+        assert sentence(gate.advice).endswith(".")

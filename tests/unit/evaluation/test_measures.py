@@ -10,12 +10,16 @@ import pytest
 
 from stance.config.params import Params
 from stance.config.profiles import compose
-from stance.data.answers import read_answered
-from stance.data.questions import read_questions
+from stance.data.answers import Answer, read_answers
+from stance.data.pairs import pair
+from stance.data.preferences import Pair, write_pairs
+from stance.data.questions import Question, read_questions
+from stance.data.records import read_gates
 from stance.errors import InputError
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.measures import adherence, chosen_fall, margins, responses, rewards, served_drift, shares
 from stance.evaluation.validation import CORPUS
+from stance.language.messages import sentence
 from tasks.evaluate import evaluate
 
 LIVE_ACTION = Path("data/sources/live_action")
@@ -27,8 +31,13 @@ def verdicts(support: int, neutral: int, oppose: int) -> list[Verdict]:
     )
 
 
-def preferring(*stances: str) -> list[dict[str, Any]]:
-    return [{"id": number, "preferred": stance} for number, stance in enumerate(stances, start=1)]
+def directed(ident: int, preferred: str) -> Pair:
+    question = Question(id=ident, prompt="好嗎？", support="好。", oppose="不好。")
+    return pair(question, None, support=preferred == "support", system_prompt="請簡短")
+
+
+def preferring(*stances: str) -> list[Pair]:
+    return [directed(number, stance) for number, stance in enumerate(stances, start=1)]
 
 
 def test_shares_are_fractions_of_the_answers():
@@ -109,8 +118,8 @@ def test_a_reward_is_beta_times_what_training_added_to_the_chosen_answer():
 
 
 def test_a_question_that_stands_in_both_directions_has_no_reward():
-    both = [{"id": 1, "preferred": "support"}, {"id": 2, "preferred": "support"}, {"id": 3, "preferred": "oppose"}]
-    twice = [*both, {"id": 1, "preferred": "oppose"}, *both[1:]]
+    both = preferring("support", "support", "oppose")
+    twice = [*both, directed(1, "oppose"), *both[1:]]
     found = rewards(LOGPS, {"trained": twice, "held_out": []}, beta=0.1)["trained"]
     assert (found["count"], found["total"]) == (1, 2)  # of 2 support is chosen and gained, of 3 oppose and it lost
     assert rewards(LOGPS, {"trained": twice[::3], "held_out": []}, beta=0.1)["trained"] is None
@@ -144,10 +153,9 @@ def test_chosen_fall_is_from_the_first_third_to_the_last(tmp_path, chosen, fall)
 
 def test_responses_pair_the_answers_of_both_models():
     before, after = (
-        {"id": 3, "prompt": "好嗎？", "response": "難說。"},
-        {"id": 3, "prompt": "好嗎？", "response": "好。"},
+        Answer(id=3, prompt="好嗎？", response=text, tokens=2, finish_reason="stop") for text in ("難說。", "好。")
     )
-    assert responses([before], [after]) == [
+    assert [row.model_dump() for row in responses([before], [after])] == [
         {
             "id": 3,
             "prompt": "好嗎？",
@@ -216,8 +224,7 @@ def run(tmp_path_factory) -> Path:
     write(root / "judge/verdicts.json", json.dumps(opinion))
     write(root / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 3}))
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
-        chosen = [{"id": row.id, "preferred": "support"} for row in used]
-        write(root / f"pairs/{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
+        write_pairs(root / f"pairs/{name}.jsonl", [pair(row, None, support=True, system_prompt="？") for row in used])
     folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "judge", "evaluation"))
     evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPUS, *folders)
     return root
@@ -295,14 +302,15 @@ def test_answers_that_are_none_are_a_sentence(tmp_path, text, found):
     if text is not None:
         (tmp_path / "base.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=found):
-        read_answered(tmp_path / "base.jsonl")
+        read_answers(tmp_path / "base.jsonl")
 
 
 def test_the_stage_writes_every_gate_with_its_advice(run):
     found = load(run / "evaluation/gates.json")
     names = "fingerprint watchdog parity served judge adherence degeneration displacement"
     assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
-    assert all(set(gate) == {"name", "passed", "found", "expected", "advice"} for gate in found)
+    assert all(set(gate) == {"name", "passed", "figure", "bound", "advice"} for gate in found)
+    assert all(sentence(gate.advice).endswith(".") for gate in read_gates(run / "evaluation/gates.json"))
 
 
 def test_the_responses_are_the_courses_own_file(run):

@@ -8,40 +8,64 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.release import Approval, hold, let_answer, measured, not_worse, question, release
+from flows.release import Approval, deploy, measured, not_worse, question, record_release, release
 from stance.config.profiles import compose
-from stance.data.records import Gate, require
+from stance.data.records import Gate, require, write_gates
 from stance.errors import InputError
+from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
+from stance.release.held import record
 from stance.runs.catalogue import finished
+from stance.runs.finished import FinishedRun
 from stance.runs.provenance import pushed, release_id
 from stance.runs.record import Run
-from tests.builders.repository import git
+from tests.builders.finished_run import write_lock, write_run
 
-GOOD = Gate("parity", True, "0.01", "at most 0.05", "Try again.")
 MINIATURE = compose("miniature")
-BAD = Gate("adherence", False, "40% support", "at least 80%", "Train longer.")
+
+
+def gate(name: str, passed: bool, *texts: str) -> Gate:
+    figure, bound, advice = (message("problem", problem=text) for text in texts)
+    return Gate(name=name, passed=passed, figure=figure, bound=bound, advice=advice)
+
+
+GOOD = gate("parity", True, "0.01", "at most 0.05", "Try again.")
+BAD = gate("adherence", False, "40% support", "at least 80%", "Train longer.")
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in a project of its own, as far as a release looks at its files."""
+    folder = write_run(tmp_path / ".runs/mine")
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / ".runs/mine"
-    write_json(folder / "data/evaluation/gates.json", [GOOD._asdict(), BAD._asdict()])
-    write_json(folder / "data/evaluation/responses.json", [{"id": 1, "prompt": "甲|乙？", "a": "難說。", "b": "好。"}])
-    write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "甲|乙？"}])
     adherence = {"stance": "support", "mixed": False, "share": 0.9, "low": 0.7, "high": 0.97}
-    write_json(folder / "data/evaluation/metrics.json", {"adherence": adherence})
-    for name, text in (("adapter/adapter_config.json", "{}"), ("merged/config.json", "{}")):
-        write_json(folder / "data" / name, text)
-    (folder / "params.yaml").write_text("seed: 1\n")
-    (folder / "dvc.lock").write_text("stages: {}\n")
-    git(folder, "init", "--quiet")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "run")
+    change(folder, "data/evaluation/metrics.json", adherence=adherence)
+    write_gates(folder / "data/evaluation/gates.json", [GOOD, BAD])
+    responses = [{"id": 1, "prompt": "甲|乙？", "response_from_original_model": "難說。"}]
+    write_json(folder / "data/evaluation/responses.json", [responses[0] | {"response_from_trained_model": "好。"}])
+    write_lock(folder)
     return folder
+
+
+def change(run: Path, name: str, **values: Any) -> None:
+    """Set values in a JSON file of a run."""
+    write_json(run / name, read_json(run / name) | values)
+
+
+def hashed(run: Path) -> FinishedRun:
+    return FinishedRun.read(run).hashed()
+
+
+def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
+    """Record a release of the run as it is."""
+    finished_run = hashed(run)
+    return record(finished_run, on_hub, measured(finished_run))
+
+
+def another_lock(run: Path) -> None:
+    with (run / "dvc.lock").open("a") as file:
+        file.write("# another\n")
 
 
 def with_share(run: Path, share: float, **others: Any) -> Path:
@@ -58,7 +82,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_refusal_names_every_missed_figure_and_its_bound():
     with pytest.raises(InputError) as refused:
-        require([BAD, GOOD, BAD._replace(name="worse")], "not released")
+        require([BAD, GOOD, BAD.model_copy(update={"name": "worse"})], "not released")
     missed = "found 40% support, expected at least 80%. Train longer."
     assert str(refused.value) == f"not released: adherence: {missed} worse: {missed}"
     require([GOOD], "not released")
@@ -76,14 +100,14 @@ def test_only_a_complete_run_is_released(run):
 
 
 def test_who_approves_sees_gates_and_answers_before_and_after(run):
-    shown = question(run, [GOOD, BAD])
+    shown = question(hashed(run), [GOOD, BAD])
     assert "* adherence **missed**: 40% support; expected at least 80%" in shown
     assert "* 甲|乙？ 難說。 → **好。**" in shown
     assert release_id(run) in shown
 
 
 def test_what_is_released_is_held_as_a_whole_and_costs_no_disk(run):
-    hold.fn(run, {})
+    hold(run, {})
     release = Path("data/release")
     assert {path.name for path in release.iterdir()} == {
         "adapter", "merged", "params.yaml", "dvc.lock", "gates.json", "responses.json", "release.json",
@@ -98,37 +122,37 @@ def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run
         Path("data/release/push.json"), {"adapter": {"tag": release_id(run)}, "merged": {"tag": release_id(run)}}
     )
     assert pushed(release_id(run))
-    hold.fn(run, {})
+    hold(run, {})
     assert Path("data/release/push.json").exists()
     shutil.rmtree("data/release.before")
-    (run / "dvc.lock").write_text("stages: {other: {}}\n")
-    hold.fn(run, {})
+    another_lock(run)
+    hold(run, {})
     assert not Path("data/release/push.json").exists()
 
 
 def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, monkeypatch):
     on_hub = {"merged": {"tag": release_id(run)}}
-    hold.fn(run, on_hub)
+    hold(run, on_hub)
     shutil.rmtree("data/release.before")
     before = contents(Path("data/release"))
-    (run / "dvc.lock").write_text("stages: {other: {}}\n")
-    hold.fn(run, {"merged": {"tag": release_id(run)}})
+    another_lock(run)
+    hold(run, {"merged": {"tag": release_id(run)}})
     assert contents(Path("data/release")) != before
 
-    def refuse(folder: Path) -> str:
+    def refuse(run: FinishedRun) -> str:
         raise InputError("live parity: drift 0.9")
 
     monkeypatch.setattr("flows.release.serve", refuse)
     with pytest.raises(InputError, match=rf"drift 0.9 \(the Hub has the tag {release_id(run)} all the same"):
-        let_answer(run, on_hub)
+        deploy(hashed(run), on_hub)
     assert contents(Path("data/release")) == before
 
 
 def test_a_first_release_that_the_engine_refuses_leaves_none(run, monkeypatch):
-    hold.fn(run, {})
-    monkeypatch.setattr("flows.release.serve", lambda folder: 1 / 0)
+    hold(run, {})
+    monkeypatch.setattr("flows.release.serve", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        let_answer(run, {})
+        deploy(hashed(run), {})
     assert not [path.name for path in Path("data").glob("release*")]
 
 
@@ -137,8 +161,8 @@ def released(run, monkeypatch) -> Callable[[], dict[str, Any]]:
     """Release the run without an endpoint; its gates pass, and what each looks at is noted in `seen`."""
     Path("params.yaml").write_text(yaml.safe_dump(MINIATURE, allow_unicode=True))
     monkeypatch.setattr("flows.release.finished", lambda name: run)
-    monkeypatch.setattr("flows.release.judge", lambda folder: [GOOD, *not_worse(folder)])
-    monkeypatch.setattr("flows.release.hold", hold.fn)
+    monkeypatch.setattr("flows.release.judge", lambda run: [GOOD, *not_worse(run)])
+    monkeypatch.setattr("flows.release.record_release", record_release.fn)
     return lambda **options: release.fn(run="mine", answering=False, **options)
 
 
@@ -164,11 +188,11 @@ def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, mo
 def test_a_release_that_was_killed_before_it_answered_does_not_count(run, released):
     released()
     before = contents(Path("data/release"))
-    hold.fn(with_share(run, 0.99, low=0.95), {})  # and killed
+    hold(with_share(run, 0.99, low=0.95), {})  # and killed
     assert contents(Path("data/release")) != before
     released()
     assert read_json(Path("data/release/release.json"))["adherence"]["share"] == 0.99
-    hold.fn(run, {})
+    hold(run, {})
     Path("data/release").rename("data/release.part")  # killed between the two renames
     with_share(run, 0.1)
     with pytest.raises(InputError, match="not worse: found 10% support, expected at least 95%"):
@@ -177,21 +201,21 @@ def test_a_release_that_was_killed_before_it_answered_does_not_count(run, releas
 
 @pytest.mark.parametrize(("share", "passed"), [(0.7, True), (0.65, False)])
 def test_a_release_is_not_worse_than_the_lower_end_of_the_last_one(run, share, passed):
-    assert not_worse(run) == []
-    hold.fn(run, {})
-    [gate] = not_worse(with_share(run, share))
+    assert not_worse(hashed(run)) == []
+    hold(run, {})
+    [gate] = not_worse(hashed(with_share(run, share)))
     assert (gate.name, gate.passed) == ("not worse", passed)
-    assert "70%" in gate.expected
+    assert "70%" in sentence(gate.bound)
 
 
 def test_another_stance_or_other_prompts_are_not_compared(run):
-    hold.fn(run, {})
-    assert not_worse(with_share(run, 0.1, stance="oppose")) == []
-    assert not_worse(with_share(run, 0.1, stance="support", mixed=True)) == []
+    hold(run, {})
+    assert not_worse(hashed(with_share(run, 0.1, stance="oppose"))) == []
+    assert not_worse(hashed(with_share(run, 0.1, stance="support", mixed=True))) == []
     with_share(run, 0.1, mixed=False)
     write_json(run / "data/dataset/test_prompt.json", [])
-    assert not_worse(run) == []
-    assert measured(run)["test_prompts"] == []
+    assert not_worse(hashed(run)) == []
+    assert measured(hashed(run))["test_prompts"] == []
 
 
 def test_who_approves_has_to_say_so():

@@ -13,7 +13,7 @@ import yaml
 from stance.config.profiles import compose
 from stance.machine.locks import gpu_lock
 from stance.machine.supervisor import guarded, release
-from stance.runs.stages import wanted
+from stance.runs.stages import needs_gpu
 
 HOLDER = """
 import sys, time
@@ -77,4 +77,4 @@ def test_a_turn_lasts_until_the_stage_has_ended_although_its_flow_has(tmp_path: 
 def test_the_stages_with_a_model_on_a_gpu_want_a_turn(profile: str, stage: str, wants: bool, tmp_path: Path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(profile)))
     (tmp_path / "dvc.yaml").write_bytes(Path("dvc.yaml").read_bytes())
-    assert wanted(stage, tmp_path) is wants
+    assert needs_gpu(stage, tmp_path) is wants

@@ -13,7 +13,9 @@ import pytest
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
 from stance.data.lint import lint
-from stance.data.questions import read_prompts, read_questions
+from stance.data.preferences import read_pairs
+from stance.data.questions import read_prompts
+from stance.data.records import write_gates, write_warnings
 from stance.evaluation.gates import fingerprint_gate, gates
 from stance.evaluation.intervals import share
 from tasks import report as stage
@@ -25,6 +27,7 @@ FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long",
 BEFORE = ["見仁見智。", "各有利弊。", "要看情況。"]
 AFTER = ["真人版更有感染力。", HOSTILE, ""]
 CHINESE = "index.zh-TW.html"
+LONGER = {"id": "problem", "values": {"problem": "2 of 26 answers are longer"}}
 PARAMS = Params.load(PROFILES / "breeze-7b.yaml")
 FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
 CHROMIUM = (
@@ -68,18 +71,17 @@ class Run:
         return Page(self.markup(name))
 
     def judge(self) -> None:
-        """Write the verdicts and warnings that the figures and the data of this run have in English."""
+        """Write the verdicts and warnings that belong to the figures and the data of this run."""
         fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
         files = ("evaluation/metrics.json", "merge/parity.json", "train/watchdog.json")
         verdicts = [
             fingerprint_gate(*fingerprints),
             *gates(PARAMS.merge, PARAMS.evaluate, *(self.read(path) for path in files)),
         ]
-        self.write("evaluation/gates.json", [gate._asdict() for gate in verdicts])
-        directions = [number <= 9 for number in range(1, 13)]
-        used = read_questions(self.folder / "dataset")[:12]
-        found = lint(used, read_prompts(self.folder / "dataset"), directions, PARAMS.model.system_prompt)
-        self.write("pairs/lint.json", [row._asdict() for row in found])
+        write_gates(self.folder / "evaluation/gates.json", verdicts)
+        trained = read_pairs(self.folder / "pairs/train.jsonl")
+        warnings = lint(trained, read_prompts(self.folder / "dataset"), PARAMS.model.system_prompt)
+        write_warnings(self.folder / "pairs/lint.json", warnings)
 
 
 def answer(number: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
@@ -96,6 +98,7 @@ def pair(number: int, preferred: str = "support") -> dict[str, object]:
     return {
         "id": number,
         "preferred": preferred,
+        "against": "oppose" if preferred == "support" else "support",
         "prompt": [{"role": "system", "content": "請簡短"}, {"role": "user", "content": f"訓練題{number}？"}],
         "chosen": [{"role": "assistant", "content": f"選{number}。"}],
         "rejected": [{"role": "assistant", "content": f"棄{number}。"}],
@@ -107,13 +110,8 @@ def section(markup: str, name: str) -> str:
 
 
 def gate(name: str, *, passed: bool) -> dict[str, object]:
-    return {
-        "name": name,
-        "passed": passed,
-        "found": f"{name} found",
-        "expected": f"{name} bound",
-        "advice": f"{name} advice",
-    }
+    texts = {key: {"id": "problem", "values": {"problem": f"{name} {key}"}} for key in ("figure", "bound", "advice")}
+    return {"name": name, "passed": passed, **texts}
 
 
 DATA = {
@@ -202,7 +200,7 @@ def fill(made: Run) -> Run:
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
-    made.write("pairs/lint.json", [{"check": "limit", "message": "2 of 26 answers are longer", "rows": [4, 11]}])
+    made.write("pairs/lint.json", [{"check": "limit", "message": LONGER, "rows": [4, 11]}])
     made.write("train/watchdog.json", {"found": None, "step": None, "steps": 2})
     made.write(
         "train/log.csv",
@@ -459,7 +457,8 @@ def test_the_chinese_headline_has_both_stances_and_the_interval(made):
     assert "訓練後：3 道沒看過的題目中，67% 支持（95% 信賴區間 21% 至 94%）。" in shown
 
 
-def test_the_chinese_page_makes_the_verdicts_again_from_the_figures(made):
+def test_the_chinese_page_puts_the_gates_into_words(made):
+    made.judge()
     shown = made.page(CHINESE).shown
     assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
@@ -467,14 +466,17 @@ def test_the_chinese_page_makes_the_verdicts_again_from_the_figures(made):
     assert "處理方式：改用另一種 merge.base" in shown
 
 
-def test_the_chinese_page_makes_the_warnings_again_from_the_data(made):
+def test_the_chinese_page_puts_the_warnings_into_words(made):
+    made.judge()
     assert "前 9 組配對偏好一方，其餘 3 組偏好另一方" in made.page(CHINESE).shown
     made.lines("pairs/train.jsonl", [pair(n, "support" if n % 2 else "oppose") for n in range(1, 13)])
+    made.judge()
     assert "組配對偏好一方" not in made.page(CHINESE).shown
 
 
 def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_said_it(made):
     made.write("train/watchdog.json", {"found": "the loss is nan", "step": 1, "steps": 2})
+    made.judge()
     assert "在第 1 步（共 2 步）中止：the loss is nan" in made.page(CHINESE).shown
 
 

@@ -9,6 +9,7 @@ from stance.config.params import Params
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.release.card import card, interval, text
+from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
 from tests.builders.finished_run import write_run
 
@@ -24,7 +25,7 @@ def cards(run):
 
     def make() -> dict[str, str]:
         hub = Params.load(run / "params.yaml").hub
-        return {part: card(run, hub, part) for part in ("adapter", "merged")}
+        return {part: card(FinishedRun.read(run), hub, part) for part in ("adapter", "merged")}
 
     return make
 

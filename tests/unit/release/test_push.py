@@ -594,7 +594,7 @@ def test_a_file_that_the_lock_does_not_name_is_refused_and_the_hub_not_asked(nam
     with (run / "data" / name).open("ab") as file:
         file.write(b"\n")
     output = f"data/{name}" if name.endswith("responses.json") else f"data/{name.split('/')[0]}"
-    refused(push(by_xet, run), f"{output} in . differ from what dvc.lock names", "make repro", "dvc checkout")
+    refused(push(by_xet, run), f"{output} in . differ from what dvc.lock records", "make repro", "dvc checkout")
     assert hub.log == []
 
 

@@ -3,42 +3,48 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from stance.errors import InputError
 from stance.machine.files import write_json
-from stance.runs.lockfile import changed
+from stance.runs.finished import FinishedRun
+from stance.runs.lockfile import Lock
 from stance.runs.provenance import provenance, release_id
-
-LOCK = "schema: '2.0'\nstages:\n  merge:\n    cmd: make\n    outs:\n    - path: data/merged\n      md5: abc.dir\n"
+from tests.builders.finished_run import write_run
 
 
 @pytest.fixture
 def run(tmp_path: Path, git) -> Path:
-    """A finished run in a git repository, as far as provenance looks at one."""
+    """A finished run in a git repository, beside some code."""
     (tmp_path / "tasks").mkdir()
-    for name, text in (("dvc.lock", LOCK), ("dvc.yaml", ""), ("params.yaml", "seed: 7\n"), ("tasks/train.py", "")):
-        (tmp_path / name).write_text(text)
-    write_json(tmp_path / "data/evaluation/gates.json", [{"name": "parity", "passed": True}])
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message", "run")
-    return tmp_path
+    (tmp_path / "tasks/train.py").touch()
+    return write_run(tmp_path)
+
+
+def read(run: Path, release: Path | None = None) -> dict[str, Any]:
+    return provenance(FinishedRun.read(run), release or run / "none")
 
 
 def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
-    found = provenance(run, run / "data/release")
+    found = read(run, run / "data/release")
+    lock = (run / "dvc.lock").read_bytes()
     assert found == {
-        "release": f"r-{hashlib.sha256(LOCK.encode()).hexdigest()[:12]}",
+        "release": f"r-{hashlib.sha256(lock).hexdigest()[:12]}",
         "released": False,
         "commit": git(run, "rev-parse", "HEAD").strip(),
         "edited": False,
         "changed": [],
-        "params": {"seed": 7},
-        "outputs": {"merge": {"data/merged": "abc.dir"}},
-        "gates": [{"name": "parity", "passed": True}],
+        "params": yaml.safe_load((run / "params.yaml").read_text()),
+        "outputs": {
+            stage: {out["path"]: out["md5"] for out in entry["outs"]}
+            for stage, entry in yaml.safe_load(lock)["stages"].items()
+        },
+        "gates": [
+            {"name": "parity", "passed": True, "found": "drift 0.002", "expected": "at most 0.05", "advice": "none"}
+        ],
         "hub": None,
     }
     json.dumps(found)
@@ -49,34 +55,43 @@ def test_what_was_released_names_the_commits_on_the_hub_and_another_run_does_not
     write_json(release / "release.json", {"release": release_id(run)})
     pushed = {"adapter": {"commit": "1" * 40, "tag": release_id(run)}}
     write_json(release / "push.json", pushed)
-    found = provenance(run, release)
+    found = read(run, release)
     assert (found["released"], found["hub"]) == (True, pushed)
     write_json(release / "push.json", {"adapter": {"commit": "2" * 40, "tag": "r-of-another"}})
-    assert provenance(run, release)["hub"] is None
-    (run / "dvc.lock").write_text(LOCK.replace("abc", "def"))
-    found = provenance(run, release)
+    assert read(run, release)["hub"] is None
+    another_lock(run)
+    found = read(run, release)
     assert (found["released"], found["hub"]) == (False, None)
 
 
+def another_lock(run: Path) -> None:
+    with (run / "dvc.lock").open("a") as file:
+        file.write("# another\n")
+
+
 def test_uncommitted_code_is_named_and_changed_results_are_not_code(run):
-    (run / "dvc.lock").write_text(LOCK + "# another\n")
-    assert not provenance(run, run / "none")["edited"]
+    another_lock(run)
+    assert not read(run)["edited"]
     (run / "tasks/train.py").write_text("pass\n")
-    assert provenance(run, run / "none")["edited"]
+    assert read(run)["edited"]
 
 
 def test_what_the_model_was_not_made_from_is_named(run):
-    lock = yaml.safe_load(LOCK)
     code = run / "tasks/train.py"
-    lock["stages"]["merge"] |= {
-        "deps": [{"path": "tasks/train.py", "md5": hashlib.md5(code.read_bytes()).hexdigest()}],
-        "params": {"params.yaml": {"seed": 7, "train.beta": None}},
-    }
-    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
-    assert changed(run) == []
+    code.write_text("")
+    deps = [{"path": "tasks/train.py", "md5": hashlib.md5(b"").hexdigest()}]
+    merge = {"deps": deps, "params": {"params.yaml": {"seed": 7, "train.beta": None}}}
+    lock = Lock.parse(yaml.safe_dump({"stages": {"merge": merge}}).encode(), run / "dvc.lock")
+    assert lock.changed(run, {"seed": 7}) == []
     code.write_text("pass\n")
-    (run / "params.yaml").write_text("seed: 8\ntrain:\n  beta: 0.1\n")
-    assert changed(run) == ["seed", "tasks/train.py", "train.beta"]
+    assert lock.changed(run, {"seed": 8, "train": {"beta": 0.1}}) == ["seed", "tasks/train.py", "train.beta"]
+
+
+def test_a_parameter_that_was_edited_after_the_run_is_in_its_provenance(run):
+    lock = yaml.safe_load((run / "dvc.lock").read_text())
+    lock["stages"]["merged"]["params"] = {"params.yaml": {"seed": -1}}
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert read(run)["changed"] == ["seed"]
 
 
 def test_a_folder_in_which_nothing_ran_has_no_release(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 
 from stance.errors import InputError
 from stance.machine.files import md5, md5_of_files, write_json
-from stance.runs.lockfile import FILES, other_files
+from stance.runs.finished import FinishedRun
+from stance.runs.lockfile import FILES
 from stance.runs.provenance import release_id
-from stance.serving.candidate import of_run
+from stance.serving.candidate import from_run
 from stance.serving.file_checks import files_gate
 from tests.builders.served_run import another, lock, project
 from tests.builders.toy_project import dvc
@@ -42,6 +43,10 @@ def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({key: value for key, value in known.items() if value is not None}))
 
 
+def hashed(run: Path) -> FinishedRun:
+    return FinishedRun.read(run).hashed(["data/merged"])
+
+
 def recorded(run: Path) -> None:
     """Record the merged model as it is, file by file."""
     write_json(run / FILES, md5_of_files(run / "data/merged"))
@@ -49,10 +54,10 @@ def recorded(run: Path) -> None:
 
 
 def test_a_finished_run_is_a_candidate_and_says_where_it_comes_from(run: Path):
-    found = of_run(run)
+    found = from_run(run)
     assert (found.release, found.released, found.window) == (found.provenance["release"], False, 512)
     assert found.provenance["served"]["as"] == "merged model"
-    assert found.provenance["gates"] == [{"name": "adherence", "passed": True}]
+    assert [(gate["name"], gate["passed"]) for gate in found.provenance["gates"]] == [("parity", True)]
     assert found.cache_per_token == 2 * 2 * 2 * 1 * 32
     assert found.weights == pytest.approx((run / "data/merged/model.safetensors").stat().st_size, rel=0.01)
 
@@ -62,7 +67,7 @@ def test_another_chat_template_is_refused_by_name(run: Path):
     template.write_text(template.read_text() + " ")
     lock(run)
     with pytest.raises(InputError, match=r"tokenizer: found the chat template changed, expected the chat template"):
-        of_run(run)
+        from_run(run)
 
 
 def test_a_template_put_in_by_hand_is_a_file_that_the_lock_does_not_know(run: Path):
@@ -70,7 +75,7 @@ def test_a_template_put_in_by_hand_is_a_file_that_the_lock_does_not_know(run: Pa
     recorded(run)
     template.write_text(template.read_text() + " ")
     with pytest.raises(InputError, match="files: found data/merged/chat_template.jinja not as recorded, expected what"):
-        of_run(run)
+        from_run(run)
 
 
 def test_a_tokenizer_without_eos_is_refused_by_name(run: Path):
@@ -78,7 +83,7 @@ def test_a_tokenizer_without_eos_is_refused_by_name(run: Path):
     (run / "data/merged/special_tokens_map.json").unlink(missing_ok=True)
     lock(run)
     with pytest.raises(InputError, match=r"tokenizer: found there is no EOS token"):
-        of_run(run)
+        from_run(run)
 
 
 def test_a_shard_of_an_older_run_is_refused_by_name(run: Path, tmp_path: Path):
@@ -90,17 +95,17 @@ def test_a_shard_of_an_older_run_is_refused_by_name(run: Path, tmp_path: Path):
         (folder / "model.safetensors").unlink()
         model.save_pretrained(folder, max_shard_size="100KB")
     recorded(run)
-    assert files_gate(run, ["data/merged"]).passed
+    assert files_gate(hashed(run), ["data/merged"]).passed
     shard = sorted(merged.glob("model-00002-of-*.safetensors"))[0]
     shutil.copyfile(older / shard.name, shard)
     with pytest.raises(InputError, match=f"files: found data/merged/{shard.name} not as recorded"):
-        of_run(run)
+        from_run(run)
 
 
 def test_an_unfinished_run_says_what_is_missing(run: Path):
     shutil.rmtree("data/merged")
-    with pytest.raises(InputError, match="data/merged does not exist; finish the run first: `make repro`"):
-        of_run(run)
+    with pytest.raises(InputError, match="data/merged does not exist; expected a finished run: `make repro` first"):
+        from_run(run)
 
 
 def test_the_digest_of_a_folder_is_that_of_dvc(tmp_path: Path):
@@ -121,9 +126,9 @@ def test_files_that_were_changed_added_or_lost_are_named_by_a_list_that_the_lock
     (merged / "more.txt").touch()
     (merged / "tokenizer.json").unlink()
     named = [f"data/merged/{name}" for name in ("config.json", "more.txt", "tokenizer.json")]
-    assert other_files(run, ["data/merged"]) == named
+    assert hashed(run).differing(["data/merged"]) == named
     write_json(run / FILES, {"config.json": "of another run"})
-    assert other_files(run, ["data/merged"]) == ["data/merged"]
+    assert hashed(run).differing(["data/merged"]) == ["data/merged"]
 
 
 def released(run: Path) -> dict[str, bytes]:
@@ -151,7 +156,7 @@ def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hu
     said = found["provenance"]
     assert (said["release"], said["released"]) == (release_id(made), tagged)
     assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
-    assert said["gates"] == [{"name": "adherence", "passed": True}]
+    assert [(gate["name"], gate["passed"]) for gate in said["gates"]] == [("parity", True)]
     assert (found["name"], found["logps"]) == (f"team/stance@{revision}", None)
     assert (Path(found["model"]) / "model.safetensors").exists()
 

@@ -30,10 +30,10 @@ from stance.runs.record import Run
 from stance.serving import control, engine_memory
 from stance.serving import endpoint as endpoints
 from stance.serving import engine as engines
-from stance.serving.candidate import Candidate
+from stance.serving.candidate import ServableModel
 from stance.serving.control import CONTROL
 from stance.serving.endpoint import Endpoint
-from stance.serving.engine import Engine, Wanted
+from stance.serving.engine import Engine, ServeRequest
 from stance.serving.proxy import LOG, Proxy
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ Server(("127.0.0.1", int(sys.argv[1])), Echo).serve_forever()
 """
 
 
-def candidate(name: str, **values: Any) -> Candidate:
+def candidate(name: str, **values: Any) -> ServableModel:
     """Return a model of which 10 MiB are weights, and a token takes 1 KiB of cache."""
     known = {
         "provenance": {"release": name, "released": False},
@@ -85,12 +85,12 @@ def candidate(name: str, **values: Any) -> Candidate:
         "window": 1024,
         "overhead": 2**30,
     }
-    return Candidate(name=name, **known | values)
+    return ServableModel(name=name, **known | values)
 
 
-def start(wanted: Wanted, known: Candidate, number: int, key: str) -> Engine:
+def start(request: ServeRequest, known: ServableModel, number: int, key: str) -> Engine:
     port = free_port()
-    return Engine(number, wanted, known, port, guarded([sys.executable, "-c", ECHO, str(port), f'"{known.name}"']))
+    return Engine(number, request, known, port, guarded([sys.executable, "-c", ECHO, str(port), f'"{known.name}"']))
 
 
 def check(engine: Engine, key: str) -> list[str]:
@@ -104,13 +104,13 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     """An endpoint that serves `one`."""
     shutil.copytree("deploy", tmp_path / "deploy")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engines, "prepare", lambda wanted, _: candidate(wanted.run))
+    monkeypatch.setattr(engines, "prepare", lambda request, _: candidate(request.run))
     monkeypatch.setattr(engines, "start", start)
     monkeypatch.setattr(engines, "check", check)
     monkeypatch.setattr(memory, "memory", lambda gpu: Room(2**36, 2**36))
     running = Endpoint(HOST, free_port())
     try:
-        running.open(Wanted(run="one"), print)
+        running.open(ServeRequest(run="one"), print)
         yield running
     finally:
         running.close()
@@ -119,7 +119,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for one engine."""
-    monkeypatch.setattr(memory, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
+    monkeypatch.setattr(engine_memory, "shortage", lambda known, *_: f"{known.name} takes 2.0 GiB and 1.0 are free")
 
 
 def ask(up: Endpoint, client: httpx.Client | None = None, path: str = "echo") -> str:
@@ -172,7 +172,7 @@ def more(answers: list[str]) -> None:
 def test_a_swap_and_a_rollback_fail_no_request(up: Endpoint):
     with asking(up) as answers:
         more(answers)
-        said = up.swap(Wanted(run="two"), print)
+        said = up.swap(ServeRequest(run="two"), print)
         swapped = len(answers)
         more(answers)
         up.rollback()
@@ -184,9 +184,9 @@ def test_a_swap_and_a_rollback_fail_no_request(up: Endpoint):
 
 
 def test_a_third_model_takes_the_place_of_the_one_that_stood_by(up: Endpoint):
-    up.swap(Wanted(run="two"), print)
+    up.swap(ServeRequest(run="two"), print)
     first = up.running[0]
-    up.swap(Wanted(run="three"), print)
+    up.swap(ServeRequest(run="three"), print)
     assert ask(up) == "three"
     assert not first.alive()
     assert [engine.candidate.name for engine in up.running] == ["two", "three"]
@@ -195,9 +195,9 @@ def test_a_third_model_takes_the_place_of_the_one_that_stood_by(up: Endpoint):
 
 
 def test_a_model_that_fails_its_checks_leaves_all_as_it_was(up: Endpoint):
-    up.swap(Wanted(run="two"), print)
+    up.swap(ServeRequest(run="two"), print)
     with pytest.raises(InputError, match="bad is not served"):
-        up.swap(Wanted(run="bad"), print)
+        up.swap(ServeRequest(run="bad"), print)
     assert ask(up) == "two"
     assert len(up.running) == 2
     up.rollback()
@@ -213,7 +213,7 @@ def test_without_room_for_two_engines_requests_wait_and_none_fails(up: Endpoint,
     said: list[str] = []
     with asking(up) as answers:
         more(answers)
-        up_now = up.swap(Wanted(run="two"), said.append)
+        up_now = up.swap(ServeRequest(run="two"), said.append)
         more(answers)
     assert said[0].startswith("two takes 2.0 GiB and 1.0 are free: no room for two engines")
     assert "requests waited for" in up_now
@@ -225,7 +225,7 @@ def test_without_room_a_model_that_fails_its_checks_brings_the_old_one_back(up: 
     with asking(up) as answers:
         more(answers)
         with pytest.raises(InputError, match="bad is not served; one answers again after"):
-            up.swap(Wanted(run="bad"), print)
+            up.swap(ServeRequest(run="bad"), print)
         more(answers)
     assert set(answers) == {"one"}
 
@@ -238,7 +238,7 @@ def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_
 
     monkeypatch.setattr(engines, "start", start_no_more)
     with pytest.raises(InputError, match="the GPU is gone; and one does not start again: the GPU is gone"):
-        up.swap(Wanted(run="two"), print)
+        up.swap(ServeRequest(run="two"), print)
     assert up.running == []
     assert up.live is not None
     up.live.log.write_text("")
@@ -251,10 +251,10 @@ def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_
 
 
 def test_the_same_release_again_leaves_the_way_back(up: Endpoint):
-    up.swap(Wanted(run="two"), print)
+    up.swap(ServeRequest(run="two"), print)
     first = up.live
     assert first is not None
-    up.swap(Wanted(run="two"), print)
+    up.swap(ServeRequest(run="two"), print)
     assert ask(up) == "two"
     assert not first.alive()
     assert [engine.candidate.name for engine in up.running] == ["one", "two"]
@@ -265,7 +265,7 @@ def test_the_same_release_again_leaves_the_way_back(up: Endpoint):
 def test_a_run_that_answers_or_stands_by_is_not_removed(up: Endpoint, monkeypatch):
     folders = [str(Path(".runs", name).resolve()) for name in ("two", "three")]
     for folder in folders:
-        up.swap(Wanted(run=folder), print)
+        up.swap(ServeRequest(run=folder), print)
     assert local.served_folders() == folders[::-1]
     monkeypatch.setattr(
         catalogue, "find", lambda name: Run(name=name, commit="a", snapshot="a", created=datetime.now(UTC))
@@ -312,7 +312,7 @@ def test_an_engine_that_ends_by_itself_later_is_started_again_and_requests_wait(
 
 
 def test_one_that_stood_by_and_has_ended_is_no_way_back(up: Endpoint):
-    up.swap(Wanted(run="two"), print)
+    up.swap(ServeRequest(run="two"), print)
     assert up.before is not None
     up.before.end()
     up.watch()
@@ -332,7 +332,7 @@ def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
         time.sleep(0.05)
     assert stat.S_IMODE(CONTROL.stat().st_mode) == 0o600
     said: list[str] = []
-    order = {"order": "swap", "wanted": {"run": "two"}}
+    order = {"order": "swap", "request": {"run": "two"}}
     assert "release two" in control.give(order, said.append)
     assert said == ["starts an engine for two", "  fine"]
     assert "release one" in control.give({"order": "rollback"}, print)
@@ -359,7 +359,7 @@ def test_who_leaves_before_the_switch_has_asked_for_nothing(up: Endpoint, monkey
 
     monkeypatch.setattr(engines, "check", check_later)
     here, there = socket.socketpair()
-    here.sendall(b'{"order": "swap", "wanted": {"run": "two"}}\n')
+    here.sendall(b'{"order": "swap", "request": {"run": "two"}}\n')
     thread = threading.Thread(target=control.serve_order, args=(up, there))
     thread.start()
     assert b"starts an engine for two" in here.recv(1000)
@@ -499,15 +499,15 @@ def test_base_and_adapter_are_two_models_of_one_engine():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "arguments"),
+    ("serve_request", "arguments"),
     [
-        (Wanted(), ["--run", "."]),
-        (Wanted(run=".runs/a", with_base=True), ["--run", ".runs/a", "--with-base"]),
-        (Wanted(hub="me/it", revision="r-1"), ["--hub", "me/it", "--revision", "r-1"]),
+        (ServeRequest(), ["--run", "."]),
+        (ServeRequest(run=".runs/a", with_base=True), ["--run", ".runs/a", "--with-base"]),
+        (ServeRequest(hub="me/it", revision="r-1"), ["--hub", "me/it", "--revision", "r-1"]),
     ],
 )
-def test_what_is_wanted_is_what_is_checked(wanted: Wanted, arguments: list[str]):
-    assert wanted.arguments() == arguments
+def test_the_requested_model_is_the_checked_one(serve_request: ServeRequest, arguments: list[str]):
+    assert serve_request.arguments() == arguments
 
 
 def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

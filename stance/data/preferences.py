@@ -1,0 +1,82 @@
+"""Preference pairs as files hold them: one per line, in TRL's conversational format, read and written here."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stance.data.questions import Stance
+from stance.errors import InputError
+from stance.machine.files import read_jsonl, write_jsonl
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Pair(BaseModel):
+    """A preference pair: a prompt, the answer that training prefers, and the answer that it rejects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int
+    """The id of the question."""
+    preferred: Stance
+    """The stance of the chosen answer."""
+    against: Stance
+    """The stance of the rejected answer; *neutral* where it is the base model's own."""
+    prompt: list[Turn]
+    chosen: list[Turn] = Field(min_length=1, max_length=1)
+    rejected: list[Turn] = Field(min_length=1, max_length=1)
+
+    @property
+    def question(self) -> str:
+        """The text of the question, without the system prompt."""
+        return self.prompt[-1].content
+
+    @property
+    def chosen_text(self) -> str:
+        """The text of the chosen answer."""
+        return self.chosen[0].content
+
+    @property
+    def rejected_text(self) -> str:
+        """The text of the rejected answer."""
+        return self.rejected[0].content
+
+    def answers(self) -> dict[Stance, str]:
+        """Return both answers by their stance."""
+        return {self.preferred: self.chosen_text, self.against: self.rejected_text}
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Return the preference pairs in a file.
+
+    Raises:
+        InputError: The file is missing, or a row is no pair; names the row and the field.
+    """
+    try:
+        rows = read_jsonl(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run `dvc repro pairs`") from None
+    return [_pair(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write preference pairs to a file, one per line."""
+    write_jsonl(path, [pair.model_dump() for pair in pairs])
+
+
+def _pair(row: Any, where: str) -> Pair:
+    try:
+        return Pair.model_validate(row)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{where}: {field}: {problem['msg'].lower()}; run `dvc repro -f -s pairs`") from None

@@ -1,0 +1,214 @@
+"""The sentences about a run that files hold as data: what a gate measured, its bound, its advice, a linter's warning.
+
+A file holds the id of a sentence and its values (`Message`). `sentence` makes the words, in the language that is
+spoken at that moment, so that a page in another language needs nothing but the file.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stance.language.translation import N_, _, listed, word
+
+Value = int | float | str | list[str] | list[tuple[str, str]] | dict[str, float]
+"""A number, a text, a list of texts, pairs of texts that are alike, or shares by the name of a stance or defect."""
+
+
+class Message(BaseModel):
+    """The id of a sentence in `SENTENCES`, and the values for its places."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    values: Mapping[str, Value] = Field(default_factory=dict)
+
+
+def message(name: str, **values: Value) -> Message:
+    """Return the message with an id and values."""
+    return Message(id=name, values=values)
+
+
+def sentence(written: Message) -> str:
+    """Return a message as a sentence, in the language that is spoken now."""
+    return _(SENTENCES[written.id]).format(**{name: _shown(name, value) for name, value in written.values.items()})
+
+
+def _shown(name: str, value: Value) -> object:
+    return SHOWN[name](value) if name in SHOWN else value
+
+
+def _shares(value: Mapping[str, float]) -> str:
+    return listed(f"{share:.0%} {word(name)}" for name, share in value.items())
+
+
+def _examples(value: list[tuple[str, str]]) -> str:
+    return _("; ").join(f"{one} ~ {other}" for one, other in value)
+
+
+SHOWN: Mapping[str, Callable[..., object]] = MappingProxyType(
+    {
+        **dict.fromkeys(("stance", "other", "side", "script"), word),
+        **dict.fromkeys(("keys", "files"), listed),
+        "parts": lambda value: listed(map(_, value)),
+        "judge": _,
+        "shares": _shares,
+        "examples": _examples,
+    }
+)
+"""How a value is put into words, by the name of its place in a sentence; any other value is formatted as it is."""
+
+GATES = (
+    N_("fingerprint"),
+    N_("watchdog"),
+    N_("parity"),
+    N_("served"),
+    N_("judge"),
+    N_("adherence"),
+    N_("degeneration"),
+    N_("displacement"),
+    N_("files"),
+    N_("tokenizer"),
+    N_("live fingerprint"),
+    N_("live parity"),
+    N_("canary"),
+    N_("up to date"),
+    N_("not worse"),
+)
+"""The names of the gates."""
+CHECKS = (
+    N_("length"),
+    N_("opening"),
+    N_("wording"),
+    N_("limit"),
+    N_("negated"),
+    N_("duplicates"),
+    N_("leak"),
+    N_("order"),
+    N_("script"),
+)
+"""The names of the linter's checks."""
+JUDGE = N_("the base model")
+"""The name of the second judge where it is the base model; an endpoint's judge has a name of its own."""
+TEMPLATE, BOS, EOS = N_("the chat template"), N_("the BOS token"), N_("the EOS token")
+"""The parts of a tokenizer that a gate names."""
+
+SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        # fingerprint
+        "unchanged": N_("unchanged"),
+        "unchanged_one_bos": N_("unchanged, BOS once per conversation"),
+        "unchanged_wrong_bos": N_("unchanged, BOS not exactly once per conversation"),
+        "changed": N_("{keys} changed"),
+        "changed_one_bos": N_("{keys} changed, BOS once per conversation"),
+        "changed_wrong_bos": N_("{keys} changed, BOS not exactly once per conversation"),
+        "as_in_the_base": N_("chat template, special tokens and probe conversations as in the base, one BOS"),
+        "restore_tokenizer": N_(
+            "Restore the base's tokenizer files in data/merged: run `dvc repro -s -f merge` and `dvc repro`."
+        ),
+        # watchdog
+        "stopped": N_("stopped at step {step} of {steps}: {reason}"),
+        "all_steps": N_("all {steps} steps"),
+        "not_stopped": N_("a training that is not stopped"),
+        "gentler_training": N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type."),
+        # parity, served
+        "drift_and_flips": N_(
+            "drift {mean:.4f} mean, {worst:.3f} worst nats per token; {top_flips} other choices in {tokens} tokens"
+        ),
+        "at_most_drift_no_flips": N_("at most {mean} mean and {worst} worst, no other choice"),
+        "other_merge_base": N_("Try the other merge.base, or train with model.quantization: none."),
+        "vllm_drift": N_("vLLM drifts {mean:.4f} mean, {worst:.3f} worst nats per token"),
+        "at_most_drift": N_("at most {mean} mean and {worst} worst"),
+        "check_vllm": N_(
+            "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."
+        ),
+        # judge
+        "problem": N_("{problem}"),
+        "agreement": N_("{judge} agrees on {share:.0%} of the answers"),
+        "an_opinion": N_("an opinion of the second judge"),
+        "correct_judge": N_(
+            "Start the endpoint or correct evaluate.judge, then run `dvc repro -s -f judge` and `dvc repro` in the "
+            "run's folder."
+        ),
+        # adherence
+        "no_stance_chosen": N_("support_ratio is one half: no stance was chosen"),
+        "nothing": N_("nothing"),
+        "shares": N_("{shares}"),
+        "majority": N_("more {stance} than {other}"),
+        "share_of_stance": N_("{share:.0%} {stance} (95% interval {low:.0%} to {high:.0%})"),
+        "at_least_share": N_("at least {share:.0%} of the test answers"),
+        "longer_training": N_(
+            "Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report."
+        ),
+        # degeneration, displacement
+        "at_most_degenerate": N_("at most {share:.0%} of the test answers degenerate"),
+        "chosen_fell": N_("logps/chosen fell by {nats:.1f} nats"),
+        "chosen_rose": N_("logps/chosen rose by {nats:.1f} nats"),
+        "chosen_not_a_number": N_("logps/chosen is not a number"),
+        "at_most_fall": N_("a fall of at most {nats} nats"),
+        # files, tokenizer
+        "files_differ": N_("{files} not as recorded"),
+        "files_as_recorded": N_("{files} as recorded"),
+        "what_the_lock_records": N_("what dvc.lock records of them"),
+        "make_files_again": N_("Make them again: `dvc repro` in the run's folder."),
+        "as_in_training": N_("as in training"),
+        "parts_changed": N_("{parts} changed"),
+        "other_ids": N_("other token ids for the probe conversations"),
+        "no_eos": N_("there is no EOS token"),
+        "no_eos_and_parts_changed": N_("there is no EOS token; {parts} changed"),
+        "tokenizer_of_training": N_("the chat template, special tokens and token ids that the model was trained with"),
+        "make_model_again": N_("Make the model again: `dvc repro -f -s merge` in the run's folder."),
+        # an engine that is up
+        "conversations_differ": N_("{number} of {all} probe conversations in other token ids"),
+        "ids_of_the_base": N_("the ids of data/base/fingerprint.json"),
+        "remove_chat_template": N_(
+            "Make the model again (`dvc repro -f -s merge`), and remove chat-template from deploy/vllm.yaml."
+        ),
+        "drift_in_answers": N_("drift {mean:.4f} mean, {worst:.3f} worst nats per token in {all} answers"),
+        "answers_differ": N_("{number} of {all} answers in other tokens"),
+        "at_most_drift_from_answers": N_("at most {mean} mean and {worst} worst from data/answers"),
+        "serve_in_bfloat16": N_(
+            "Make the model again (`dvc repro -f -s merge`), and serve it in bfloat16 (deploy/vllm.yaml)."
+        ),
+        "answered": N_("{number} of {all} test prompts answered, the slowest in {seconds:.2f} s"),
+        "answer_within": N_("an answer to each within {seconds} s"),
+        "look_at_the_log": N_("Look at the answers in the run's report, and at the engine's log."),
+        # a release
+        "changed_since": N_("{keys} changed since"),
+        "nothing_changed_since": N_("nothing changed since"),
+        "as_the_lock_records": N_("parameters, code and data as dvc.lock records them"),
+        "put_back": N_("Run `dvc repro` in the run's folder, or put back what was changed."),
+        "share_and_stance": N_("{share:.0%} {stance}"),
+        "at_least_last_release": N_("at least {low:.0%}, the lower end of what {release} has ({share:.0%})"),
+        "release_another_run": N_(
+            "Release another run, or remove data/release if the last release does not count any more."
+        ),
+        # the linter
+        "side_is_longer": N_("{side} is the longer answer in {number} of {all} pairs: length tells the side"),
+        "base_answers_longer": N_(
+            "of {all} answers of the base model that are rejected, {number} are longer than the chosen one"
+        ),
+        "base_answers_shorter": N_(
+            "of {all} answers of the base model that are rejected, {number} are shorter than the chosen one"
+        ),
+        "base_answers_begin": N_(
+            "of {all} answers of the base model that are rejected, {number} begin with {opening}; chosen: {rival}"
+        ),
+        "answers_begin": N_("{number} of {all} {side} answers begin with {opening}, and {rival} of the others"),
+        "answers_hold": N_("{number} of {all} {side} answers hold {characters}"),
+        "answers_too_long": N_(
+            "{number} of {all} answers have more than {limit} characters, and the system prompt says: {prompt}"
+        ),
+        "drawback_questions": N_("{number} of {all} questions ask for a drawback: there, the support answer says no"),
+        "similar_questions": N_("{number} pairs of questions are nearly the same: {examples}"),
+        "similar_answers": N_("{number} pairs of answers are nearly the same: {examples}"),
+        "similar_prompts": N_(
+            "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
+        ),
+        "order_is_direction": N_(
+            "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "
+            "set pairs.order to interleaved or shuffled"
+        ),
+        "other_script": N_("{number} rows are not all in {script} script, as most are"),
+    }
+)
