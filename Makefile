@@ -58,7 +58,7 @@ test: tools ## every test but tests/soak, on two processes; tests that need a GP
 test-fast: tools ## the fast tests: tests/unit
 	@.venv/bin/pytest -n 2 tests/unit
 
-soak: tools ## the long measurements: tests/soak, about an hour; their figures are in docs/soak.md
+soak: tools ## the long measurements: tests/soak; their figures are in docs/soak.md
 	@.venv/bin/pytest tests/soak
 
 check: tools ## ruff and mypy
