@@ -1,7 +1,4 @@
-"""A release as a team makes one: a Prefect server, the miniature, a Hub, vLLM behind the proxy, and a browser.
-
-Its run is made again from the cache of one that is aligned already; test_end_to_end.py makes one from nothing.
-"""
+"""A release as a team makes one: a Prefect server, the miniature, a Hub, vLLM behind the proxy, and a browser."""
 
 import json
 import shutil
@@ -17,13 +14,13 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors.torch import load_file, save_file
 
-from flows.release import passing
+from flows.release import judge, require_gates
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
+from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
 from tests.builders.aligned_project import Aligned
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui
@@ -46,8 +43,8 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory, hub: Hub, aligned: Aligned) -> Iterator[Ui]:
-    """`make ui` in a copy of this project that pushes to the Hub; its endpoint ends with it."""
+def ui(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
+    """`make ui` in a clone of the aligned project that pushes to the Hub; its endpoint ends with it."""
     project = aligned.copy(tmp_path_factory.mktemp("release") / "project")
     change(project, hub={"push": True, "adapter_repo_id": ADAPTER, "merged_repo_id": MERGED, "private": True})
     git(project, "commit", "--quiet", "--all", "--message", "push")
@@ -140,13 +137,10 @@ def no_eos(merged: Path) -> None:
     write_json(path, config)
 
 
-FAULTS = [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")]
-
-
 @contextmanager
-def planted(ui: Ui, run: dict[str, Any], plant: Callable[[Path], None]) -> Iterator[Path]:
-    """Plant a fault in the merged model of a run; yields the run's folder."""
-    folder = ui.folder(run)
+def planted(ui: Ui, released: dict[str, Any], plant: Callable[[Path], None]) -> Iterator[Path]:
+    """Plant a fault in the merged model of the released run, and take it out again; gives the run's folder."""
+    folder = ui.folder(released)
     merged, kept = folder / "data/merged", folder / "data/kept"
     shutil.copytree(merged, kept)
     try:
@@ -157,43 +151,62 @@ def planted(ui: Ui, run: dict[str, Any], plant: Callable[[Path], None]) -> Itera
         kept.rename(merged)
 
 
-@pytest.mark.parametrize(("plant", "named"), FAULTS)
+@pytest.mark.parametrize(
+    ("plant", "named"),
+    [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")],
+)
 def test_a_planted_fault_is_refused_by_name(ui: Ui, released, plant, named, monkeypatch):
     monkeypatch.chdir(ui.project)
-    with (
-        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}),
-        planted(ui, released, plant) as folder,
-        pytest.raises(InputError, match="not released, and nothing outside has changed: ") as refusal,
-    ):
-        passing(folder)
-    assert named in str(refusal.value)
+    monkeypatch.setattr("flows.release.judge", judge.fn)
+    monkeypatch.setattr("flows.release.create_markdown_artifact", lambda *arguments, **options: None)
+    with planted(ui, released, plant) as folder, pytest.raises(InputError) as refused:
+        require_gates(FinishedRun.read(folder).hashed())
+    assert str(refused.value).startswith("not released, and nothing outside has changed: ")
+    assert named in str(refused.value)
+    assert all(gate.passed for gate in require_gates(FinishedRun.read(ui.folder(released)).hashed()))
 
 
-def test_a_refused_release_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):
+def test_a_refused_release_says_why_last_and_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):
     before = (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)})
     with planted(ui, released, an_older_shard):
-        done = typed(ui, "flows.release", "--run", str(released["name"]))
-    assert done.returncode == 1
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: not released, and nothing outside has changed: ")
-    assert "model.safetensors" in said
+        refused = typed(ui, "flows.release", "--run", str(released["name"]))
+    assert refused.returncode == 1
+    sentence = refused.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("error: not released, and nothing outside has changed: ")
+    assert "model.safetensors" in sentence
     assert (endpoint(ui), {repo: list(hub.repos[repo].commits) for repo in (ADAPTER, MERGED)}) == before
 
 
-def test_a_no_and_a_silence_release_nothing(ui: Ui, released):
-    before = (ui.project / "data/release/release.json").read_bytes()
-    silent = launch(ui, run=released["name"], approval_minutes=0.1)
-    refused = launch(ui, run=released["name"], approval_minutes=1)
-    assert ui.wait(refused, {"PAUSED", *FINAL}) == "PAUSED"
+@pytest.fixture(scope="module")
+def held(ui: Ui, released: dict[str, Any]) -> bytes:
+    """The record of the release that was held before anybody said no."""
+    return (ui.project / "data/release/release.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def unapproved(ui: Ui, released: dict[str, Any], held: bytes) -> dict[str, dict[str, Any]]:
+    """Two releases at once that nobody approves: one is told no, the other is told nothing for a second."""
+    runs = {
+        "no": launch(ui, run=released["name"], approval_minutes=10),
+        "silence": launch(ui, run=released["name"], approval_minutes=0.02),
+    }
+    assert ui.wait(runs["no"], {"PAUSED", *FINAL}) == "PAUSED"
     answer = {"approve": False, "reason": "too blunt"}
-    ui.call("POST", f"/flow_runs/{refused['id']}/resume", {"run_input": answer})
-    assert [ui.wait(run, FINAL) for run in (refused, silent)] == ["FAILED", "FAILED"]
+    ui.call("POST", f"/flow_runs/{runs['no']['id']}/resume", {"run_input": answer})
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [("no", "not approved: too blunt"), ("silence", "nobody approved within 0.02 minutes")],
+)
+def test_a_no_and_a_silence_release_nothing(ui: Ui, held, unapproved, answer, reason):
+    assert ui.wait(unapproved[answer], FINAL) == "FAILED"
     until = time.monotonic() + 60  # the server may say so before the flow does: it looks after pauses itself
-    for said in ("not approved: too blunt", "nobody approved within 0.1"):
-        while said not in (ui.project / ".runs/deployments.log").read_text():
-            assert time.monotonic() < until
-            time.sleep(0.5)
-    assert (ui.project / "data/release/release.json").read_bytes() == before
+    while reason not in (ui.project / ".runs/deployments.log").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    assert (ui.project / "data/release/release.json").read_bytes() == held
 
 
 def test_token_and_key_are_written_nowhere_else_and_stand_in_no_argument(ui: Ui, released):
