@@ -29,7 +29,7 @@ from tests.builders.this_project import change
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN, traces
 
-pytestmark = [pytest.mark.xdist_group("aligned"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ADAPTER, MERGED = "someone/stance-adapter", "someone/stance-merged"
 
@@ -45,7 +45,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def ui(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
     """`make ui` in a clone of the aligned project that pushes to the Hub; its endpoint ends with it."""
-    project = aligned.clone(tmp_path_factory.mktemp("release") / "project")
+    project = aligned.copy(tmp_path_factory.mktemp("release") / "project")
     change(project, hub={"push": True, "adapter_repo_id": ADAPTER, "merged_repo_id": MERGED, "private": True})
     git(project, "commit", "--quiet", "--all", "--message", "push")
     with pytest.MonkeyPatch.context() as patch:

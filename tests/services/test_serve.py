@@ -1,11 +1,18 @@
-"""The endpoint with real engines, as the official client meets it, through a swap, a refusal and the way back."""
+"""The endpoint with real engines, as the official client and ours meet it, through a swap, a refusal and the way back.
+
+What the stand-in of `tests/doubles/endpoint.py` says of vLLM holds here, behind the proxy.
+"""
 
 import asyncio
+import json
+import os
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +22,20 @@ import pytest
 from stance.client.ask import answer as stream_answer
 from stance.client.endpoint import Endpoint, find_endpoint, messages, model_names
 from stance.machine.files import read_json
-from tests.builders.serving import Serving
+from tests.builders.serving import Serving, serving
 
-pytestmark = [pytest.mark.xdist_group("vllm"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
+
+Client = Callable[..., "subprocess.CompletedProcess[str]"]
 
 QUESTION: list[Any] = [{"role": "user", "content": "配樂會更好嗎？"}]
 SECRET_PROMPT = "a prompt that no log may hold"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("serve"), tiny_model) as endpoint:
+        yield endpoint
 
 
 def answer(client: openai.OpenAI, model: str = "aligned", tokens: int = 8) -> str:
@@ -43,6 +58,58 @@ def test_the_model_has_an_alias_and_the_name_of_its_release(up: Serving):
     listed = [model.id for model in client.models.list()]
     assert listed == ["aligned", up.release()]
     assert answer(client, listed[0]) == answer(client, listed[1])
+
+
+@pytest.fixture
+def client(up: Serving) -> Client:
+    def run(module: str, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **up.settings, **changed}
+        command = [sys.executable, "-m", *module.split(), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_vllm_answers_one_question_as_it_comes(up: Serving):
+    environment = {**os.environ, **up.settings, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "stance", "ask", "真人化好看嗎？", "--max-tokens", "300"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        assert process.poll() is None
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed", "sentence"),
+    [
+        (["why"], {"OPENAI_API_KEY": "sk-wrong"}, "does not accept the key in OPENAI_API_KEY"),
+        (["why", "--model", "gpt-4o"], {}, "does not serve 'gpt-4o'; expected one of aligned, r-"),
+        (["why" * 2000], {}, "too long for the model"),
+        (["why", "--max-tokens", "100000"], {}, "too long for the model"),
+        (["why", "--max-tokens", "0"], {}, "refuses the request (status 400"),
+        (["why", "--temperature", "-1"], {}, "refuses the request (status 400"),
+    ],
+    ids=["key", "model", "long", "tokens", "no-tokens", "temperature"],
+)
+def test_vllm_s_refusals_are_one_sentence(client, arguments, changed, sentence):
+    ended = client("stance ask", *arguments, **changed)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    *_, said = ended.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert sentence in said
+
+
+def test_vllm_answers_a_batch_of_fifty_rows(client, tmp_path):
+    rows = [json.dumps({"id": n, "prompt": f"question {n}"}) + "\n" for n in range(50)]
+    (tmp_path / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+    files = (str(tmp_path / "prompts.jsonl"), str(tmp_path / "answers.jsonl"))
+    ended = client("stance batch", *files, "--max-tokens", "20")
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_bytes().splitlines()]
+    assert [row["custom_id"] for row in found] == [str(n) for n in range(50)]
+    assert all(row["error"] is None and row["response"]["status_code"] == 200 for row in found)
 
 
 def test_errors_are_those_of_the_api(up: Serving):

@@ -37,8 +37,6 @@ from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Fault
 from tests.doubles.made_up import TOKEN
 
-pytestmark = pytest.mark.slow
-
 FITS = "parameters fit the data: 10 questions, 2 test prompts"
 
 
@@ -421,7 +419,6 @@ def test_a_mirror_that_knows_no_accounts_is_refused(pushing, hub):
     assert done.returncode == 1
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_silent_is_not_waited_for(pushing, hub):
     hub.plant("whoami-v2", Fault("slow", seconds=8))
     done = pushing()
@@ -469,7 +466,6 @@ def from_hub(at_hub, questions_folder, run_module) -> Callable[[], dict[str, dic
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("template", [b"", b"{{ messages }}"], ids=["without", "as a file"])
 def test_the_chat_template_of_a_hub_base_is_looked_for_before_its_weights(from_hub, hub, chat_model, template):
     del chat_model["tokenizer_config.json"]
@@ -490,7 +486,6 @@ def test_a_tokenizer_that_is_not_json_is_refused(tmp_path):
         check_template(base, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_hub_base_that_is_recorded_and_cached_needs_no_network(from_hub, hub, chat_model, tmp_path, monkeypatch):
     repo = hub.repo("team/chat", chat_model)
     assert from_hub()["chat template"]["verdict"] == "ok"
@@ -504,7 +499,6 @@ def test_a_hub_base_that_is_recorded_and_cached_needs_no_network(from_hub, hub, 
     assert hub.log == []
 
 
-@pytest.mark.slow
 def test_a_hub_base_that_does_not_exist_is_said_once(from_hub):
     found = from_hub()
     assert [name for name, row in found.items() if row["verdict"] == "fails"] == ["base model"]
