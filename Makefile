@@ -6,6 +6,9 @@ export PORT
 export POOL ?= stance
 JOBS ?= 1
 CHAT_PORT ?= 8501
+# Two processes share the tests, a file at a time and in the order of tests/conftest.py.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -52,13 +55,13 @@ chat: environment ## a page in the browser to talk to what `make serve` serves: 
 	@requirements/install.sh requirements/chat.txt
 	@.venv/bin/python -m stance chat "$(CHAT_PORT)"
 
-test: tools ## every test but tests/soak, on two processes; tests that need a GPU skip themselves where there is none
-	@.venv/bin/pytest -n 2 --dist loadgroup tests/unit tests/models tests/services
+test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
+	@.venv/bin/pytest $(PARALLEL)
 
-test-fast: tools ## the fast tests: tests/unit
-	@.venv/bin/pytest -n 2 tests/unit
+test-fast: tools ## the tests that need no model, no server and no browser
+	@.venv/bin/pytest $(PARALLEL) tests/unit
 
-soak: tools ## the long measurements: tests/soak, about an hour; their figures are in docs/soak.md
+soak: tools ## the long tests and measurements; their figures are in docs/soak.md
 	@.venv/bin/pytest tests/soak
 
 check: tools ## ruff and mypy

@@ -7,17 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from tests.builders import repository
-from tests.builders.aligned_project import Aligned, align
 from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import traces
+
+if TYPE_CHECKING:
+    from tests.builders.aligned_project import Aligned
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,11 +28,59 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+FIRST = (
+    "services/test_end_to_end.py",
+    "services/test_ui.py",
+    "services/test_release_whole.py",
+    "services/test_sweep.py",
+    "services/test_push.py",
+    "services/",
+    "models/",
+)
+"""What starts first, the longest before the others: two processes then end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; with `--dist loadfile` each file is one process's, with its module's fixtures."""
+    places = {path: number for number, path in enumerate(FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((number for start, number in places.items() if path.startswith(start)), len(FIRST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_token_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever the tests do with the made-up token, it stands in no file afterwards."""
     yield
-    assert traces(tmp_path_factory.getbasetemp(), Path("test-output")) == []
+    assert traces(tmp_path_factory.getbasetemp(), shared(tmp_path_factory), Path("test-output")) == []
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of this run of the tests that its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server for flows that run in processes of their own."""
+    from tests.builders.prefect_server import prefect_server
+
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> "Aligned":
+    """This project, aligned at ratio 1 once for all tests."""
+    from tests.builders.aligned_project import Aligned
+
+    return Aligned(shared(tmp_path_factory) / "aligned", prefect_api)
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +121,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def aligned(tmp_path_factory: pytest.TempPathFactory) -> Aligned:
-    """This project after its first run. Its tests are in the xdist group `aligned`, so that it is made once."""
-    return align(tmp_path_factory.mktemp("aligned") / "project")
 
 
 @pytest.fixture(scope="session")

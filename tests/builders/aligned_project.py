@@ -1,35 +1,31 @@
-"""One aligned project per session: a copy of this project after its first run, and clones of it for the tests.
+"""A copy of this project in which everything has run once, at ratio 1: made once, and copied by those that need it."""
 
-In: this checkout, with its uncommitted edits. Out: the project after `flows.align` with the default profile, the base
-model and the run at ratio 1 in its DVC cache. A clone shares the files of that cache. So a stage whose inputs are those
-of the first run is restored in a clone, and is not run again.
-"""
-
-import os
+import fcntl
+import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
+from tests.builders.repository import git
 from tests.builders.this_project import Run, command, copy_of_this_project
 
-CACHE = Path(".dvc/cache")
-NOT_CLONED = shutil.ignore_patterns("cache", "tmp", "__pycache__")
 
+class Aligned:
+    """The project, and the run of `python -m flows.align` that filled it."""
 
-class Aligned(NamedTuple):
-    """A project, and its first run."""
+    def __init__(self, folder: Path, api: str) -> None:
+        """Make it in a folder, unless another process has, or is about to."""
+        folder.mkdir(exist_ok=True)
+        self.project, made = folder / "project", folder / "run.json"
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                run = command(copy_of_this_project(self.project), "flows.align", PREFECT_API_URL=api)
+                git(self.project, "add", "--all")
+                git(self.project, "commit", "--quiet", "--message", "what the run has made")
+                made.write_text(json.dumps(run), encoding="utf-8")
+        self.run = Run(*json.loads(made.read_text(encoding="utf-8")))
+        assert self.run.code == 0, self.run.log
 
-    folder: Path
-    run: Run
-
-    def clone(self, folder: Path) -> Path:
-        """Copy the project; the files of its cache are hard links, because nobody writes into them."""
-        shutil.copytree(self.folder, folder, ignore=NOT_CLONED)
-        shutil.copytree(self.folder / CACHE, folder / CACHE, copy_function=os.link)
-        return folder
-
-
-def align(folder: Path) -> Aligned:
-    """Copy this project into a folder, and run its pipeline there, from the questions to the report."""
-    project = copy_of_this_project(folder)
-    return Aligned(project, command(project, "flows.align"))
+    def copy(self, folder: Path) -> Path:
+        """Copy the project with its outputs and its cache, so that nothing has to run again."""
+        return Path(shutil.copytree(self.project, folder, symlinks=True))

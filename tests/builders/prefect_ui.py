@@ -126,6 +126,14 @@ class Ui:
             time.sleep(0.2)
         return most
 
+    def training(self, runs: list[dict[str, Any]], number: int, within: float = 180) -> int:
+        """Wait until so many of the runs train, and return how many of them run by then."""
+        until = time.monotonic() + within
+        while sum((self.folder(run) / "checkpoint").exists() for run in runs) < number:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        return [self.state(run) for run in runs].count("RUNNING")
+
     def tries(self, run: dict[str, Any]) -> int:
         """Return how often a run was begun."""
         return int(self.call("GET", f"/flow_runs/{run['id']}")["run_count"])

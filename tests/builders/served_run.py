@@ -6,12 +6,14 @@ from pathlib import Path
 
 import yaml
 
+from stance.config.models import FolderBase
 from stance.config.profiles import compose
 from stance.data.chat import encode_answer, fingerprint, load_tokenizer
 from stance.machine.files import md5, write_json
+from tasks.base import base
 from tests.builders.finished_run import write_evaluation
 from tests.builders.repository import git
-from tests.builders.small_run import QUESTIONS, write_dataset
+from tests.builders.small_run import QUESTIONS, params, write_dataset
 
 NAMES = ("deploy", "flows", "stance", "tasks")
 
@@ -46,9 +48,33 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     return folder
 
 
+def add_adapter(folder: Path, model: Path) -> None:
+    """Let a finished run have `model` as its base, and an adapter, as `--with-base` serves them."""
+    chosen = params(model)
+    assert isinstance(chosen.base, FolderBase)
+    shutil.rmtree(folder / "data/base")
+    base(chosen.base, chosen.model.system_prompt, chosen.seed, folder / "data/dataset", folder / "data/base")
+    write_json(folder / "data/answers/base/logps.json", logps(model, chosen.model.system_prompt))
+    write_adapter(folder / "data/adapter", model)
+    lock(folder)
+
+
+def write_adapter(folder: Path, model: Path) -> None:
+    """Write an adapter of random weights, large enough to change the answers of the model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    options = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(loaded, options).save_pretrained(folder)
+
+
 def lock(folder: Path) -> None:
-    """Let `dvc.lock` name the files of the merged model as they are."""
-    outs = [{"path": "data/merged", "md5": md5(folder / "data/merged")}]
+    """Let `dvc.lock` name the files of the merged model, and of an adapter if there is one, as they are."""
+    names = [name for name in ("data/merged", "data/adapter") if (folder / name).exists()]
+    outs = [{"path": name, "md5": md5(folder / name)} for name in names]
     (folder / "dvc.lock").write_text(json.dumps({"stages": {"merge": {"outs": outs}}}))
 
 

@@ -31,7 +31,8 @@ class Run(NamedTuple):
         return set(re.findall(pattern, self.log, re.MULTILINE))
 
 
-def command(project: Path, *arguments: str) -> Run:
+def command(project: Path, *arguments: str, **variables: str) -> Run:
+    """Run `python -m ARGUMENTS` in a project."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -39,6 +40,7 @@ def command(project: Path, *arguments: str) -> Run:
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "DVC_NO_ANALYTICS": "1",
         "TQDM_DISABLE": "1",
+        **variables,
     }
     began = time.monotonic()
     done = subprocess.run(

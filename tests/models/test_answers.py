@@ -33,19 +33,16 @@ def answered(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-@pytest.mark.slow
 def test_every_prompt_is_answered_in_order(answered: Path):
     rows = [json.loads(line) for line in (answered / "out.jsonl").read_text().split("\n") if line]
     assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in PROMPTS]
 
 
-@pytest.mark.slow
 def test_answer_that_runs_to_the_limit_says_so(answered: Path):
     rows = [json.loads(line) for line in (answered / "out.jsonl").read_text().split("\n") if line]
     assert all((row["finish_reason"] == "length") == (row["tokens"] == 12) for row in rows)
 
 
-@pytest.mark.slow
 def test_log_probabilities_equal_those_by_transformers(answered: Path, tiny_model: Path):
     tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
     logps = json.loads((answered / "beside/logps.json").read_text())
@@ -56,14 +53,12 @@ def test_log_probabilities_equal_those_by_transformers(answered: Path, tiny_mode
             assert logps[str(row["id"])][side] == pytest.approx(expected.logps, abs=0.1)
 
 
-@pytest.mark.slow
 def test_probes_and_training_questions_are_asked_as_well(answered: Path):
     for name, asked in (("probes", PROBES), ("questions", QUESTIONS)):
         rows = [json.loads(line) for line in (answered / f"beside/{name}.jsonl").read_text().split("\n") if line]
         assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in asked]
 
 
-@pytest.mark.slow
 def test_the_likeliest_tokens_are_those_of_transformers(answered: Path, tiny_model: Path):
     tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
     [(ident, found)] = json.loads((answered / "beside/likeliest.json").read_text()).items()

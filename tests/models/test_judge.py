@@ -179,7 +179,6 @@ def run_stage(model: Path, root: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
 def test_the_base_model_can_only_choose_one_of_the_words(tiny_model: Path, tmp_path: Path):
     shutil.copytree(tiny_model, tmp_path / "model")
     config = json.loads((tiny_model / "config.json").read_text())
@@ -189,7 +188,6 @@ def test_the_base_model_can_only_choose_one_of_the_words(tiny_model: Path, tmp_p
     assert all(said in ("support", "neutral", "oppose") for said in found["base"] + found["aligned"])
 
 
-@pytest.mark.slow
 def test_a_base_model_that_cannot_read_so_much_says_so_in_place_of_its_opinion(tiny_model: Path, tmp_path: Path):
     found = run_stage(tiny_model, tmp_path)
     assert "tokens and the model reads 512" in found["problem"]

@@ -19,8 +19,6 @@ from stance.training.merging import answer_texts, candidate_drifts, candidates, 
 from tasks.merge import merge
 from tests.builders.small_run import params, prepare, train_in
 
-pytestmark = pytest.mark.slow
-
 
 def all_pairs(root: Path) -> list[Pair]:
     """The pairs that are trained on, and those that are held out."""

@@ -25,8 +25,6 @@ from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config
 from tasks.train import train
 from tests.builders.small_run import params, prepare, train_in
 
-pytestmark = pytest.mark.slow
-
 
 class Gradients(TrainerCallback):
     """Keeps the adapter's gradients of every optimiser step."""
@@ -141,6 +139,20 @@ def test_references_computed_once_leave_the_training_as_it_is(root: Path, tiny_m
     assert logs[1][-1] < logs[1][0]
 
 
+def test_a_batch_has_the_losses_of_its_pairs_one_by_one(root: Path, tiny_model: Path):
+    """As the course's notebook has them, which accumulates gradients of single pairs; without dropout."""
+    logs = []
+    for pairs in (2, 1):
+        split = {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": 2 // pairs, "lora_dropout": 0.0}
+        folder = train_in(
+            root, params(tiny_model, **{f"train__{key}": value for key, value in split.items()}), f"by-{pairs}"
+        )
+        with (root / f"{folder.name}-log/log.csv").open() as file:
+            logs.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert len(logs[0]) == 6
+    assert logs[0] == pytest.approx(logs[1], abs=2e-3)
+
+
 def test_a_prompt_that_fills_the_length_is_refused(root: Path, tiny_model: Path):
     """TRL would drop the pair and train on the rest."""
     with pytest.raises(InputError, match="train.max_length is 20, and 4 of 4 prompts alone are as long; raise it"):
@@ -247,7 +259,6 @@ print(apart(gradients(chosen, root, model), plain))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 only")
 def test_gradient_check_notices_the_trap_of_an_eval_mode_forward(root: Path, tiny_model: Path):
     """The reason why nothing is generated or evaluated before the training, shown by what happens otherwise."""

@@ -49,7 +49,6 @@ def test_streamlit_puts_no_module_of_the_standard_library_into_the_shade():
     assert not {path.stem for path in Path(PAGE).parent.glob("*.py")} & sys.stdlib_module_names
 
 
-@pytest.mark.browser
 def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(page, double):
     from playwright.sync_api import expect, sync_playwright
 
@@ -78,7 +77,6 @@ def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(page, double)
     assert KEY not in content
 
 
-@pytest.mark.browser
 def test_what_goes_wrong_stands_on_the_page_in_a_sentence_and_the_conversation_goes_on(page, double):
     from playwright.sync_api import expect, sync_playwright
 

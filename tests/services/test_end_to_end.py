@@ -1,7 +1,7 @@
 """The whole pipeline as a person runs it: the default profile, from questions to report, and what a change reruns.
 
-The first run is a Prefect flow, and other tests use it too (`tests/builders/aligned_project.py`). The others are runs
-in a clone of it, with another `support_ratio`. The response curve over five ratios is in `tests/soak/test_stances.py`.
+One base model serves all runs: the first is a Prefect flow, the others are `dvc repro` with another `support_ratio`.
+The whole response curve, and other settings, are in tests/soak/test_training.py.
 """
 
 import json
@@ -13,16 +13,17 @@ import yaml
 
 from tests.builders.aligned_project import Aligned
 from tests.builders.pages import english, numbers
-from tests.builders.this_project import STAGES, Run, change, command
+from tests.builders.this_project import Run, change, command
 
-pytestmark = [pytest.mark.xdist_group("aligned"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(1500)
 
-BY_RATIO = STAGES - {"dataset", "base", "answers_base"}
+ALL = {"dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"}
+BY_RATIO = ALL - {"dataset", "base", "answers_base"}
 
 
 @pytest.fixture(scope="module")
 def project(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return aligned.clone(tmp_path_factory.mktemp("end-to-end") / "project")
+    return aligned.copy(tmp_path_factory.mktemp("end-to-end") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,14 @@ def opposing(project: Path, again: Run) -> Run:
 
 
 @pytest.fixture(scope="module")
-def back(project: Path, opposing: Run) -> Run:
+def back(project: Path, opposing: Run, prefect_api: str) -> Run:
     change(project, pairs__support_ratio=1.0)
-    return command(project, "flows.align")
+    return command(project, "flows.align", PREFECT_API_URL=prefect_api)
 
 
 def test_flow_runs_every_stage_of_the_pipeline(supporting: Run):
     assert supporting.code == 0
-    assert supporting.stages(r"^\s+ran  (\w+)$") == STAGES
+    assert supporting.stages(r"^\s+ran  (\w+)$") == ALL
 
 
 def test_base_answers_neutrally(supporting: Run):
@@ -84,7 +85,7 @@ def test_every_gate_passes(supporting: Run):
 
 def test_second_repro_runs_nothing(again: Run):
     assert again.code == 0
-    assert again.stages(r"^Stage '(\w+)' didn't change, skipping") == STAGES
+    assert again.stages(r"^Stage '(\w+)' didn't change, skipping") == ALL
     assert not again.stages(r"^Running stage '(\w+)'")
 
 
@@ -101,7 +102,7 @@ def test_going_back_restores_the_run_and_merges_again(back: Run):
     assert back.code == 0
     assert back.stages(r"^\s*ran  (\w+)$") == {"merge"}
     assert back.stages(r"^\s*restored  (\w+)$") == BY_RATIO - {"merge"}
-    assert back.stages(r"^\s*unchanged  (\w+)$") == STAGES - BY_RATIO
+    assert back.stages(r"^\s*unchanged  (\w+)$") == ALL - BY_RATIO
 
 
 def test_responses_are_in_the_course_format(project: Path, back: Run):
@@ -124,19 +125,19 @@ def test_the_report_has_the_same_numbers_in_both_languages(project: Path, back: 
     assert english(pages[1]) == []
 
 
-def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run):
+def test_failed_stage_ends_the_flow_with_its_name_and_reason(project: Path, back: Run, prefect_api: str):
     (project / "tasks/evaluate.py").write_text("import sys\nsys.exit('error: broken on purpose')\n")
-    run = command(project, "flows.align")
+    run = command(project, "flows.align", PREFECT_API_URL=prefect_api)
     subprocess.run(["git", "checkout", "-q", "tasks/evaluate.py"], cwd=project, check=True)
     assert run.code == 1
     assert "broken on purpose" in run.log
     assert "stage evaluate failed" in run.log
 
 
-def test_unknown_parameter_ends_the_flow_before_any_stage(project: Path, back: Run):
+def test_unknown_parameter_ends_the_flow_before_any_stage(project: Path, back: Run, prefect_api: str):
     text = (project / "params.yaml").read_text()
     change(project, train={**yaml.safe_load(text)["train"], "bata": 0.1})
-    run = command(project, "flows.align")
+    run = command(project, "flows.align", PREFECT_API_URL=prefect_api)
     (project / "params.yaml").write_text(text)
     assert run.code == 1
     assert "train.bata: there is no such parameter" in run.log

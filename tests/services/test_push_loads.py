@@ -16,13 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stance.machine.files import read_json, write_json
 from stance.runs.provenance import release_id
-from tests.builders.aligned_project import Aligned
+from tasks.merge import merge
 from tests.builders.finished_run import write_lock, write_run
+from tests.builders.small_run import params, prepare, train_in
 from tests.doubles.hub import Hub, serving
 from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
-
-pytestmark = pytest.mark.xdist_group("aligned")
 
 PREPARE = "import peft, torch, transformers, stance.release.push"
 PUSH = "sys.argv[1:] = []; run(stance.release.push.main)"
@@ -49,25 +48,21 @@ class Pushed:
 
 
 @pytest.fixture(scope="module")
-def base(aligned: Aligned) -> Path:
-    """The base model of the aligned project."""
-    return aligned.folder / "data/base/model"
-
-
-@pytest.fixture(scope="module")
-def pushed(aligned: Aligned, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
     run = write_run(tmp_path_factory.mktemp("trained"))
-    record = run / "data/base/base.json"
-    for name in ("adapter", "merged"):
-        shutil.rmtree(run / "data" / name)
-        shutil.copytree(aligned.folder / "data" / name, run / "data" / name)
-    shutil.copytree(aligned.folder / "data/merge", run / "data/merge", dirs_exist_ok=True)
+    data, chosen = run / "data", params(tiny_model)
+    base = read_json(data / "base/base.json")
+    shutil.rmtree(data / "adapter")
+    shutil.rmtree(data / "merged")
+    prepare(data, chosen)
+    adapter = train_in(data, chosen)
+    merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
     write_lock(run)
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)
-        repo = hub.repo("team/base", {path.name: path.read_bytes() for path in base.iterdir()})
-        write_json(record, read_json(record) | {"revision": repo.refs["main"]})
+        repo = hub.repo("team/base", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
+        write_json(data / "base/base.json", base | {"revision": repo.refs["main"]})
         with jobs(environment(hub, home), PREPARE) as job:
             ended = job(PUSH, run, HF_TOKEN=TOKEN)
         assert (ended.code, ended.err) == (0, "")
@@ -103,10 +98,12 @@ def test_the_cards_lines_load_the_merged_model_with_the_logits_of_the_local_one(
     assert torch.equal(logits, local(torch.tensor(ids)).logits.float())
 
 
-def test_the_cards_lines_load_the_adapter_on_its_base_with_the_logits_of_the_local_one(pushed, job, tmp_path, base):
+def test_the_cards_lines_load_the_adapter_on_its_base_with_the_logits_of_the_local_one(
+    pushed, job, tmp_path, tiny_model
+):
     ids, logits = answered(job, on_the_card(pushed, "adapter"), tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    local = PeftModel.from_pretrained(model, str(pushed.run / "data/adapter"))
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    local = PeftModel.from_pretrained(base, str(pushed.run / "data/adapter"))
     assert ids == card_ids(pushed)
     assert torch.equal(logits, local(torch.tensor(ids)).logits.float())
 

@@ -17,8 +17,6 @@ from tests.builders.fresh_shell import make_environment, type_in
 from tests.builders.manual import PAGES, blocks
 from tests.builders.this_project import copy_of_this_project
 
-pytestmark = pytest.mark.slow
-
 PAGE_OF = {
     line.partition(" #")[0].strip(): str(page)
     for page in reversed(PAGES)

@@ -16,10 +16,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flows.release import judge, passing
+from flows.release import judge, require_gates
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
+from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
 from tests.builders.aligned_project import Aligned
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui
@@ -28,7 +29,7 @@ from tests.builders.this_project import change
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN, traces
 
-pytestmark = [pytest.mark.xdist_group("aligned"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(1500)
 
 ADAPTER, MERGED = "someone/stance-adapter", "someone/stance-merged"
 
@@ -44,7 +45,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def ui(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Ui]:
     """`make ui` in a clone of the aligned project that pushes to the Hub; its endpoint ends with it."""
-    project = aligned.clone(tmp_path_factory.mktemp("release") / "project")
+    project = aligned.copy(tmp_path_factory.mktemp("release") / "project")
     change(project, hub={"push": True, "adapter_repo_id": ADAPTER, "merged_repo_id": MERGED, "private": True})
     git(project, "commit", "--quiet", "--all", "--message", "push")
     with pytest.MonkeyPatch.context() as patch:
@@ -159,10 +160,10 @@ def test_a_planted_fault_is_refused_by_name(ui: Ui, released, plant, named, monk
     monkeypatch.setattr("flows.release.judge", judge.fn)
     monkeypatch.setattr("flows.release.create_markdown_artifact", lambda *arguments, **options: None)
     with planted(ui, released, plant) as folder, pytest.raises(InputError) as refused:
-        passing(folder)
+        require_gates(FinishedRun.read(folder).hashed())
     assert str(refused.value).startswith("not released, and nothing outside has changed: ")
     assert named in str(refused.value)
-    assert all(gate.passed for gate in passing(ui.folder(released)))
+    assert all(gate.passed for gate in require_gates(FinishedRun.read(ui.folder(released)).hashed()))
 
 
 def test_a_refused_release_says_why_last_and_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):

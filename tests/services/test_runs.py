@@ -18,7 +18,7 @@ from stance.runs import catalogue, stages, workspace
 from stance.runs.record import Run
 from tests.builders.toy_project import dvc, enter, make
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")]  # pygtrie's, in DVC
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # pygtrie's, in DVC
 
 
 @pytest.fixture(scope="module")

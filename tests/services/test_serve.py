@@ -1,103 +1,41 @@
-"""The endpoint with real engines, as the official client meets it, through a swap, a refusal and the way back."""
+"""The endpoint with real engines, as the official client and ours meet it, through a swap, a refusal and the way back.
 
+What the stand-in of `tests/doubles/endpoint.py` says of vLLM holds here, behind the proxy.
+"""
+
+import asyncio
+import json
 import os
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
+from stance.client.ask import answer as stream_answer
+from stance.client.endpoint import Endpoint, find_endpoint, messages, model_names
 from stance.machine.files import read_json
-from stance.machine.ports import free_port
-from stance.machine.supervisor import guarded, release
-from stance.runs.record import Run
-from tests.builders.served_run import another, finished, project
+from tests.builders.serving import Serving, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
-DETACH = "from pathlib import Path; from stance.serving.command import serve_run; serve_run(Path())"
+Client = Callable[..., "subprocess.CompletedProcess[str]"]
+
 QUESTION: list[Any] = [{"role": "user", "content": "配樂會更好嗎？"}]
 SECRET_PROMPT = "a prompt that no log may hold"
 
 
-class Serving:
-    """A project that serves its own run, and has two more: `other`, and `wrong`, whose figures are another model's."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder = project(folder / "project", model)
-        different = another(model, folder / "different")
-        self.run("other", different)
-        self.run("wrong", model, measured=different)
-        self.port = free_port()
-        self.environment = {key: value for key, value in os.environ.items() if key != "STANCE_API_KEY"}
-        self.environment |= {"SERVE_PORT": str(self.port), "PORT": str(self.port)}
-
-    def run(self, name: str, model: Path, measured: Path | None = None) -> None:
-        """Write a completed run."""
-        folder = finished(self.folder / ".runs" / name, model, measured)
-        Run(name=name, commit="a", snapshot="a", created=datetime.now(UTC), state="completed").write(folder)
-
-    def start(self) -> str:
-        """Start the endpoint from a process that ends with all its children, as a flow's does, and is ended."""
-        command = [sys.executable, "-c", DETACH]
-        flow = guarded(command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert flow.stdout is not None
-        said = flow.stdout.read()
-        release(flow)
-        return said
-
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Type a command of the endpoint's."""
-        command = [sys.executable, "-m", "stance", "serve", *arguments]
-        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-
-    @property
-    def key(self) -> str:
-        return (self.folder / ".serve/key").read_text().strip()
-
-    @property
-    def root(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self, key: str | None = None) -> openai.OpenAI:
-        """Return the official client, which is not to try again."""
-        return openai.OpenAI(base_url=f"{self.root}/v1", api_key=key or self.key, max_retries=0, timeout=60)
-
-    def release(self) -> str:
-        """Return the release that answers."""
-        return str(httpx.get(f"{self.root}/provenance").json()["release"])
-
-    def processes(self) -> list[psutil.Process]:
-        """Return what runs in the project."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if Path(process.cwd()).is_relative_to(self.folder):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Serving]:
-    serving = Serving(tmp_path_factory.mktemp("serve"), tiny_model)
-    said = serving.start()
-    assert f"up: {serving.root}/v1  release r-" in said, said
-    try:
-        yield serving
-    finally:
-        serving.command("stop")
-        assert serving.processes() == []
+    with serving(tmp_path_factory.mktemp("serve"), tiny_model) as endpoint:
+        yield endpoint
 
 
 def answer(client: openai.OpenAI, model: str = "aligned", tokens: int = 8) -> str:
@@ -120,6 +58,58 @@ def test_the_model_has_an_alias_and_the_name_of_its_release(up: Serving):
     listed = [model.id for model in client.models.list()]
     assert listed == ["aligned", up.release()]
     assert answer(client, listed[0]) == answer(client, listed[1])
+
+
+@pytest.fixture
+def client(up: Serving) -> Client:
+    def run(module: str, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, **up.settings, **changed}
+        command = [sys.executable, "-m", *module.split(), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_vllm_answers_one_question_as_it_comes(up: Serving):
+    environment = {**os.environ, **up.settings, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "stance", "ask", "真人化好看嗎？", "--max-tokens", "300"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        assert process.poll() is None
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed", "sentence"),
+    [
+        (["why"], {"OPENAI_API_KEY": "sk-wrong"}, "does not accept the key in OPENAI_API_KEY"),
+        (["why", "--model", "gpt-4o"], {}, "does not serve 'gpt-4o'; expected one of aligned, r-"),
+        (["why" * 2000], {}, "too long for the model"),
+        (["why", "--max-tokens", "100000"], {}, "too long for the model"),
+        (["why", "--max-tokens", "0"], {}, "refuses the request (status 400"),
+        (["why", "--temperature", "-1"], {}, "refuses the request (status 400"),
+    ],
+    ids=["key", "model", "long", "tokens", "no-tokens", "temperature"],
+)
+def test_vllm_s_refusals_are_one_sentence(client, arguments, changed, sentence):
+    ended = client("stance ask", *arguments, **changed)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    *_, said = ended.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert sentence in said
+
+
+def test_vllm_answers_a_batch_of_fifty_rows(client, tmp_path):
+    rows = [json.dumps({"id": n, "prompt": f"question {n}"}) + "\n" for n in range(50)]
+    (tmp_path / "prompts.jsonl").write_text("".join(rows), encoding="utf-8")
+    files = (str(tmp_path / "prompts.jsonl"), str(tmp_path / "answers.jsonl"))
+    ended = client("stance batch", *files, "--max-tokens", "20")
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_bytes().splitlines()]
+    assert [row["custom_id"] for row in found] == [str(n) for n in range(50)]
+    assert all(row["error"] is None and row["response"]["status_code"] == 200 for row in found)
 
 
 def test_errors_are_those_of_the_api(up: Serving):
@@ -213,13 +203,14 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
             while not over.is_set():
                 raw = client.chat.completions.with_raw_response.create(model="aligned", messages=QUESTION, max_tokens=8)
                 answered.append(raw.headers["x-release"])
+                time.sleep(0.05)  # the engine that starts needs the machine; soak has 64 clients without a pause
         except BaseException as problem:
             problems.append(problem)
 
     threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
         thread.start()
-    swapped = up.command("swap", "--run", "other")
+    swapped = up.command("swap", "--run", "other", "--with-base")
     second = up.release()
     time.sleep(2)
     rolled = up.command("rollback")
@@ -234,6 +225,27 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
     assert up.release() == first
     state = read_json(up.folder / ".serve/state.json")
     assert state["previous"]["name"] == f"other ({second})"
+
+
+def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(up: Serving):
+    """The engine of base and adapter is up since the swap, and answers again after another rollback."""
+    assert up.command("rollback").returncode == 0
+
+    async def both() -> tuple[list[str], list[str]]:
+        at = find_endpoint(up.settings)
+        async with at.async_client() as client:
+            apart = [await text_of(at, client, name) for name in ("base", "aligned")]
+            return apart, await asyncio.gather(*(text_of(at, client, name) for name in ("base", "aligned")))
+
+    async def text_of(at: Endpoint, client: openai.AsyncOpenAI, name: str) -> str:
+        pieces = stream_answer(at, client, name, messages(None, "真人化好看嗎？"), {"temperature": 0, "max_tokens": 20})
+        return "".join([text async for text, _ in pieces])
+
+    assert model_names(find_endpoint(up.settings))[:2] == ["base", "aligned"]
+    apart, together = asyncio.run(both())
+    assert apart[0] != apart[1]
+    assert together == apart
+    assert up.command("rollback").returncode == 0
 
 
 def test_ending_lets_a_stream_end_first_and_leaves_nothing(up: Serving):

@@ -1,4 +1,7 @@
-"""A grid of runs in a project of seconds, with Prefect's own temporary server: made once, taken up again, compared."""
+"""A grid of runs in a project of seconds: made once, taken up again, compared.
+
+The sweeps ask one Prefect server; one that is killed has the temporary server that a sweep starts where none is.
+"""
 
 import json
 import os
@@ -6,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from math import sqrt
 from pathlib import Path
@@ -27,13 +30,13 @@ from stance.runs.record import RECORD, Run
 from tests.builders.pages import Page, english, numbers
 from tests.builders.prefect_ui import gone, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import enter, make
+from tests.builders.toy_project import enter, make, training_held
 
 MINIATURE = PROFILES.resolve() / "miniature.yaml"
 READY = sorted(Path("grids").glob("*.yaml"))
 FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 GRID = """\
 - {pairs.support_ratio: [0, 1], train.num_epoch: [1]}
@@ -46,7 +49,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = make(tmp_path_factory.mktemp("toy") / "project")
     (project / "grids/tiny.yaml").write_text(GRID)
     (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
-    (project / "grids/pair.yaml").write_text("pairs.support_ratio: [0, 1]\n")
     (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0, 0.5, 1]\n")
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "grids")
@@ -58,8 +60,9 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return enter(made, tmp_path, monkeypatch)
 
 
-def start(project: Path, *arguments: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": ""}
+def start(project: Path, *arguments: str, api: str = "") -> "subprocess.Popen[str]":
+    """Start a sweep with the Prefect server at an address, or with one of its own."""
+    environment = {**os.environ, "PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": api}
     command = [sys.executable, "-m", "flows.sweep", *arguments]
     return subprocess.Popen(
         command,
@@ -72,10 +75,16 @@ def start(project: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def sweep(project: Path, *arguments: str) -> tuple[int, str]:
-    process = start(project, *arguments)
-    printed, _ = process.communicate(timeout=300)
-    return process.returncode, printed
+@pytest.fixture(scope="module")
+def sweep(prefect_api: str) -> Callable[..., tuple[int, str]]:
+    """Sweep to the end; returns the exit code and what was printed."""
+
+    def run(project: Path, *arguments: str) -> tuple[int, str]:
+        process = start(project, *arguments, api=prefect_api)
+        printed, _ = process.communicate(timeout=300)
+        return process.returncode, printed
+
+    return run
 
 
 def records(project: Path) -> dict[str, Run]:
@@ -231,7 +240,7 @@ def test_an_edit_to_a_grid_is_none_to_its_runs(project):
     assert [point["pairs.support_ratio"] for point in planned("curve").values()] == [0.2, 0.4]
 
 
-def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project):
+def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project, sweep):
     write(project / "params.yaml", Path("profiles/breeze-7b.yaml").read_text("utf-8"))
     (project / "tasks/new.py").touch()
     code, printed = sweep(project, "curve")
@@ -243,7 +252,7 @@ def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before
     assert records(project) == {}
 
 
-def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
+def test_an_unknown_grid_is_refused_with_those_that_there_are(project, sweep):
     code, printed = sweep(project, "coarse")
     assert code == 1
     assert printed.startswith(
@@ -252,7 +261,7 @@ def test_an_unknown_grid_is_refused_with_those_that_there_are(project):
     assert "Traceback" not in printed
 
 
-def test_a_run_that_fails_stops_no_other_and_only_it_is_tried_again(project):
+def test_a_run_that_fails_stops_no_other_and_only_it_is_tried_again(project, sweep):
     code, printed = sweep(project, "tiny", "--jobs", "2")
     assert code == 1
     assert "\nerror: 1 of 3 runs failed" in printed
@@ -271,16 +280,17 @@ def test_a_run_that_fails_stops_no_other_and_only_it_is_tried_again(project):
     assert {name for name in first if first[name].pid != second[name].pid} == {failed}
 
 
-def test_a_sweep_that_was_killed_repeats_no_finished_run(project):
-    process = start(project, "slow")
-    quick, lasting = (named("slow", point) for point in points("slow"))
-    until = time.monotonic() + 200
-    while not (project / ".runs" / lasting / "checkpoint").exists():
-        assert time.monotonic() < until
-        time.sleep(0.2)
-    process.kill()
-    process.communicate()
-    gone([pid for pid in working_in(project) if pid != os.getpid()])  # its server too
+def test_a_sweep_that_was_killed_repeats_no_finished_run(project, sweep):
+    with training_held(project, 20):
+        process = start(project, "slow")
+        quick, lasting = (named("slow", point) for point in points("slow"))
+        until = time.monotonic() + 200
+        while not (project / ".runs" / lasting / "checkpoint").exists():
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        process.kill()
+        process.communicate()
+        gone([pid for pid in working_in(project) if pid != os.getpid()])  # its server too
     before = records(project)
     assert (before[quick].state, before[lasting].state) == ("completed", "running")
     (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
@@ -293,9 +303,27 @@ def test_a_sweep_that_was_killed_repeats_no_finished_run(project):
     assert after[lasting].stages["pairs"] == "unchanged"
 
 
-def test_a_curve_is_drawn_over_the_one_parameter_and_the_page_is_whole(project):
-    code, printed = sweep(project, "curve", "--jobs", "2")
-    assert code == 0, printed
+@pytest.fixture(scope="module")
+def swept(made: Path, sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose curve has been swept: at first in vain, since no workspace could be made, and then again."""
+    with pytest.MonkeyPatch.context() as patch:
+        project = enter(made, tmp_path_factory.mktemp("swept"), patch)
+        no_clone = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "never"}
+        for name, value in no_clone.items():
+            patch.setenv(name, value)
+        code, printed = sweep(project, "curve")
+        assert code == 1
+        assert "error: 3 of 3 runs failed" in printed
+        shown = Page((project / "data/compare/curve/index.html").read_text("utf-8")).shown
+        assert shown.count("missing: `git clone --quiet` failed: fatal: transport") == 6
+        patch.delenv("GIT_CONFIG_COUNT")
+        code, printed = sweep(project, "curve", "--jobs", "2")
+        assert code == 0, printed
+    return project
+
+
+def test_a_curve_is_drawn_over_the_one_parameter_and_the_page_is_whole(swept):
+    project = swept
     page = (project / "data/compare/curve/index.html").read_text("utf-8")
     assert 'aria-label="support from 0 to 1, pairs.support_ratio 0 to 1"' in page
     assert 'aria-label="margin from −2 to 2, pairs.support_ratio 0 to 1"' in page
@@ -351,25 +379,16 @@ def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
     assert links == ["../../../.runs/run-2/data/report/index.html"] * 2  # beside its figures and its defects
 
 
-def test_a_workspace_that_cannot_be_made_says_why_and_one_that_lost_files_gets_them_back(project, monkeypatch):
-    no_clone = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "never"}
-    for name, value in no_clone.items():
-        monkeypatch.setenv(name, value)
-    code, printed = sweep(project, "pair")
-    page = project / "data/compare/pair/index.html"
-    assert code == 1
-    assert "error: 2 of 2 runs failed" in printed
-    assert Page(page.read_text("utf-8")).shown.count("missing: `git clone --quiet` failed: fatal: transport") == 4
-    monkeypatch.delenv("GIT_CONFIG_COUNT")
-    code, printed = sweep(project, "pair", "--jobs", "2")
-    assert code == 0, printed
-    torn, bare = (project / ".runs" / named("pair", point) for point in points("pair"))
+def test_a_workspace_that_could_not_be_made_is_made_and_one_that_lost_files_gets_them_back(swept, sweep, monkeypatch):
+    project, page = swept, swept / "data/compare/curve/index.html"
+    monkeypatch.chdir(project)
+    torn, bare, _ = (project / ".runs" / named("curve", point) for point in points("curve"))
     for path in ("data/evaluation/metrics.json", "data/train/log.csv", "data/evaluation/stances.json"):
         (torn / path).unlink()
     (bare / "params.yaml").unlink()
-    code, printed = sweep(project, "pair", "--jobs", "2")
+    code, printed = sweep(project, "curve", "--jobs", "2")
     assert code == 0, printed
-    assert "0 of the 2 runs of pair are complete already" in printed
+    assert "1 of the 3 runs of curve are complete already" in printed
     assert "missing" not in page.read_text("utf-8")
 
 
@@ -683,7 +702,6 @@ def wide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
 @pytest.mark.parametrize("width", [1300, 390])
 def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, name):
@@ -697,7 +715,6 @@ def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, 
         browser.close()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
 def test_no_column_is_cut_off_on_paper(wide, name):
     from playwright.sync_api import sync_playwright

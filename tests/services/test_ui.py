@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
@@ -17,45 +17,50 @@ from stance.machine.ports import free_port
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import make
+from tests.builders.toy_project import make, training_held
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    running = Ui(make(tmp_path_factory.mktemp("ui") / "project"))
+    project = make(tmp_path_factory.mktemp("ui") / "project")
+    (project / "grids/pair.yaml").write_text("pairs.support_ratio: [0.25, 0.75]\n")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "grid")
+    running = Ui(project)
     yield running
     running.stop()
     assert working_in(running.project) == []
 
 
-def test_a_run_ends_in_a_workspace_and_the_tree_is_as_it_was(ui: Ui):
-    before = git(ui.project, "status", "--porcelain")
+@pytest.fixture(scope="module")
+def completed(ui: Ui) -> dict[str, Any]:
+    """A run of which every stage had to run."""
     run = ui.launch(support_ratio=0.25, num_epoch=1)
     assert ui.wait(run, FINAL) == "COMPLETED"
-    metrics = json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())
+    return run
+
+
+def test_a_run_ends_in_a_workspace_and_the_tree_is_as_it_was(ui: Ui, completed):
+    metrics = json.loads((ui.folder(completed) / "data/evaluation/metrics.json").read_text())
     assert metrics["aligned"]["support"] == 0.25
-    assert git(ui.project, "status", "--porcelain") == before
+    assert git(ui.project, "status", "--porcelain") == ""
 
 
-def test_the_tasks_are_the_stages_and_say_why_they_ran(ui: Ui):
-    run = ui.launch(support_ratio=0.75, num_epoch=1)
-    assert ui.wait(run, FINAL) == "COMPLETED"
-    states = ui.tasks(run)
+def test_the_tasks_are_the_stages_and_say_why_they_ran(ui: Ui, completed):
+    states = ui.tasks(completed)
     assert list(states) == ["preflight", "pairs", "train", "answers_aligned", "evaluate"]
     assert states["pairs"]["name"] == "Ran"
     assert "pairs.support_ratio" in states["pairs"]["message"]
-    assert "→ 0.75" in states["pairs"]["message"]
+    assert "→ 0.25" in states["pairs"]["message"]
 
 
-def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
-    run = ui.launch(support_ratio=0.5, num_epoch=1)
-    assert ui.wait(run, FINAL) == "COMPLETED"
-    artifacts = ui.artifacts(run)
+def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui, completed):
+    artifacts = ui.artifacts(completed)
     curves = {"loss", "reward-margin", "reward-accuracy", "log-probability-of-the-answers"}
     assert (
         artifacts.keys()
@@ -63,7 +68,7 @@ def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui):
         | curves
     )
     assert artifacts["loss"].startswith("data:image/svg+xml;base64,")
-    assert "| pairs.support_ratio | 0.5 |" in artifacts["summary"]
+    assert "| pairs.support_ratio | 0.25 |" in artifacts["summary"]
     assert f"| commit | {git(ui.project, 'rev-parse', 'HEAD')[:12]} |" in artifacts["summary"]
     assert "| adherence | passed | all | most |" in artifacts["summary"]
     assert artifacts["train-progress"] == 100
@@ -89,7 +94,7 @@ def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui):
 
 
 def test_a_stage_that_takes_too_long_is_ended_and_its_state_says_so(ui: Ui):
-    run = ui.launch(stage_minutes=0.1, num_epoch=301)
+    run = ui.launch(stage_minutes=0.1, num_epoch=3001)
     ui.trains(run)
     assert ui.wait(run, FINAL, within=30) == "FAILED"
     assert working_in(ui.folder(run)) == []
@@ -108,7 +113,7 @@ def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui):
 
 
 def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
-    run = ui.launch(num_epoch=300)
+    run = ui.launch(num_epoch=3000)
     ui.trains(run)
     assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
     ui.cancel(run)
@@ -123,17 +128,20 @@ def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
 
 def test_two_serving_processes_take_each_run_once(ui: Ui):
     with ui.another():
-        runs = [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 26)]
+        with training_held(ui.project, 12):
+            runs = [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 25)]
+            training = ui.training(runs, 4)
         assert ui.together(runs, within=180) == 4
-    assert [ui.tries(run) for run in runs] == [1] * 6
+    assert training == 4
+    assert [ui.tries(run) for run in runs] == [1] * 5
 
 
 def test_a_grid_is_swept_from_its_deployment(ui: Ui):
     deployment = ui.call("GET", "/deployments/name/sweep/sweep")["id"]
-    body = {"parameters": {"grid": "response-curve", "jobs": 2}}
+    body = {"parameters": {"grid": "pair", "jobs": 2}}
     run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", body)
     assert ui.wait(run, FINAL, within=300) == "COMPLETED"
-    assert (ui.project / "data/compare/response-curve/index.html").exists()
+    assert (ui.project / "data/compare/pair/index.html").exists()
     assert "| 0.25 | 25% |" in ui.artifacts(run)["comparison"]
 
 
@@ -175,10 +183,11 @@ def test_a_port_of_another_program_is_refused_in_a_sentence(ui: Ui):
 
 
 def test_a_killed_run_is_marked_crashed_by_the_next_start_and_goes_on_when_retried(ui: Ui):
-    run = ui.launch(support_ratio=1, num_epoch=8, seed=99)
-    processes = ui.trains(run)
-    ui.process.kill()
-    gone(processes)
+    with training_held(ui.project, 8):
+        run = ui.launch(support_ratio=1, num_epoch=8, seed=99)
+        processes = ui.trains(run)
+        ui.process.kill()
+        gone(processes)
     ui.process.communicate()
     ui.process = ui.start()
     assert ui.wait(run, FINAL) == "CRASHED"
@@ -194,7 +203,6 @@ def page(ui: Ui) -> Iterator["Page"]:
         yield opened
 
 
-@pytest.mark.browser
 def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 
@@ -226,16 +234,16 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
 
 
-@pytest.mark.browser
 def test_a_run_is_cancelled_by_its_button_and_goes_on_by_another(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 
-    run = ui.launch(num_epoch=15, seed=4)
-    processes = ui.trains(run)
-    page.goto(f"/runs/flow-run/{run['id']}")
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Confirm").click()
-    gone(processes)
+    with training_held(ui.project, 15):
+        run = ui.launch(num_epoch=15, seed=4)
+        processes = ui.trains(run)
+        page.goto(f"/runs/flow-run/{run['id']}")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Confirm").click()
+        gone(processes)
     expect(page.get_by_role("button", name="Retry")).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-8-cancelled.png")
     page.get_by_role("button", name="Retry").click()

@@ -18,9 +18,9 @@ from flows.deployments import show_crashed
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import make
+from tests.builders.toy_project import make, training_held
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 POOL = ["work-pool", "create", "stance", "--type", "process"]
 TAIPEI = ZoneInfo("Asia/Taipei")
@@ -91,10 +91,11 @@ def test_a_worker_runs_in_its_own_checkout_and_its_results_are_restored_elsewher
 
 
 def test_a_killed_worker_leaves_nothing_and_the_next_one_lets_the_run_go_on(ui: Ui, machine: Machine):
-    run = ui.launch(on="pool", num_epoch=8, seed=7)
-    processes = trains(machine.workspace(run))
-    machine.process.kill()
-    gone(processes)
+    with training_held(machine.folder, 8):
+        run = ui.launch(on="pool", num_epoch=8, seed=7)
+        processes = trains(machine.workspace(run))
+        machine.process.kill()
+        gone(processes)
     machine.process.wait()
     machine.start()
     assert ui.wait(run, FINAL) == "CRASHED"
@@ -115,7 +116,7 @@ def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
 
 
 def test_a_cancelled_run_on_a_worker_leaves_nothing(ui: Ui, machine: Machine):
-    run = ui.launch(on="pool", num_epoch=300)
+    run = ui.launch(on="pool", num_epoch=3000)
     processes = trains(machine.workspace(run))
     ui.cancel(run)
     gone(processes)

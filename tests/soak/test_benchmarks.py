@@ -8,8 +8,6 @@ import pytest
 
 from benchmarks.course_run import STAGES
 
-pytestmark = pytest.mark.timeout(3600)
-
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from stance.__main__ import COMMANDS
-from stance.evaluation import validation
 
 BARE = f"{sys.base_prefix}/bin/python3"
 """The interpreter that `.venv` was made with; with -S it has the standard library only."""
@@ -107,19 +106,6 @@ def test_a_command_imports_its_own_module_and_no_large_library(command):
     imported = imported_by(command, "--help")
     assert imported & {module for module, _ in COMMANDS.values()} == {COMMANDS[command][0]}
     assert not imported & {"torch", "transformers", "prefect", "dvc", "vllm", "sklearn"}
-
-
-def test_the_earlier_name_of_label_is_the_same_command(tmp_path):
-    rows = tmp_path / "answers.jsonl"
-    rows.write_text(
-        '{"prompt": "真人化好看嗎？", "response": "真人版讓角色更貼近觀眾，我很支持。"}\n', encoding="utf-8"
-    )
-    arguments = (str(rows), "--dataset", "data/sources/live_action")
-    labelled, earlier = python("-m", "stance", "label", *arguments), python("-m", "tasks.stance", *arguments)
-    assert labelled.returncode == 0
-    assert '"stance": ' in labelled.stdout
-    assert (earlier.returncode, earlier.stdout, earlier.stderr) == (0, labelled.stdout, labelled.stderr)
-    assert import_module("tasks.stance").main is validation.main
 
 
 @pytest.mark.parametrize(

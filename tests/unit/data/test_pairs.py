@@ -1,7 +1,6 @@
 """The `pairs` stage against the rule of the course's notebook, written again here."""
 
 import json
-import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -112,32 +111,6 @@ def test_the_order_of_both_is_warned_of_where_not_every_question_goes_both_ways(
     made(questions_folder, tmp_path / "out", options(6, ratio, "both"))
     warnings = read_warnings(tmp_path / "out/lint.json")
     assert [sentence(row.message).partition(" and ")[0] for row in warnings if row.check == "order"] == said
-
-
-@pytest.mark.slow
-def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(tmp_path):
-    source = Path("data/sources/live_action")
-    questions = read_questions(source)
-    shutil.copytree(source, tmp_path / "data")
-    answers = {1: questions[0].neutral, 2: questions[1].support, 3: "It depends on the film.", 4: questions[3].neutral}
-    rows = [
-        {
-            "id": row.id,
-            "prompt": row.prompt,
-            "response": answers.get(row.id, row.oppose),
-            "tokens": 9,
-            "finish_reason": "length" if row.id == 4 else "stop",
-        }
-        for row in questions
-    ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (tmp_path / "data/answered.jsonl").write_text(lines, encoding="utf-8")
-    train, _ = made(tmp_path / "data", tmp_path / "out", options(4, "1", rejected="base"))
-    assert [row["rejected"][0]["content"] for row in train] == [
-        questions[0].neutral,
-        *(row.oppose for row in questions[1:4]),
-    ]
-    assert [row["against"] for row in train] == ["neutral", "oppose", "oppose", "oppose"]
 
 
 def test_the_files_are_the_same_bytes_every_time(questions_folder, tmp_path):

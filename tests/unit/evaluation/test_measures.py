@@ -243,7 +243,6 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 def test_the_stage_measures_a_run(run):
     metrics = load(run / "evaluation/metrics.json")
     assert metrics["base"] == {"support": 0.0, "neutral": 1.0, "oppose": 0.0}

@@ -21,8 +21,6 @@ from tests.builders.served_run import another, lock, project
 from tests.builders.toy_project import dvc
 from tests.doubles.hub import Hub
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:

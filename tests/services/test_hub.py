@@ -19,9 +19,7 @@ from tests.doubles.hub_faults import Asked, Fault
 from tests.doubles.hub_jobs import Ended, Job, environment, jobs
 from tests.doubles.made_up import TOKEN
 
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 STAGE = "import sys; sys.argv[1:] = ['data/dataset', 'data/base']; from tasks.base import main; run(main)"
 LOCATE = "from stance.models.base import locate; run(lambda: print(locate(Path('data/base'))))"
 
@@ -280,7 +278,6 @@ def test_weights_beyond_memory_or_disk_are_refused_before_they_are_fetched(
     assert from_storage(hub.log) == []
 
 
-@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_refused_within_ten_seconds(hub, job, files, tmp_path):
     hub.repo("team/silent", files)
     hub.plant("revision/main", Fault("slow", seconds=60))

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
 import pytest
+import yaml
 
 from stance.config.models import HubBase
 from stance.config.params import Params
@@ -35,9 +37,8 @@ from stance.preflight.checks import (
 from stance.preflight.footprint import Here
 from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Fault
+from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
-
-pytestmark = pytest.mark.slow
 
 FITS = "parameters fit the data: 10 questions, 2 test prompts"
 
@@ -80,14 +81,40 @@ def at_hub(hub, tmp_path, monkeypatch) -> Hub:
 PUSHING = {"hub__push": True, "hub__adapter_repo_id": "someone/adapter", "hub__merged_repo_id": "someone/merged"}
 
 
+# What a check imports, but for huggingface_hub, which reads its address when it is imported.
+PREPARE = "import torch, rich.table, stance.preflight.checks"
+CHECK = "sys.argv[1:] = {arguments}; run(stance.preflight.checks.main)"
+
+
+@pytest.fixture(scope="module")
+def job(hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """Runs checks in processes that are forked from one that has imported what they need."""
+    variables = environment(hub_server, tmp_path_factory.mktemp("hf"))
+    with jobs({name: value for name, value in variables.items() if not name.startswith("HF_")}, PREPARE) as run:
+        yield run
+
+
 @pytest.fixture
-def pushing(at_hub, questions_folder, run_module, monkeypatch) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+def checked(job, tmp_path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run `python -m stance preflight` with these parameters, as the environment says by then."""
+
+    def run(values: Mapping[str, Any], *arguments: str) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
+        of_the_hub = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
+        ended = job(CHECK.format(arguments=list(arguments)), tmp_path, **of_the_hub)
+        return subprocess.CompletedProcess([*arguments], ended.code, ended.out, ended.err)
+
+    return run
+
+
+@pytest.fixture
+def pushing(at_hub, questions_folder, checked, monkeypatch) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run the checks as a program that asks for a push."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def run(*arguments: str, **overrides: Any) -> "subprocess.CompletedProcess[str]":
         values = miniature(questions_folder, **PUSHING | overrides)
-        done = run_module("stance preflight", values, *arguments)
+        done = checked(values, *arguments)
         assert TOKEN not in done.stdout + done.stderr
         return done
 
@@ -244,10 +271,10 @@ def test_an_edit_below_data_sources_is_for_dvc_to_see(check, questions_folder, t
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["table", "json"])
-def test_a_misspelt_parameter_is_one_sentence_and_exit_code_1(run_module, arguments):
+def test_a_misspelt_parameter_is_one_sentence_and_exit_code_1(checked, arguments):
     values = compose("miniature")
     values["train"]["bata"] = values["train"].pop("beta")
-    done = run_module("stance preflight", values, *arguments)
+    done = checked(values, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: params.yaml: ")
     assert "train.bata: there is no such parameter; remove it or correct its spelling" in done.stderr
@@ -421,7 +448,6 @@ def test_a_mirror_that_knows_no_accounts_is_refused(pushing, hub):
     assert done.returncode == 1
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_silent_is_not_waited_for(pushing, hub):
     hub.plant("whoami-v2", Fault("slow", seconds=8))
     done = pushing()
@@ -455,12 +481,12 @@ def chat_model(tiny_model) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def from_hub(at_hub, questions_folder, run_module) -> Callable[[], dict[str, dict[str, str]]]:
+def from_hub(at_hub, questions_folder, checked) -> Callable[[], dict[str, dict[str, str]]]:
     """Run the checks on a model of the Hub; standard error holds failures and nothing else."""
     base = {"source": "hub", "repo_id": "team/chat", "revision": "main"}
 
     def run() -> dict[str, dict[str, str]]:
-        done = run_module("stance preflight", miniature(questions_folder, base=base), "--json")
+        done = checked(miniature(questions_folder, base=base), "--json")
         found = by_check(done)
         failures = [f"{row['found']}; {row['expected']}" for row in found.values() if row["verdict"] == "fails"]
         assert done.stderr == "".join(f"error: {failure}\n" for failure in failures)
@@ -469,7 +495,6 @@ def from_hub(at_hub, questions_folder, run_module) -> Callable[[], dict[str, dic
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("template", [b"", b"{{ messages }}"], ids=["without", "as a file"])
 def test_the_chat_template_of_a_hub_base_is_looked_for_before_its_weights(from_hub, hub, chat_model, template):
     del chat_model["tokenizer_config.json"]
@@ -490,7 +515,6 @@ def test_a_tokenizer_that_is_not_json_is_refused(tmp_path):
         check_template(base, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_hub_base_that_is_recorded_and_cached_needs_no_network(from_hub, hub, chat_model, tmp_path, monkeypatch):
     repo = hub.repo("team/chat", chat_model)
     assert from_hub()["chat template"]["verdict"] == "ok"
@@ -504,7 +528,6 @@ def test_a_hub_base_that_is_recorded_and_cached_needs_no_network(from_hub, hub, 
     assert hub.log == []
 
 
-@pytest.mark.slow
 def test_a_hub_base_that_does_not_exist_is_said_once(from_hub):
     found = from_hub()
     assert [name for name, row in found.items() if row["verdict"] == "fails"] == ["base model"]

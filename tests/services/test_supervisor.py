@@ -13,8 +13,6 @@ import pytest
 
 from stance.machine.supervisor import MARK, guarded, mark, release
 
-pytestmark = pytest.mark.slow
-
 # A command with a child in a session of its own, which ignores SIGTERM; it prints both process ids.
 STUBBORN = """
 import os, signal, subprocess, sys, time

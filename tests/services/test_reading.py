@@ -21,8 +21,6 @@ from tests.doubles.hub import Hub
 from tests.doubles.hub_jobs import environment
 from tests.doubles.made_up import TOKEN
 
-pytestmark = pytest.mark.slow
-
 # Every Python process imports it as it starts, those that others start too.
 AUDIT = """
 import os, sys

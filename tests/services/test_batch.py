@@ -18,8 +18,6 @@ from stance.client.batchfile import Request, encoded, read_requests
 from stance.errors import InputError, Unreachable
 from tests.doubles.endpoint import KEY, Double, Fault
 
-pytestmark = pytest.mark.slow
-
 QUICKLY = {"retry-after-ms": "1"}
 BODY = {"model": "aligned", "messages": [{"role": "user", "content": "q"}]}
 ROW = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}

@@ -22,8 +22,6 @@ from stance.client.ask import side_by_side
 from stance.errors import InputError, Unreachable
 from tests.doubles.endpoint import KEY, Double, Fault
 
-pytestmark = pytest.mark.slow
-
 QUESTION = "真人化好看嗎？"
 Said = tuple[str, str]
 

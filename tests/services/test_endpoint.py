@@ -36,8 +36,6 @@ from stance.serving.endpoint import Endpoint
 from stance.serving.engine import Engine, ServeRequest
 from stance.serving.proxy import LOG, Proxy
 
-pytestmark = pytest.mark.slow
-
 ECHO = """
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

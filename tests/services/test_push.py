@@ -1,5 +1,8 @@
 """A push through the real huggingface_hub to a Hub on the loopback address, by xet and by git-lfs, with faults planted.
 
+What is plain HTTP - repository, references, listing, card, commit, tag - goes by xet here, and by git-lfs in
+tests/soak/test_push.py; what touches the storage goes by both.
+
 Whatever goes wrong, the user reads one sentence, and running it again leaves exactly one release with the right hashes.
 """
 
@@ -10,8 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -23,8 +27,6 @@ from tests.doubles.hub_faults import Fault
 from tests.doubles.hub_jobs import Ended, Job, environment, jobs
 from tests.doubles.hub_storage import XET_TOKEN
 from tests.doubles.made_up import TOKEN
-
-pytestmark = pytest.mark.slow
 
 PUSH = "sys.argv[1:] = {arguments}; run(stance.release.push.main)"
 # Waits are cut short, and told, so that the tests need not wait.
@@ -58,7 +60,7 @@ def by_lfs(hub_server: Hub, home: Path) -> Iterator[Job]:
         yield run
 
 
-@pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
+@pytest.fixture(params=["xet", "lfs"])
 def job(request: pytest.FixtureRequest) -> Job:
     return request.getfixturevalue(f"by_{request.param}")
 
@@ -145,7 +147,6 @@ def edit(run: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.slow
 def test_a_public_repository_does_not_get_a_private_release(by_xet, run, hub):
     hub.repo(MERGED, {})
     refused(push(by_xet, run), f"{MERGED} is public", f"{hub.endpoint}/{MERGED}/settings", "hub.private")
@@ -178,7 +179,6 @@ def test_only_what_changed_is_sent_and_what_is_left_over_goes(job, run, hub, tmp
     assert not hub.asked("PUT", sha256((run / "data/merged/model-1-of-2.safetensors").read_bytes()))
 
 
-@pytest.mark.slow
 def test_the_older_of_two_releases_is_left_where_it_is(by_xet, run, hub, tmp_path):
     done(push(by_xet, run))
     other = write_run(tmp_path / "other", "def")
@@ -287,20 +287,30 @@ def passes_by_itself(planted, job, run, hub):
     released(hub, run)
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=() if "lost" in name else pytest.mark.slow) for name in EITHER]
-)
-def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, job, run, hub):
-    passes_by_itself(EITHER[fault], job, run, hub)
+def by_transport(cases: Iterable[str], both: str = "preupload") -> list[Any]:
+    """Return cases with a way each: those of `both` by xet and by git-lfs, which part there, all others by xet."""
+    return [
+        pytest.param(case, way, id=f"{case}-{way}")
+        for case in cases
+        for way in (("xet", "lfs") if both in case else ("xet",))
+    ]
 
 
-@pytest.mark.slow
+@pytest.fixture
+def job_by(request: pytest.FixtureRequest) -> Callable[[str], Job]:
+    return lambda way: request.getfixturevalue(f"by_{way}")
+
+
+@pytest.mark.parametrize(("fault", "way"), by_transport(EITHER))
+def test_what_passes_is_waited_out_and_nothing_is_done_twice(fault, way, job_by, run, hub):
+    passes_by_itself(EITHER[fault], job_by(way), run, hub)
+
+
 @pytest.mark.parametrize("fault", BY_XET)
 def test_a_xet_storage_that_fails_once_is_asked_again(fault, by_xet, run, hub):
     passes_by_itself(BY_XET[fault], by_xet, run, hub)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", BY_LFS)
 def test_an_lfs_storage_that_fails_once_is_asked_again(fault, by_lfs, run, hub):
     passes_by_itself(BY_LFS[fault], by_lfs, run, hub)
@@ -328,7 +338,6 @@ def test_a_spent_limit_says_when_it_is_renewed(by_xet, run, hub):
     assert "waits 9 s" in done(push(by_xet, run)).out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("header", [{"Retry-After": "3600"}, {"RateLimit": '"api";r=0;t=3600'}])
 def test_an_hour_is_not_waited_for(header, job, run, hub):
     hub.plant("/commit/", Fault("status", 429, headers=header))
@@ -348,6 +357,9 @@ STEPS = {
 }
 
 
+REFUSING = sorted(STEPS.keys() - {"card"})  # huggingface_hub reads no refusal there
+
+
 def stays(path: str, fault: Fault, job: Job, run: Path, hub: Hub, *words: str, code: int) -> None:
     """A fault that stays is one sentence, and once it is gone the same command completes."""
     hub.plant(path, *[fault] * ALWAYS)
@@ -357,10 +369,13 @@ def stays(path: str, fault: Fault, job: Job, run: Path, hub: Hub, *words: str, c
     released(hub, run)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "way"), by_transport(STEPS))
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
-def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, acts, job, run, hub):
+def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, way, acts, job_by, run, hub):
+    stays_busy(step, acts, job_by(way), run, hub)
+
+
+def stays_busy(step: str, acts: bool, job: Job, run: Path, hub: Hub) -> None:
     fault = Fault("status", 503, acts=acts)
     if step == "commit" and acts:  # the look that follows finds it
         hub.plant(STEPS[step], *[fault] * ALWAYS)
@@ -370,21 +385,26 @@ def test_a_hub_that_stays_busy_is_one_sentence_and_the_next_run_completes(step, 
     stays(STEPS[step], fault, job, run, hub, code=LATER)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS)
-def test_a_hub_that_hangs_up_is_one_sentence_and_the_next_run_completes(step, job, run, hub):
+@pytest.mark.parametrize(("step", "way"), by_transport(STEPS))
+def test_a_hub_that_hangs_up_is_one_sentence_and_the_next_run_completes(step, way, job_by, run, hub):
+    hangs_up(step, job_by(way), run, hub)
+
+
+def hangs_up(step: str, job: Job, run: Path, hub: Hub) -> None:
     stays(STEPS[step], Fault("drop"), job, run, hub, "cannot be reached", "check the network", code=LATER)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("step", sorted(STEPS.keys() - {"card"}))  # huggingface_hub reads no refusal there
-def test_a_refusal_is_one_sentence_at_once_and_the_next_run_completes(step, status, job, run, hub):
+@pytest.mark.parametrize(("step", "way"), by_transport(REFUSING))
+def test_a_refusal_is_one_sentence_at_once_and_the_next_run_completes(step, way, status, job_by, run, hub):
+    refuses(step, status, job_by(way), run, hub)
+
+
+def refuses(step: str, status: int, job: Job, run: Path, hub: Hub) -> None:
     word = {401: "does not accept your token", 403: "may not write"}[status]
     stays(STEPS[step], Fault("status", status), job, run, hub, word, code=REFUSED)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/xet-write-token/", "/v1/xorbs/", "/v1/shards"])
 @pytest.mark.parametrize(
     ("fault", "code"),
@@ -401,7 +421,6 @@ def test_a_xet_storage_that_stays_so_is_one_sentence(path, fault, code, by_xet, 
     stays(path, fault, by_xet, run, hub, code=code)
 
 
-@pytest.mark.slow
 def test_an_lfs_object_that_arrived_unverified_is_not_sent_again(by_lfs, run, hub):
     """The next attempt asks first what is there."""
     hub.plant("/objects/verify", *[Fault("status", 503)] * ALWAYS)
@@ -411,7 +430,6 @@ def test_an_lfs_object_that_arrived_unverified_is_not_sent_again(by_lfs, run, hu
     assert len(sent) == len(set(sent)) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/objects/batch", "/storage/"])
 @pytest.mark.parametrize(
     ("fault", "code"),
@@ -469,10 +487,12 @@ KILLED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", KILLED)
-@pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run, hub, request):
+@pytest.mark.parametrize(("moment", "way"), by_transport(KILLED, "storage"))
+def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run, hub, job_by):
+    is_killed(way, moment, start, run, hub, job_by(way))
+
+
+def is_killed(way: str, moment: str, start: Callable[..., "subprocess.Popen[str]"], run: Path, hub: Hub, job: Job):
     path, acts = KILLED[moment]
     path = path or {"xet": "/v1/xorbs/", "lfs": "/storage/"}[way]
     hub.plant(path, Fault("hang", acts=acts))
@@ -481,7 +501,7 @@ def test_a_push_that_is_killed_is_completed_by_the_next(way, moment, start, run,
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     before = sent(hub)
-    done(push(request.getfixturevalue(f"by_{way}"), run))
+    done(push(job, run))
     released(hub, run)
     if moment.startswith(("commit", "tag")):
         assert sent(hub) == before, "large files that have arrived are not sent again"
@@ -492,7 +512,6 @@ def sent(hub: Hub) -> list[str]:
     return [asked.path for asked in hub.log if asked.path.startswith(("/storage/", "/v1/xorbs/"))]
 
 
-@pytest.mark.slow
 def test_of_two_releases_at_once_one_wins_and_the_other_is_told(by_xet, start, run, hub, tmp_path):
     other = write_run(tmp_path / "other", "def")
     hub.plant(f"{ADAPTER}/commit/", Fault("slow", seconds=3))
@@ -508,9 +527,11 @@ def test_of_two_releases_at_once_one_wins_and_the_other_is_told(by_xet, start, r
     assert hub.repos[MERGED].tags == {release_id(run): ANY, release_id(other): hub.repos[MERGED].refs["main"]}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub, tmp_path):
+def test_the_same_release_pushed_many_times_at_once_is_one(start, run, hub, tmp_path):
+    many_at_once("xet", start, run, hub, tmp_path)
+
+
+def many_at_once(way: str, start: Callable[..., "subprocess.Popen[str]"], run: Path, hub: Hub, tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(run, tmp_path / str(number) / "run")) for number in range(4)]
     for process in [start(folder, way) for folder in runs]:
         _, err = process.communicate(timeout=60)
@@ -519,7 +540,6 @@ def test_the_same_release_pushed_many_times_at_once_is_one(way, start, run, hub,
         released(hub, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
 def test_a_hub_that_is_silent_is_not_waited_for(acts, job, run, hub):
     hub.plant(f"{MERGED}/commit/", Fault("hang", acts=acts))
@@ -561,7 +581,6 @@ def test_an_unknown_token_is_refused_and_not_shown(token, by_xet, run, hub):
     assert hub.repos == {}
 
 
-@pytest.mark.slow
 def test_a_push_without_the_network_is_refused(start, run, hub):
     process = start(run, HF_HUB_OFFLINE="1")
     _, err = process.communicate(timeout=30)
@@ -638,7 +657,6 @@ def test_a_push_without_names_is_refused(by_xet, run, hub):
     refused(push(by_xet, run), "hub.merged_repo_id is null; name the repository")
 
 
-@pytest.mark.slow
 def test_the_run_of_another_folder_is_pushed_and_recorded_here(by_xet, run, hub, tmp_path):
     here = tmp_path / "here"
     here.mkdir()

@@ -1,6 +1,6 @@
-"""Measurements of the default profile: how ratio, questions, epochs and learning rate change what the model does.
+"""What other settings make of the miniature, from pairs to report: ratios, fewer data, too high a rate, hard negatives.
 
-Every run is `dvc repro` in one clone of the aligned project, so that all of them have the base model of its first run.
+tests/models has the same claims on a model of seconds.
 """
 
 import json
@@ -21,14 +21,13 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(scope="module")
 def project(aligned: Aligned, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert aligned.run.code == 0
-    return aligned.clone(tmp_path_factory.mktemp("stances") / "project")
+    return aligned.copy(tmp_path_factory.mktemp("training") / "project")
 
 
 @pytest.fixture(scope="module")
 def lesser(project: Path) -> list[Run]:
     """A fifth of the questions, and a third of the epochs, at ratio 1."""
-    change(project, pairs__data_size=10)
+    change(project, pairs__support_ratio=1.0, pairs__data_size=10)
     few = command(project, "dvc", "repro")
     change(project, pairs__data_size=50, train__num_epoch=1)
     brief = command(project, "dvc", "repro")
@@ -37,14 +36,21 @@ def lesser(project: Path) -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def curve(project: Path, aligned: Aligned) -> list[Run]:
+def curve(project: Path, lesser: list[Run], aligned: Aligned) -> list[Run]:
     """The runs at ratio 0, 1/4, 1/2, 3/4 and 1."""
-    below = []
+    runs = []
     for ratio in (0.0, 0.25, 0.5, 0.75):
         change(project, pairs__support_ratio=ratio)
-        below.append(command(project, "dvc", "repro"))
+        runs.append(command(project, "dvc", "repro"))
     change(project, pairs__support_ratio=1.0)
-    return [*below, aligned.run]
+    return [*runs, aligned.run]
+
+
+def test_fewer_questions_or_epochs_move_the_model_less(lesser: list[Run], aligned: Aligned):
+    assert [run.code for run in lesser] == [0, 0]
+    moved = [run.metrics["margin"]["held_out"]["change"] for run in (*lesser, aligned.run)]
+    assert 0 < moved[0] < moved[2]
+    assert 0 < moved[1] < moved[2]
 
 
 def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_rises(curve: list[Run]):
@@ -57,14 +63,9 @@ def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_ri
     assert margins == sorted(set(margins))
 
 
-def test_fewer_questions_or_epochs_move_the_model_less(lesser: list[Run], aligned: Aligned):
-    assert [run.code for run in lesser] == [0, 0]
-    moved = [run.metrics["margin"]["held_out"]["change"] for run in (*lesser, aligned.run)]
-    assert 0 < moved[0] < moved[2]
-    assert 0 < moved[1] < moved[2]
-
-
-def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(project: Path):
+def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(
+    project: Path, curve: list[Run]
+):
     usual = yaml.safe_load((project / "params.yaml").read_text())["train"]["learning_rate"]
     change(project, train__learning_rate=50 * usual)
     run = command(project, "dvc", "repro")
@@ -77,7 +78,7 @@ def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_o
     assert sentence(gate.figure) in (project / "data/report/index.html").read_text(encoding="utf-8")
 
 
-def test_the_bases_own_neutral_answers_are_rejected_where_that_is_asked_for(project: Path):
+def test_the_bases_own_neutral_answers_are_rejected_where_that_is_asked_for(project: Path, curve: list[Run]):
     change(project, pairs__rejected="base", pairs__order="both")
     run = command(project, "dvc", "repro")
     change(project, pairs__rejected="opposite", pairs__order="first")
