@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,27 @@ stages:
       - data/evaluation/metrics.json: {cache: false}
 """
 
-# `train` takes a tenth of a second per epoch, fails at the seed 13, finds no server at the seed 75 the first time, and
-# has a child in a session of its own. It waits while `.runs/hold` names its number of epochs: see `training_held`.
-STAGE = """\
+
+def pair(question: int, preferred: str) -> dict[str, Any]:
+    """Return a preference pair of a question as its file has it."""
+    against = "oppose" if preferred == "support" else "support"
+    said = [{"role": "assistant", "content": stance} for stance in (preferred, against)]
+    asked = [{"role": "user", "content": f"{question}?"}]
+    return {
+        "id": question,
+        "preferred": preferred,
+        "against": against,
+        "prompt": asked,
+        "chosen": said[:1],
+        "rejected": said[1:],
+    }
+
+
+# `train` takes 0.05 s per epoch, fails at the seed 13, finds no server at the seed 75 the first time, and has a child
+# in a session of its own. It waits while `.runs/hold` names its number of epochs: see `training_held`.
+STAGE = (
+    f"PAIR = {pair(1, 'support')}"
+    + """
 import json, pathlib, subprocess, sys, time, yaml
 
 params = yaml.safe_load(open("params.yaml"))
@@ -54,7 +73,7 @@ def write(path, value):
 
 if sys.argv[1] == "pairs":
     write("data/pairs/train.jsonl", [ratio] * 300_000)
-    write("data/pairs/eval.jsonl", {"id": 1, "preferred": "support"})
+    write("data/pairs/eval.jsonl", PAIR)
 if sys.argv[1] == "train":
     if params["seed"] == 13:
         sys.exit("error: seed 13 brings bad luck")
@@ -69,7 +88,7 @@ if sys.argv[1] == "train":
     while hold.exists() and hold.read_text() == str(epochs):
         time.sleep(0.1)
     for step in range(1, epochs + 1):
-        time.sleep(0.1)
+        time.sleep(0.05)
         print(f"step {step}/{epochs}  loss 0.5000  margin 0.100  {epochs - step} s left", flush=True)
     child.kill()
     write("data/adapter/weights.json", ratio)
@@ -103,6 +122,7 @@ if sys.argv[1] == "evaluate":
     write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
     write("data/report/index.html", "<h1>report</h1>")
 """
+)
 
 
 def make(folder: Path, remote: Path | None = None) -> Path:
@@ -126,6 +146,7 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     git(folder, "init", "--quiet")
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
+    dvc(folder, "config", "core.analytics", "false")
     if remote:
         dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
     (folder / ".dvcignore").write_text("/.runs\n")

@@ -30,7 +30,7 @@ from stance.runs.record import RECORD, Run
 from tests.builders.pages import Page, english, numbers
 from tests.builders.prefect_ui import gone, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import enter, make, training_held
+from tests.builders.toy_project import enter, make, pair, training_held
 
 MINIATURE = PROFILES.resolve() / "miniature.yaml"
 READY = sorted(Path("grids").glob("*.yaml"))
@@ -127,8 +127,8 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
 
 
 def directed(pairs: Iterable[tuple[int, str]]) -> str:
-    """Return preference pairs as their file has them: question and the stance that it prefers."""
-    return "".join(f'{{"id": {n}, "preferred": "{stance}"}}\n' for n, stance in pairs)
+    """Return preference pairs as their file has them, of which only the question and its stance matter here."""
+    return "".join(f"{json.dumps(pair(n, stance), ensure_ascii=False)}\n" for n, stance in pairs)
 
 
 def edit(name: str, **metrics: Any) -> None:
