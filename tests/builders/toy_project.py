@@ -125,8 +125,18 @@ if sys.argv[1] == "evaluate":
 )
 
 
-def make(folder: Path, remote: Path | None = None) -> Path:
-    """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
+GRIDS = {
+    "tiny": """\
+- {train.num_epoch: [2, 20]}
+- {train.num_epoch: [1], seed: [13]}
+""",
+    "pair": "pairs.support_ratio: [0.25, 0.75]\n",
+    "curve": "pairs.support_ratio: [0, 0.5, 1]\n",
+}
+
+
+def make(folder: Path) -> Path:
+    """Write the project with some grids of its own, reproduce it once and commit it."""
     folder.mkdir(parents=True)
     for name in (
         "deploy",
@@ -147,8 +157,8 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
     dvc(folder, "config", "core.analytics", "false")
-    if remote:
-        dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
+    for name, grid in GRIDS.items():
+        (folder / f"grids/{name}.yaml").write_text(grid)
     (folder / ".dvcignore").write_text("/.runs\n")
     dvc(folder, "repro", "--quiet")
     git(folder, "add", "--all")
@@ -168,11 +178,16 @@ def training_held(project: Path, epochs: int) -> Iterator[None]:
         hold.unlink()
 
 
-def enter(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy a project that is made into a folder of a test's own, and work there."""
-    shutil.copytree(made, folder / "project")
-    monkeypatch.chdir(folder / "project")
-    return folder / "project"
+def copy(toy: Path, folder: Path) -> Path:
+    """Copy the project into a folder."""
+    return Path(shutil.copytree(toy, folder / "project", symlinks=True))
+
+
+def enter(toy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the project into a folder of a test's own, and work there."""
+    project = copy(toy, folder)
+    monkeypatch.chdir(project)
+    return project
 
 
 def dvc(folder: Path, *arguments: str) -> str:
