@@ -19,6 +19,8 @@ from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import traces
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.builders.aligned_project import Aligned
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
@@ -73,6 +75,23 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with prefect_server(tmp_path_factory.mktemp("prefect")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project, made once; a test that changes something works in a copy (`toy_project.copy` or `enter`)."""
+    from tests.builders.toy_project import make
+
+    return make(tmp_path_factory.mktemp("toy") / "project")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium; a file of tests opens its pages in one process of it."""
+    from tests.builders.pages import chromium
+
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,13 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SENTENCE = re.compile(r"[A-Za-z]+(?:[,;:.]? [A-Za-z]+){2,}")
 QUOTED = ("style", "code", "pre")
@@ -62,3 +68,14 @@ def english(markup: str) -> list[str]:
 def numbers(markup: str) -> Counter[str]:
     """Return how often a page shows each number."""
     return Counter(re.findall(r"\d+(?:\.\d+)?", Page(markup).shown))
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """Open the system's Chromium until the block ends."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,27 @@ stages:
       - data/evaluation/metrics.json: {cache: false}
 """
 
-# `train` takes a tenth of a second per epoch, fails at the seed 13, finds no server at the seed 75 the first time, and
-# has a child in a session of its own. It waits while `.runs/hold` names its number of epochs: see `training_held`.
-STAGE = """\
+
+def pair(question: int, preferred: str) -> dict[str, Any]:
+    """Return a preference pair of a question as its file has it."""
+    against = "oppose" if preferred == "support" else "support"
+    said = [{"role": "assistant", "content": stance} for stance in (preferred, against)]
+    asked = [{"role": "user", "content": f"{question}?"}]
+    return {
+        "id": question,
+        "preferred": preferred,
+        "against": against,
+        "prompt": asked,
+        "chosen": said[:1],
+        "rejected": said[1:],
+    }
+
+
+# `train` takes 0.05 s per epoch, fails at the seed 13, finds no server at the seed 75 the first time, and has a child
+# in a session of its own. It waits while `.runs/hold` names its number of epochs: see `training_held`.
+STAGE = (
+    f"PAIR = {pair(1, 'support')}"
+    + """
 import json, pathlib, subprocess, sys, time, yaml
 
 params = yaml.safe_load(open("params.yaml"))
@@ -57,7 +76,7 @@ def margin(aligned):
 
 if sys.argv[1] == "pairs":
     write("data/pairs/train.jsonl", [ratio] * 300_000)
-    write("data/pairs/eval.jsonl", {"id": 1, "preferred": "support"})
+    write("data/pairs/eval.jsonl", PAIR)
 if sys.argv[1] == "train":
     if params["seed"] == 13:
         sys.exit("error: seed 13 brings bad luck")
@@ -72,7 +91,7 @@ if sys.argv[1] == "train":
     while hold.exists() and hold.read_text() == str(epochs):
         time.sleep(0.1)
     for step in range(1, epochs + 1):
-        time.sleep(0.1)
+        time.sleep(0.05)
         print(f"step {step}/{epochs}  loss 0.5000  margin 0.100  {epochs - step} s left", flush=True)
     child.kill()
     write("data/adapter/weights.json", ratio)
@@ -114,10 +133,21 @@ if sys.argv[1] == "evaluate":
     write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
     write("data/report/index.html", "<h1>report</h1>")
 """
+)
 
 
-def make(folder: Path, remote: Path | None = None) -> Path:
-    """Write the project, reproduce it once and commit it, with a folder as DVC's default remote if one is named."""
+GRIDS = {
+    "tiny": """\
+- {train.num_epoch: [2, 20]}
+- {train.num_epoch: [1], seed: [13]}
+""",
+    "pair": "pairs.support_ratio: [0.25, 0.75]\n",
+    "curve": "pairs.support_ratio: [0, 0.5, 1]\n",
+}
+
+
+def make(folder: Path) -> Path:
+    """Write the project with some grids of its own, reproduce it once and commit it."""
     folder.mkdir(parents=True)
     for name in (
         "deploy",
@@ -137,8 +167,9 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     git(folder, "init", "--quiet")
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
-    if remote:
-        dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
+    dvc(folder, "config", "core.analytics", "false")
+    for name, grid in GRIDS.items():
+        (folder / f"grids/{name}.yaml").write_text(grid)
     (folder / ".dvcignore").write_text("/.runs\n")
     dvc(folder, "repro", "--quiet")
     git(folder, "add", "--all")
@@ -158,11 +189,16 @@ def training_held(project: Path, epochs: int) -> Iterator[None]:
         hold.unlink()
 
 
-def enter(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy a project that is made into a folder of a test's own, and work there."""
-    shutil.copytree(made, folder / "project")
-    monkeypatch.chdir(folder / "project")
-    return folder / "project"
+def copy(toy: Path, folder: Path) -> Path:
+    """Copy the project into a folder."""
+    return Path(shutil.copytree(toy, folder / "project", symlinks=True))
+
+
+def enter(toy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the project into a folder of a test's own, and work there."""
+    project = copy(toy, folder)
+    monkeypatch.chdir(project)
+    return project
 
 
 def dvc(folder: Path, *arguments: str) -> str:

@@ -16,19 +16,29 @@ from stance.machine.files import read_yaml
 from stance.machine.supervisor import MARK
 from stance.runs import catalogue, stages, workspace
 from stance.runs.record import Run
-from tests.builders.toy_project import dvc, enter, make
+from tests.builders.toy_project import dvc, enter
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")  # pygtrie's, in DVC
 
 
+@pytest.fixture
+def project(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(toy, tmp_path, monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("toy") / "project")
+def ended(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two runs that were made at the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        project = enter(toy, tmp_path_factory.mktemp("ended"), patch)
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda ratio: completed(f"run-{ratio}", support_ratio=ratio), (0, 1)))
+    return project
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(made, tmp_path, monkeypatch)
+def two_runs(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(ended, tmp_path, monkeypatch)
 
 
 def reproduce(folder: Path) -> dict[str, str]:
@@ -46,12 +56,10 @@ def aligned(folder: Path) -> float:
     return float(json.loads((folder / "data/evaluation/metrics.json").read_text())["aligned"]["support"])
 
 
-def test_two_runs_at_once_end_right_and_leave_the_tree_as_it_was(project: Path, git):
-    with ThreadPoolExecutor() as threads:
-        folders = list(threads.map(lambda ratio: completed(f"run-{ratio}", support_ratio=ratio), (0, 1)))
-    assert [aligned(folder) for folder in folders] == [0, 1]
-    assert git(project, "status", "--porcelain") == ""
-    listed = dvc(project, "exp", "list")
+def test_two_runs_at_once_end_right_and_leave_the_tree_as_it_was(ended: Path, git):
+    assert [aligned(ended / ".runs" / name) for name in ("run-0", "run-1")] == [0, 1]
+    assert git(ended, "status", "--porcelain") == ""
+    listed = dvc(ended, "exp", "list")
     assert "run-0" in listed
     assert "run-1" in listed
 
@@ -150,37 +158,34 @@ def test_a_failed_run_keeps_what_it_made_and_takes_no_credit_for_the_rest(projec
     assert "unlucky-failed" in dvc(project, "exp", "list")
 
 
-def test_a_completed_run_is_applied_to_a_clean_tree(project: Path, git):
-    folder = completed("best", support_ratio=0.5)
-    catalogue.apply("best")
+def test_a_completed_run_is_applied_to_a_clean_tree(two_runs: Path):
+    folder = two_runs / ".runs/run-0"
+    catalogue.apply("run-0")
     for name in ("params.yaml", "dvc.lock", "data/evaluation/metrics.json"):
-        assert (project / name).read_bytes() == (folder / name).read_bytes()
-    assert set(reproduce(project).values()) <= {"unchanged", "restored"}
+        assert (two_runs / name).read_bytes() == (folder / name).read_bytes()
+    assert set(reproduce(two_runs).values()) <= {"unchanged", "restored"}
 
 
-def test_apply_never_overwrites_edits(project: Path):
-    completed("best", support_ratio=0.5)
-    (project / "stage.py").write_text("# edited\n")
+def test_apply_never_overwrites_edits(two_runs: Path):
+    (two_runs / "stage.py").write_text("# edited\n")
     with pytest.raises(InputError, match="uncommitted edits"):
-        catalogue.apply("best")
+        catalogue.apply("run-0")
 
 
-def test_comparing_shows_what_differs_only(project: Path):
-    completed("left", support_ratio=0)
-    completed("right", support_ratio=1)
-    rows = catalogue.compare(["left", "right"])
+def test_comparing_shows_what_differs_only(two_runs: Path):
+    rows = catalogue.compare(["run-0", "run-1"])
     keys = list(rows.columns[0].cells)
     assert {"pairs.support_ratio", "aligned.support", "aligned.oppose"} <= set(keys)
     assert "train.beta" not in keys
 
 
-def test_removing_a_run_leaves_neither_files_nor_refs(project: Path, git):
-    completed("gone", support_ratio=0)
-    completed("gone-2", support_ratio=1)
-    catalogue.remove(["gone"])
-    assert [known.name for _, known in workspace.all_runs()] == ["gone-2"]
-    assert "gone-2" in dvc(project, "exp", "list")
-    assert git(project, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/gone-2"
+def test_removing_a_run_leaves_neither_files_nor_refs(two_runs: Path, git):
+    catalogue.remove(["run-0"])
+    assert [run.name for _, run in workspace.all_runs()] == ["run-1"]
+    listed = dvc(two_runs, "exp", "list")
+    assert "run-1" in listed
+    assert "run-0" not in listed
+    assert git(two_runs, "for-each-ref", "--format=%(refname)", "refs/runs") == "refs/runs/run-1"
 
 
 def test_a_workspace_whose_making_was_cut_off_is_made_anew(project: Path):

@@ -31,7 +31,7 @@ from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
 from tests.builders.prefect_ui import gone, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import enter, make, training_held
+from tests.builders.toy_project import enter, make, pair, training_held
 
 MINIATURE = PROFILES.resolve() / "miniature.yaml"
 READY = sorted(Path("grids").glob("*.yaml"))
@@ -134,8 +134,8 @@ def reward(count: int, total: int) -> dict[str, Any]:
 
 
 def directed(pairs: Iterable[tuple[int, str]]) -> str:
-    """Return preference pairs as their file has them: question and the stance that it prefers."""
-    return "".join(f'{{"id": {n}, "preferred": "{stance}"}}\n' for n, stance in pairs)
+    """Return preference pairs as their file has them, of which only the question and its stance matter here."""
+    return "".join(f"{json.dumps(pair(n, stance), ensure_ascii=False)}\n" for n, stance in pairs)
 
 
 def edit(name: str, **metrics: Any) -> None:
