@@ -28,9 +28,6 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     project = make(tmp_path_factory.mktemp("ui") / "project")
-    (project / "grids/pair.yaml").write_text("pairs.support_ratio: [0.25, 0.75]\n")
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message", "grid")
     running = Ui(project)
     yield running
     running.stop()
