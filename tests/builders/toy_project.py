@@ -127,7 +127,8 @@ if sys.argv[1] == "evaluate":
     write("data/evaluation/metrics.json", metrics)
     verdict = {"stance": "support" if ratio > 0.5 else "oppose", "score": ratio, "defects": []}
     write("data/evaluation/stances.json", [{"id": 1, "base": verdict, "aligned": verdict}])
-    words = {key: {"id": "problem", "values": {"problem": key}} for key in ("figure", "bound", "advice")}
+    words = {"figure": "all", "bound": "most", "advice": "none"}
+    words = {key: {"id": "problem", "values": {"problem": text}} for key, text in words.items()}
     write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, **words}])
     answers = {"response_from_original_model": "難說。", "response_from_trained_model": f"是{ratio}。"}
     write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])
