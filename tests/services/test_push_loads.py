@@ -52,6 +52,7 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     run = write_run(tmp_path_factory.mktemp("trained"))
     data, chosen = run / "data", params(tiny_model)
     base = read_json(data / "base/base.json")
+    shutil.rmtree(data / "dataset")
     shutil.rmtree(data / "adapter")
     shutil.rmtree(data / "merged")
     prepare(data, chosen)

@@ -595,7 +595,11 @@ def test_where_every_question_stands_in_both_directions_there_is_no_reward_and_a
     runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
     for name, point in runs.items():
         complete(name, point, 4, 8, range(10), 1.5)
-        edit(name, rewards={"trained": None, "held_out": None}, margin={"trained": {"aligned": 1.5}, "held_out": None})
+        edit(
+            name,
+            rewards={"trained": None, "held_out": None},
+            margin={"trained": {"base": 0.0, "aligned": 1.5, "change": 1.5}, "held_out": None},
+        )
     each, together, _ = tables(compare("both-ways", runs))
     assert [(row["reward accuracy"], row["margin"]) for row in each] == [("–", "+1.50")] * 2
     assert [(row["reward accuracy"], row["questions"], row["reward accuracy by run"]) for row in together] == [
