@@ -126,7 +126,7 @@ def test_log_probabilities_are_recorded_by_stance(root: Path):
     assert list(logps) == ["1", "2", "3", "4", "5", "6"]
     tokenizer = load_tokenizer(root / "merged")
     row = next(row for row in all_pairs(root) if row.id == 4)
-    assert row["preferred"] == "oppose"
+    assert row.preferred == "oppose"
     (_, oppose), (_, support) = answer_texts(tokenizer, row)
     assert {side: len(values) for side, values in logps["4"].items()} == {
         "support": len(support),
