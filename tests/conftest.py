@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.builders.aligned_project import Aligned
+    from tests.builders.prefect_ui import Ui
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -83,6 +84,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.builders.toy_project import make
 
     return make(tmp_path_factory.mktemp("toy") / "project")
+
+
+@pytest.fixture(scope="session")
+def ui(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ui"]:
+    """`make ui` in the toy project."""
+    from tests.builders.prefect_ui import Ui, working_in
+    from tests.builders.toy_project import copy
+
+    running = Ui(copy(toy, tmp_path_factory.mktemp("ui")))
+    yield running
+    running.stop()
+    assert working_in(running.project) == []
 
 
 @pytest.fixture(scope="module")
