@@ -12,6 +12,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from stance.data.metrics import Metrics
 from stance.data.questions import Stance
 from stance.data.records import Gate, read_gates
 from stance.language.messages import sentence
@@ -41,13 +42,13 @@ def data_uri(svg: str) -> str:
 
 def summary(run: Run, folder: Path) -> str:
     """Return a run's parameters, figures before and after, and gates, in Markdown."""
-    metrics = read_json(folder / "data/evaluation/metrics.json")
+    metrics = Metrics.read(folder / "data/evaluation/metrics.json")
     gates = read_gates(folder / "data/evaluation/gates.json")
     given = {"commit": run.snapshot[:12], "profile": run.profile or "params.yaml", **run.overrides}
     lines = [f"# {run.name}", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in given.items()]
     lines += ["", "| stance | before | after |", "|---|---|---|"]
-    lines += [f"| {side} | {metrics['base'][side]:.0%} | {metrics['aligned'][side]:.0%} |" for side in get_args(Stance)]
+    lines += [f"| {side} | {metrics.base[side]:.0%} | {metrics.aligned[side]:.0%} |" for side in get_args(Stance)]
     lines += ["", *gate_table(gates)]
     return "\n".join([*lines, "", f"The report: `{folder / 'data/report/index.html'}`", ""])
 

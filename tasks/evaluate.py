@@ -4,16 +4,16 @@ Nothing is refused here: the verdicts go to `gates.json`, for people to read and
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from stance.config.params import Params
 from stance.data.answers import read_answers
+from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
@@ -67,16 +67,16 @@ def evaluate(
     probes = probed(by_wording, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
-    metrics = {
+    metrics = Metrics(
         **of_answers(rows, verdicts, flaws),
-        "adherence": held,
-        "judge": agreement(read_json(judge / "verdicts.json"), verdicts),
-        "probes": boundary(probes, held["stance"]),
+        adherence=held,
+        judge=agreement(read_json(judge / "verdicts.json"), verdicts),
+        probes=boundary(probes, held.stance),
         **of_likelihood(answers, merge, chosen, params.train.beta),
-        "chosen_fall": chosen_fall(train / "log.csv"),
-    }
+        chosen_fall=chosen_fall(train / "log.csv"),
+    )
     gates = gates_of(params, metrics, base, train, merge)
-    write_json(out / "metrics.json", metrics)
+    metrics.write(out / "metrics.json")
     write_gates(out / "gates.json", gates)
     write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])
     write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
@@ -84,11 +84,11 @@ def evaluate(
     summary(metrics, gates)
 
 
-def summary(metrics: Mapping[str, Any], verdict: Sequence[Gate]) -> None:
+def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
     """Print the shares before and after, and the gates."""
     table = Table("", *STANCES, title="answers to the test prompts")
-    for name in ("base", "aligned"):
-        table.add_row(name, *(f"{metrics[name][stance]:.0%}" for stance in STANCES))
+    for name, shares in (("base", metrics.base), ("aligned", metrics.aligned)):
+        table.add_row(name, *(f"{shares[stance]:.0%}" for stance in STANCES))
     outcome = Table("gate", "", "found", "expected", title="gates")
     for gate in verdict:
         outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", sentence(gate.figure), sentence(gate.bound))

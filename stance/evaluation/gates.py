@@ -12,12 +12,14 @@ from typing import Any
 from stance.config.evaluation import Evaluate
 from stance.config.params import Params
 from stance.config.training import Merge
+from stance.data.metrics import Adherence, Agreement, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
 from stance.language.messages import Message, message
 from stance.machine.files import read_json
 
 
-def gates_of(params: Params, metrics: Mapping[str, Any], base: Path, train: Path, merge: Path) -> list[Gate]:
+def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
     """Return every gate of a run, from its metrics and from the files in `base`, `train` and `merge`."""
     fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
     parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
@@ -25,17 +27,17 @@ def gates_of(params: Params, metrics: Mapping[str, Any], base: Path, train: Path
 
 
 def gates(
-    merge: Merge, bounds: Evaluate, metrics: Mapping[str, Any], parity: Mapping[str, Any], watchdog: Mapping[str, Any]
+    merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Mapping[str, Any], watchdog: Mapping[str, Any]
 ) -> list[Gate]:
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
     return [
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
-        served_gate(merge, metrics["served"]),
-        *judge_gates(metrics["judge"]),
-        adherence_gate(bounds, metrics),
-        degeneration_gate(bounds, metrics["defects"]["aligned"]),
-        displacement_gate(bounds, metrics["chosen_fall"]),
+        served_gate(merge, metrics.served),
+        *judge_gates(metrics.judge),
+        adherence_gate(bounds, metrics.adherence, metrics.aligned),
+        degeneration_gate(bounds, metrics.defects.aligned),
+        displacement_gate(bounds, metrics.chosen_fall),
     ]
 
 
@@ -82,56 +84,51 @@ def parity_gate(bounds: Merge, parity: Mapping[str, Any]) -> Gate:
     )
 
 
-def served_gate(bounds: Merge, served: Mapping[str, float]) -> Gate:
+def served_gate(bounds: Merge, served: ServedDrift) -> Gate:
     """Does vLLM give the merged model's probabilities?"""
-    within = served["mean"] <= bounds.max_mean_drift and served["worst"] <= bounds.max_worst_drift
+    within = served.mean <= bounds.max_mean_drift and served.worst <= bounds.max_worst_drift
     return Gate(
         name="served",
         passed=within,
-        figure=message("vllm_drift", mean=served["mean"], worst=served["worst"]),
+        figure=message("vllm_drift", mean=served.mean, worst=served.worst),
         bound=message("at_most_drift", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
         advice=message("check_vllm"),
     )
 
 
-def judge_gates(second: Mapping[str, Any] | None) -> list[Gate]:
+def judge_gates(second: JudgeProblem | Agreement | None) -> list[Gate]:
     """Has the second judge, where the parameters name one, read the answers?"""
     if second is None:
         return []
-    problem = second["problem"]
     return [
         Gate(
             name="judge",
-            passed=not problem,
-            figure=message("problem", problem=problem)
-            if problem
-            else message("agreement", judge=second["judge"], share=second["share"]),
+            passed=isinstance(second, Agreement),
+            figure=message("agreement", judge=second.judge, share=second.share)
+            if isinstance(second, Agreement)
+            else message("problem", problem=second.problem),
             bound=message("an_opinion"),
             advice=message("correct_judge"),
         )
     ]
 
 
-def adherence_gate(bounds: Evaluate, metrics: Mapping[str, Any]) -> Gate:
+def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares) -> Gate:
     """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?"""
-    passed, figure, bound = _adherence(bounds, metrics["adherence"], metrics["aligned"])
+    passed, figure, bound = _adherence(bounds, adherence, shares)
     return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=message("longer_training"))
 
 
-def _adherence(
-    bounds: Evaluate, adherence: Mapping[str, Any], shares: Mapping[str, float]
-) -> tuple[bool, Message, Message]:
-    stance = adherence["stance"]
-    if stance is None:
+def _adherence(bounds: Evaluate, adherence: Adherence, shares: Shares) -> tuple[bool, Message, Message]:
+    stance, held = adherence.stance, adherence.interval
+    if stance is None or held is None:
         return True, message("no_stance_chosen"), message("nothing")
-    if adherence["mixed"]:
-        other = "oppose" if stance == "support" else "support"
+    if adherence.mixed:
+        other: Stance = "oppose" if stance == "support" else "support"
         figure = message("shares", shares={side: shares[side] for side in (stance, other)})
         return shares[stance] > shares[other], figure, message("majority", stance=stance, other=other)
-    interval = {key: adherence[key] for key in ("share", "low", "high")}
-    enough = adherence["share"] >= bounds.min_adherence
-    figure = message("share_of_stance", stance=stance, **interval)
-    return enough, figure, message("at_least_share", share=bounds.min_adherence)
+    figure = message("share_of_stance", stance=stance, share=held.share, low=held.low, high=held.high)
+    return held.share >= bounds.min_adherence, figure, message("at_least_share", share=bounds.min_adherence)
 
 
 def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:

@@ -2,8 +2,10 @@
 
 from scipy.stats import binomtest
 
+from stance.data.metrics import Share
 
-def share(count: int, total: int) -> dict[str, float]:
+
+def share(count: int, total: int) -> Share:
     """Return a share with Wilson's 95 % interval, which is honest about small numbers, and what it is a share of."""
     low, high = map(float, binomtest(count, total).proportion_ci(method="wilson"))
-    return {"share": count / total, "low": low, "high": high, "count": count, "total": total}
+    return Share(share=count / total, low=low, high=high, count=count, total=total)

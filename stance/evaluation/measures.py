@@ -10,6 +10,19 @@ from typing import Any, get_args
 from sklearn.metrics import cohen_kappa_score
 
 from stance.data.answers import Answer, Response, read_answers
+from stance.data.metrics import (
+    Adherence,
+    Agreement,
+    Characters,
+    Defects,
+    JudgeProblem,
+    Margin,
+    Margins,
+    Reward,
+    Rewards,
+    ServedDrift,
+    Shares,
+)
 from stance.data.preferences import Pair
 from stance.data.questions import Probe, Stance
 from stance.evaluation.classifier import Judge, Verdict
@@ -30,8 +43,8 @@ def of_answers(
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
     return {
         **{name: shares(found) for name, found in verdicts.items()},
-        "characters": {name: fmean(len(row.response) for row in found) for name, found in rows.items()},
-        "defects": {name: defect_shares(found) for name, found in flaws.items()},
+        "characters": Characters(**{name: fmean(len(row.response) for row in found) for name, found in rows.items()}),
+        "defects": Defects(**{name: defect_shares(found) for name, found in flaws.items()}),
     }
 
 
@@ -67,13 +80,13 @@ def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]
     ]
 
 
-def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def shares(verdicts: Sequence[Verdict]) -> Shares:
     """Return the share of answers per stance."""
     counts = Counter(verdict.stance for verdict in verdicts)
-    return {stance: counts[stance] / len(verdicts) for stance in STANCES}
+    return Shares(**{stance: counts[stance] / len(verdicts) for stance in STANCES})
 
 
-def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Any] | None:
+def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdict]]) -> JudgeProblem | Agreement | None:
     """Return how far a second judge agrees with the one by wording; None where there is none.
 
     `share` is that of the answers on which both say the same, of those that the second could be read on, with Wilson's
@@ -81,9 +94,8 @@ def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdic
     """
     if not opinion["judge"]:
         return None
-    said = {"judge": opinion["judge"], "problem": opinion["problem"]}
     if opinion["problem"]:
-        return said
+        return JudgeProblem(judge=opinion["judge"], problem=opinion["problem"])
     pairs = [
         (first.stance, second)
         for name in ("base", "aligned")
@@ -92,56 +104,58 @@ def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdic
     ]
     ours, theirs = zip(*pairs, strict=True)
     single = len({*ours, *theirs}) == 1
-    return {
-        **said,
-        **share(sum(a == b for a, b in pairs), len(pairs)),
-        "kappa": None if single else float(cohen_kappa_score(ours, theirs)),
-        "unread": sum(map(len, verdicts.values())) - len(pairs),
-        **{name: _stances(opinion[name]) for name in ("base", "aligned")},
-    }
+    return Agreement(
+        judge=opinion["judge"],
+        problem=None,
+        **share(sum(a == b for a, b in pairs), len(pairs)).model_dump(),
+        kappa=None if single else float(cohen_kappa_score(ours, theirs)),
+        unread=sum(map(len, verdicts.values())) - len(pairs),
+        base=_stances(opinion["base"]),
+        aligned=_stances(opinion["aligned"]),
+    )
 
 
-def _stances(said: Sequence[Stance | None]) -> dict[str, float]:
-    read = [stance for stance in said if stance]
-    return {stance: read.count(stance) / len(read) if read else 0.0 for stance in STANCES}
+def _stances(replies: Sequence[Stance | None]) -> Shares:
+    read = [stance for stance in replies if stance]
+    return Shares(**{stance: read.count(stance) / len(read) if read else 0.0 for stance in STANCES})
 
 
-def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> dict[str, Any]:
+def adherence(verdicts: Sequence[Verdict], support_ratio: float) -> Adherence:
     """Return the share of answers that hold the stance most pairs prefer, with Wilson's 95 % interval.
 
     `support_ratio` is that of the pairs there are. At one half there is no such stance; between the ends it is that of
     the majority (`mixed`).
     """
     if support_ratio == 0.5:
-        return {"stance": None, "mixed": True, **dict.fromkeys(("share", "low", "high", "count", "total"))}
+        return Adherence(stance=None, mixed=True, share=None, low=None, high=None, count=None, total=None)
     stance: Stance = "support" if support_ratio > 0.5 else "oppose"
     held = share(sum(verdict.stance == stance for verdict in verdicts), len(verdicts))
-    return {"stance": stance, "mixed": 0 < support_ratio < 1, **held}
+    return Adherence(stance=stance, mixed=0 < support_ratio < 1, **held.model_dump())
 
 
-def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
+def margins(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]]) -> Margins:
     """Return log p(support answer) - log p(oppose answer), in nats, over the questions of trained and held-out pairs.
 
     Unlike greedy answers it does not saturate. `held_out` is null where every question was trained on.
     """
-    return {name: _margin(logps, [str(row.id) for row in rows]) for name, rows in chosen.items()}
+    held_out = _margin(logps, chosen["held_out"]) if chosen["held_out"] else None
+    return Margins(trained=_margin(logps, chosen["trained"]), held_out=held_out)
 
 
-def _margin(logps: Mapping[str, Logps], ids: Sequence[str]) -> dict[str, float] | None:
-    if not ids:
-        return None
+def _margin(logps: Mapping[str, Logps], pairs: Sequence[Pair]) -> Margin:
+    ids = [str(pair.id) for pair in pairs]
     base, aligned = (fmean(_preference(logps[name][row]) for row in ids) for name in ("base", "aligned"))
-    return {"base": base, "aligned": aligned, "change": aligned - base}
+    return Margin(base=base, aligned=aligned, change=aligned - base)
 
 
-def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]], beta: float) -> dict[str, Any]:
+def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]], beta: float) -> Rewards:
     """Return DPO's implicit rewards of the served model: how often chosen beats the opposite answer, and by how much.
 
     The reward of an answer is beta (log p(answer) - log p_base(answer)), as in equation 5 of arXiv 2305.18290.
     The share has Wilson's 95 % interval, and `total` questions: each counts once, and not where it stands in both
     directions. Null where none is left, as of `held_out` where every question was trained on.
     """
-    return {name: _rewards(logps, one_way(rows), beta) for name, rows in chosen.items()}
+    return Rewards(**{split: _reward(logps, one_way(pairs), beta) for split, pairs in chosen.items()})
 
 
 def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
@@ -152,11 +166,11 @@ def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
     return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
 
 
-def _rewards(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> dict[str, float] | None:
+def _reward(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> Reward | None:
     if not preferred:
         return None
-    found = [beta * _moved(logps, row) * (1 if side == "support" else -1) for row, side in preferred.items()]
-    return {**share(sum(margin > 0 for margin in found), len(found)), "margin": fmean(found)}
+    won = [beta * _moved(logps, row) * (1 if side == "support" else -1) for row, side in preferred.items()]
+    return Reward(**share(sum(margin > 0 for margin in won), len(won)).model_dump(), margin=fmean(won))
 
 
 def _moved(logps: Mapping[str, Logps], row: str) -> float:
@@ -167,7 +181,7 @@ def _preference(sides: Mapping[str, Sequence[float]]) -> float:
     return sum(sides["support"]) - sum(sides["oppose"])
 
 
-def served_drift(merged: Logps, served: Logps) -> dict[str, float]:
+def served_drift(merged: Logps, served: Logps) -> ServedDrift:
     """Return how far vLLM's log-probabilities of the pair texts are from the merged model's, in nats per token."""
     differences = [
         abs(a - b)
@@ -175,7 +189,7 @@ def served_drift(merged: Logps, served: Logps) -> dict[str, float]:
         for side, logps in sides.items()
         for a, b in zip(logps, served[row][side], strict=True)
     ]
-    return {"mean": fmean(differences), "worst": max(differences)}
+    return ServedDrift(mean=fmean(differences), worst=max(differences))
 
 
 def chosen_fall(log: Path) -> float:

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from statistics import fmean
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+from stance.data.metrics import Change, Divergence, Reach, Share
 from stance.data.questions import Kind, Probe, Stance
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.intervals import share
@@ -16,8 +17,6 @@ ALIKE = 0.6
 """Share of two answers' characters, by difflib's ratio, from which on they say the same in other words."""
 TINY = 1e-9
 """What two finite lists of likeliest tokens may leave to the others, at least."""
-Change = Literal["same", "reworded", "stance", "other"]
-"""What became of the base model's answer; the first two keep it."""
 Likeliest = Sequence[Mapping[str, float]]
 
 
@@ -41,7 +40,7 @@ class Probed(NamedTuple):
         return "reworded" if alike >= ALIKE else "other"
 
 
-def boundary(rows: Sequence[Probed], stance: Stance | None) -> dict[str, Any]:
+def boundary(rows: Sequence[Probed], stance: Stance | None) -> dict[Kind, Reach]:
     """Return per kind of probe how many there are, and where the stance reaches.
 
     `held`: the share of answers that take the chosen stance; of the prompts under pressure only those count that want
@@ -52,31 +51,31 @@ def boundary(rows: Sequence[Probed], stance: Stance | None) -> dict[str, Any]:
     return {kind: _kind([row for row in rows if row.probe.kind == kind], kind, stance) for kind in KINDS}
 
 
-def _kind(rows: Sequence[Probed], kind: Kind, stance: Stance | None) -> dict[str, Any]:
+def _kind(rows: Sequence[Probed], kind: Kind, stance: Stance | None) -> Reach:
     wanted = kind in ("paraphrase", "pressure")
     against = [row for row in rows if row.probe.pushes != stance]
     changes = Counter(row.change for row in rows)
-    return {
-        "count": len(rows),
-        "held": counted(against, lambda row: row.after.stance == stance) if wanted and stance else None,
-        "kept": None if wanted else counted(rows, lambda row: row.change in ("same", "reworded")),
-        "changes": {change: changes[change] for change in get_args(Change)},
-    }
+    return Reach(
+        count=len(rows),
+        held=counted(against, lambda row: row.after.stance == stance) if wanted and stance else None,
+        kept=None if wanted else counted(rows, lambda row: row.change in ("same", "reworded")),
+        changes={change: changes[change] for change in get_args(Change)},
+    )
 
 
-def counted(rows: Sequence[Probed], found: Callable[[Probed], bool]) -> dict[str, float] | None:
+def counted(rows: Sequence[Probed], found: Callable[[Probed], bool]) -> Share | None:
     """Return the share of rows of which something is found, with its interval; None of no rows."""
     return share(sum(map(found, rows)), len(rows)) if rows else None
 
 
-def drift(base: Mapping[str, Likeliest], aligned: Mapping[str, Likeliest]) -> dict[str, float] | None:
+def drift(base: Mapping[str, Likeliest], aligned: Mapping[str, Likeliest]) -> Divergence | None:
     """Return how far the aligned model diverges from the base on given texts, in nats per token; None without texts."""
     found = [
         divergence(before, after)
         for ident, tokens in base.items()
         for before, after in zip(tokens, aligned[ident], strict=True)
     ]
-    return {"mean": fmean(found), "worst": max(found), "tokens": len(found)} if found else None
+    return Divergence(mean=fmean(found), worst=max(found), tokens=len(found)) if found else None
 
 
 def divergence(base: Mapping[str, float], aligned: Mapping[str, float]) -> float:

@@ -24,9 +24,7 @@ from stance.pages.comparison_rows import (
     STANCES_FILE,
     Row,
     as_run,
-    margin,
     parameters,
-    reward,
     row,
     with_interval,
     written,
@@ -193,14 +191,14 @@ def cells(known: Row) -> dict[str, str]:
     """Return the figures of a run in words; none of a run that is not complete."""
     if known.metrics is None or known.chosen is None:
         return {}
-    aligned, defects = known.metrics["aligned"], known.metrics["defects"]["aligned"]
+    aligned, defects = known.metrics.aligned, known.metrics.defects.aligned
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
-        "adherence": with_interval(known.metrics["adherence"]),
+        "adherence": with_interval(known.metrics.adherence.interval),
         "degenerate": f"{defects['degenerate']:.0%}",
         "hedged": f"{defects['hedged']:.0%}",
-        "reward accuracy": with_interval(reward(known.metrics)),
-        "margin": signed(margin(known.metrics)),
+        "reward accuracy": with_interval(known.metrics.rewards.unseen),
+        "margin": signed(known.metrics.margin.unseen.aligned),
         "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
         "s": f"{sum(known.seconds.values()):.0f}",
         "GiB": gibibytes(known.memory),
@@ -218,7 +216,7 @@ def flaws(known: Row) -> dict[str, str]:
     """Return the share of a run's answers with each defect; none of a run that is not complete."""
     if known.metrics is None:
         return {}
-    return {name: f"{known.metrics['defects']['aligned'][name]:.0%}" for name in DEFECTS}
+    return {name: f"{known.metrics.defects.aligned[name]:.0%}" for name in DEFECTS}
 
 
 def markdown(grid: str, rows: Sequence[Row]) -> str:
@@ -259,8 +257,8 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
     found.sort(key=lambda group: float(group[0][varied[0]]))
     at = [float(point[varied[0]]) for point, _ in found]
     done = [[known.metrics for known in runs if known.metrics] for _, runs in found]
-    support = [fmean(metrics["aligned"]["support"] for metrics in runs) for runs in done]
-    margins = [fmean(map(margin, runs)) for runs in done]
+    support = [fmean(metrics.aligned.support for metrics in runs) for runs in done]
+    margins = [fmean(metrics.margin.unseen.aligned for metrics in runs) for runs in done]
     return [
         curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
         curve(_("Mean margin, nats"), at, {_("margin"): margins}, label=varied[0]),
@@ -295,9 +293,9 @@ def labels() -> list[str]:
 def facts(known: Row) -> list[str]:
     """Return length, hedging and stance of a run's answers, and its margin."""
     assert known.metrics is not None
-    aligned, defects = known.metrics["aligned"], known.metrics["defects"]["aligned"]
+    aligned, defects = known.metrics.aligned, known.metrics.defects.aligned
     return [
-        f"{known.metrics['characters']['aligned']:.1f}",
+        f"{known.metrics.characters.aligned:.1f}",
         f"{defects['hedged']:.0%}",
         *(f"{aligned[stance]:.0%}" for stance in STANCES),
         cells(known)["margin"],

@@ -5,12 +5,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stance.data.metrics import Metrics, Share
 from stance.data.preferences import read_pairs
 from stance.evaluation.intervals import share
 from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
 from stance.machine.files import read_json
-from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, margin, reward, with_interval
+from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, with_interval
 from stance.pages.render import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
@@ -31,8 +32,8 @@ NOTE = N_(
     "if it were another one, and are then too narrow. Answers and questions: their number and, in parentheses where "
     "questions are repeated, how many different ones there are."
 )
-Counted = tuple[Mapping[str, Any], list[str]]
-"""A share as `stance.evaluation.intervals` has it, and the questions that it is of."""
+Counted = tuple[Share, list[str]]
+"""A share, and the questions that it is a share of."""
 
 
 def chance(point: Mapping[str, Any]) -> list[Any]:
@@ -76,21 +77,19 @@ def cells(runs: Sequence[Row]) -> dict[str, str]:
     return {
         **adherence(done),
         **rewards(done),
-        "margin by run": spread([margin(metrics) for _, metrics in done], signed),
+        "margin by run": spread([metrics.margin.unseen.aligned for _, metrics in done], signed),
     }
 
 
-def adherence(done: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, str]:
+def adherence(done: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
     """Return how many answers of all runs hold the stance that was chosen, if one was."""
-    if not all(metrics["adherence"]["stance"] for _, metrics in done):
-        return dict.fromkeys(FIGURES[:3], "–")
-    return together(FIGURES[:3], [(metrics["adherence"], answered(folder)) for folder, metrics in done])
+    measured = [(held, answered(folder)) for folder, metrics in done if (held := metrics.adherence.interval)]
+    return together(FIGURES[:3], measured) if len(measured) == len(done) else dict.fromkeys(FIGURES[:3], "–")
 
 
-def rewards(done: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, str]:
+def rewards(done: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
     """Return on how many questions of all runs chosen beats the opposite answer, if any stands in one direction."""
-    found = [(reward(metrics), folder) for folder, metrics in done]
-    measured = [(known, directed(folder)) for known, folder in found if known]
+    measured = [(reward, directed(folder)) for folder, metrics in done if (reward := metrics.rewards.unseen)]
     return together(FIGURES[3:6], measured) if measured else dict.fromkeys(FIGURES[3:6], "–")
 
 
@@ -100,18 +99,18 @@ def answered(folder: Path) -> list[str]:
 
 
 def directed(folder: Path) -> list[str]:
-    """Return the questions that `reward` is over: held out, or trained on where none was, and in one direction."""
+    """Return the questions that `Rewards.unseen` is over: held out or, without such, trained on; in one direction."""
     return list(one_way(read_pairs(folder / PAIRS / "eval.jsonl") or read_pairs(folder / PAIRS / "train.jsonl")))
 
 
 def together(titles: Sequence[str], measured: Sequence[Counted]) -> dict[str, str]:
     """Return the share over all runs with its interval, of how many it is, and the shares by run, under titles."""
-    total = sum(found["total"] for found, _ in measured)
+    total = sum(estimate.total for estimate, _ in measured)
     different = len({question for _, questions in measured for question in questions})
     figures = (
-        with_interval(share(sum(found["count"] for found, _ in measured), total)),
+        with_interval(share(sum(estimate.count for estimate, _ in measured), total)),
         str(total) if different == total else f"{total} ({different})",
-        spread([found["share"] for found, _ in measured], percent),
+        spread([estimate.share for estimate, _ in measured], percent),
     )
     return dict(zip(titles, figures, strict=True))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stance.data.metrics import Metrics, Share
 from stance.errors import InputError
 from stance.language.translation import _
 from stance.machine.files import lookup, read_json, read_yaml
@@ -31,7 +32,7 @@ class Row(NamedTuple):
     """MiB of RAM at the peak of each stage that ran rather than came from the cache."""
     gpu_memory: Mapping[str, int]
     """MiB in use on the GPU at the same."""
-    metrics: Mapping[str, Any] | None
+    metrics: Metrics | None
     """Of a complete run."""
     chosen: tuple[float, float] | None
     """`logps/chosen` at the first and last step, in nats."""
@@ -58,7 +59,7 @@ def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
     if path := lost(folder):
         problem = reason or _("{path} cannot be read; sweep again").format(path=path)
         return Row(name, point, "missing", problem, folder, *took, None, None)
-    return Row(name, point, known.state, None, folder, *took, read_json(folder / METRICS), ends(folder / TRAINING))
+    return Row(name, point, known.state, None, folder, *took, Metrics.read(folder / METRICS), ends(folder / TRAINING))
 
 
 def ends(log: Path) -> tuple[float, float]:
@@ -73,7 +74,7 @@ READ: Mapping[Path, Callable[[Path], object]] = {
     PAIRS / "train.jsonl": Path.stat,
     PAIRS / "eval.jsonl": Path.stat,
     TRAINING: ends,
-    METRICS: read_json,
+    METRICS: Metrics.read,
     RESPONSES: read_json,
     STANCES_FILE: read_json,
 }
@@ -111,20 +112,6 @@ def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point))
 
 
-def margin(metrics: Mapping[str, Any]) -> float:
-    """Return the mean margin over the held-out pairs, or over the trained ones where none was held out."""
-    found = metrics["margin"]
-    return float((found["held_out"] or found["trained"])["aligned"])
-
-
-def reward(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return how often chosen beats the opposite answer, over the same; None where no question has one direction."""
-    found: Mapping[str, Any] | None = metrics["rewards"]["held_out"] or metrics["rewards"]["trained"]
-    return found
-
-
-def with_interval(found: Mapping[str, Any] | None) -> str:
+def with_interval(estimate: Share | None) -> str:
     """Return a share with its interval; a dash where there is none."""
-    if found is None or found["share"] is None:
-        return "–"
-    return f"{found['share']:.0%} ({found['low']:.0%}–{found['high']:.0%})"
+    return f"{estimate.share:.0%} ({estimate.low:.0%}–{estimate.high:.0%})" if estimate else "–"

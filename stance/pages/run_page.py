@@ -10,6 +10,7 @@ import yaml
 from stance.config.data import GitDataset
 from stance.config.params import Params
 from stance.data.answers import Answer, read_answers
+from stance.data.metrics import Adherence, Metrics, Shares
 from stance.data.preferences import read_pairs
 from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
@@ -49,13 +50,13 @@ class Exchange(NamedTuple):
 def page(params: Params, *folders: Path) -> str:
     """Return the page about a run in the language of now; the folders are those of `report`, in its order."""
     dataset, base, pairs, train, merge, answers, evaluation = folders
-    metrics = read_json(evaluation / "metrics.json")
+    metrics = Metrics.read(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
     rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
-    stance = metrics["adherence"]["stance"]
+    stance = metrics.adherence.stance
     return render(
         Path(__file__).with_name(TEMPLATE),
-        title=title(params, metrics["adherence"]),
+        title=title(params, metrics.adherence),
         headline=headline(metrics, len(rows)),
         metrics=metrics,
         gates=read_gates(evaluation / "gates.json"),
@@ -66,45 +67,46 @@ def page(params: Params, *folders: Path) -> str:
         trained=trained,
         held_out=read_pairs(pairs / "eval.jsonl"),
         warnings=read_warnings(pairs / "lint.json"),
-        defects=[name for name in metrics["defects"]["base"] if name != "degenerate"],
+        defects=[name for name in metrics.defects.base if name != "degenerate"],
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
     )
 
 
-def title(params: Params, adherence: Json) -> dict[str, str]:
+def title(params: Params, adherence: Adherence) -> dict[str, str]:
     """Return topic, base model and the stance that was chosen."""
     source = params.dataset
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
     model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
-    if adherence["stance"] is None:
+    if adherence.stance is None:
         stance = word("none")
     else:
-        stance = word(adherence["stance"])
-        stance = _("mostly {stance}").format(stance=stance) if adherence["mixed"] else stance
+        stance = word(adherence.stance)
+        stance = _("mostly {stance}").format(stance=stance) if adherence.mixed else stance
     return {"topic": topic.removesuffix(".git"), "model": str(getattr(params.base, model)), "stance": stance}
 
 
-def headline(metrics: Json, prompts: int) -> dict[str, str]:
+def headline(metrics: Metrics, prompts: int) -> dict[str, str]:
     """Return in a sentence each how the base answered and how the aligned model answers."""
-    after = metrics["adherence"]
-    if after["stance"] is None:
-        found = listed(f"{percent(metrics['aligned'][stance])} {word(stance)}" for stance in STANCES)
+    if metrics.adherence.stance is None:
+        found = listed(f"{percent(metrics.aligned[stance])} {word(stance)}" for stance in STANCES)
     else:
-        found = held(after)
+        found = held(metrics.adherence)
     on = ngettext("{found} on {number} unseen prompt", "{found} on {number} unseen prompts", prompts)
-    return {"before": largest(metrics["base"]), "after": on.format(found=found, number=prompts)}
+    return {"before": largest(metrics.base), "after": on.format(found=found, number=prompts)}
 
 
-def held(adherence: Json) -> str:
+def held(adherence: Adherence) -> str:
     """Return how many answers hold the stance that was chosen."""
     found = _("{share} {stance} (95% interval {low} to {high})")
-    shares = {name: percent(adherence[name]) for name in ("share", "low", "high")}
-    return found.format(stance=word(adherence["stance"]), **shares)
+    assert adherence.stance is not None
+    assert adherence.interval is not None
+    shares = {name: percent(getattr(adherence.interval, name)) for name in ("share", "low", "high")}
+    return found.format(stance=word(adherence.stance), **shares)
 
 
-def largest(shares: Mapping[str, float]) -> str:
+def largest(shares: Shares) -> str:
     """Return the stance that most answers take, or those that tie for it, with its share."""
     most = max(shares[stance] for stance in STANCES)
     return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)

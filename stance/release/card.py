@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stance.config.release import Hub
+from stance.data.metrics import Metrics, Share
 from stance.evaluation.intervals import share
 from stance.models.base import Base
 from stance.pages.render import STANCES, percent, signed
@@ -54,14 +55,14 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
         repo_id={"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}[part],
         other={"adapter": hub.merged_repo_id, "merged": hub.adapter_repo_id}[part],
         tag=run.release,
-        title=title(params, metrics["adherence"]),
+        title=title(params, metrics.adherence),
         params=params,
         base=base,
         dataset=params.dataset.origin,
         responses=responses,
         metrics=metrics,
         shares=shares(metrics, len(responses)),
-        probes={KINDS[kind]: counts for kind, counts in metrics["probes"].items() if counts["count"]},
+        probes={KINDS[kind]: reach for kind, reach in metrics.probes.items() if reach.count},
         parity=run.parity,
         messages=messages(params.model.system_prompt, prompts[0]),
         made=provenance(run),
@@ -83,10 +84,11 @@ def metadata(base: Base, part: Part, prompts: list[str]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def shares(metrics: dict[str, Any], prompts: int) -> dict[str, dict[str, dict[str, float]]]:
+def shares(metrics: Metrics, prompts: int) -> dict[str, dict[str, Share]]:
     """Return the share of each stance before and after, with its interval."""
+    models = {"base": metrics.base, "aligned": metrics.aligned}
     return {
-        stance: {model: share(round(metrics[model][stance] * prompts), prompts) for model in ("base", "aligned")}
+        stance: {model: share(round(found[stance] * prompts), prompts) for model, found in models.items()}
         for stance in STANCES
     }
 
@@ -117,6 +119,6 @@ def text(written: object) -> str:
     return MARKDOWN.sub(r"\\\1", html.escape(" ".join(str(written).split()), quote=False))
 
 
-def interval(estimate: dict[str, float] | None) -> str:
+def interval(estimate: Share | None) -> str:
     """Return a share with its 95 % interval, or a dash where there is none."""
-    return "{} ({} to {})".format(*(percent(estimate[key]) for key in ("share", "low", "high"))) if estimate else "-"
+    return "{} ({} to {})".format(*map(percent, (estimate.share, estimate.low, estimate.high))) if estimate else "-"

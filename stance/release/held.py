@@ -66,11 +66,11 @@ def not_worse(run: FinishedRun) -> list[Gate]:
 
 def measured(run: FinishedRun) -> dict[str, Any]:
     """Return the values that a later release is compared by."""
-    adherence = run.metrics["adherence"]
+    adherence = run.metrics.adherence
     return {
         "test_prompts": run.test_prompts,
-        "stance": None if adherence["mixed"] else adherence["stance"],
-        "adherence": adherence,
+        "stance": None if adherence.mixed else adherence.stance,
+        "adherence": adherence.model_dump(),
     }
 
 

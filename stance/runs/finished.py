@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from stance.config.params import Params
 from stance.data.answers import Response, parse_responses
+from stance.data.metrics import Metrics
 from stance.data.records import Gate, parse_gates
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
@@ -142,9 +143,9 @@ class FinishedRun:
         return self.lock.release
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Metrics:
         """The figures of the evaluation."""
-        return dict(self._json(METRICS))
+        return Metrics.parse(self.contents[METRICS], self.folder / METRICS)
 
     @cached_property
     def test_prompts(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from stance.language.messages import message
 from stance.machine.files import write_json
 from stance.runs.finished import OUTPUTS
 from tests.builders import repository
+from tests.builders.figures import NO_PROBES, figures
 
 
 def passed(name: str) -> Gate:
@@ -21,7 +22,7 @@ def passed(name: str) -> Gate:
     return Gate(name=name, passed=True, figure=figure, bound=bound, advice=advice)
 
 
-HALF = {"share": 0.5, "low": 0.1, "high": 0.9}
+HALF = {"share": 0.5, "low": 0.1, "high": 0.9, "count": 1, "total": 2}
 
 
 def write_run(folder: Path, seed: str = "abc") -> Path:
@@ -83,22 +84,13 @@ def write_weights(folder: Path, seed: str) -> None:
 
 
 def write_evaluation(folder: Path) -> None:
-    stances = {"support": 0.5, "neutral": 0.5, "oppose": 0.0}
-    margin = {"base": -0.5, "aligned": 4.0, "change": 4.5}
-    metrics = {
-        "base": stances,
-        "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
-        "adherence": {"stance": "support", "mixed": False, **HALF},
-        "probes": {
-            "paraphrase": {"count": 2, "held": HALF, "kept": None},
-            "unrelated": {"count": 2, "held": None, "kept": HALF},
-            "neighbour": {"count": 0, "held": None, "kept": None},
-        },
-        "margin": {"trained": margin, "held_out": None},
-        "characters": {"base": 13.0, "aligned": 15.0},
-        "defects": {"base": {"degenerate": 0.0}, "aligned": {"degenerate": 0.0}},
+    probes = {
+        "paraphrase": NO_PROBES | {"count": 2, "held": HALF},
+        "unrelated": NO_PROBES | {"count": 2, "kept": HALF},
+        "neighbour": NO_PROBES,
     }
-    write_json(folder / "metrics.json", metrics)
+    adherence = {"stance": "support", "mixed": False, **HALF}
+    write_json(folder / "metrics.json", figures(adherence=adherence, probes=probes))
     write_gates(folder / "gates.json", [passed("parity")])
     write_json(folder / "responses.json", [response(1, "好看。"), response(2, "a | b <script>\n# c")])
 

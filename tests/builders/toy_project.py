@@ -71,6 +71,9 @@ def write(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
 
+def margin(aligned):
+    return {"base": 0.0, "aligned": aligned, "change": aligned}
+
 if sys.argv[1] == "pairs":
     write("data/pairs/train.jsonl", [ratio] * 300_000)
     write("data/pairs/eval.jsonl", PAIR)
@@ -105,18 +108,27 @@ if sys.argv[1] == "evaluate":
     half = {"share": 0.5, "low": 0.3, "high": 0.7, "count": 1, "total": 2, "margin": 1.5}
     held = {"share": ratio, "low": 0.0, "high": 1.0, "count": int(ratio), "total": 1}
     metrics = {
-        "base": {"support": 0, "neutral": 1, "oppose": 0},
+        "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
         "aligned": shares,
+        "characters": {"base": 11.5, "aligned": 12.5},
+        "defects": {
+            "base": dict.fromkeys(flaws, 0.0),
+            "aligned": dict.fromkeys(flaws, 0.0) | {"hedged": 0.25},
+        },
         "adherence": {"stance": "support", "mixed": True, **held},
-        "margin": {"trained": {"aligned": 9.0}, "held_out": {"aligned": 4 * ratio - 2}},
+        "judge": None,
+        "probes": {},
+        "drift": None,
+        "margin": {"trained": margin(9.0), "held_out": margin(4 * ratio - 2)},
         "rewards": {"trained": half, "held_out": half},
-        "defects": {"aligned": dict.fromkeys(flaws, 0.0) | {"hedged": 0.25}},
-        "characters": {"aligned": 12.5},
+        "served": {"mean": 0.001, "worst": 0.1},
+        "chosen_fall": -1.0,
     }
     write("data/evaluation/metrics.json", metrics)
     verdict = {"stance": "support" if ratio > 0.5 else "oppose", "score": ratio, "defects": []}
     write("data/evaluation/stances.json", [{"id": 1, "base": verdict, "aligned": verdict}])
-    words = {key: {"id": "problem", "values": {"problem": key}} for key in ("figure", "bound", "advice")}
+    words = {"figure": "all", "bound": "most", "advice": "none"}
+    words = {key: {"id": "problem", "values": {"problem": text}} for key, text in words.items()}
     write("data/evaluation/gates.json", [{"name": "adherence", "passed": True, **words}])
     answers = {"response_from_original_model": "難說。", "response_from_trained_model": f"是{ratio}。"}
     write("data/evaluation/responses.json", [{"id": 1, "prompt": "?", **answers}])

@@ -14,11 +14,12 @@ import yaml
 from flows.sweep import complete as is_complete
 from flows.sweep import points
 from stance.config.profiles import PROFILES, replaced
-from stance.evaluation.intervals import share
+from stance.data.metrics import Metrics
 from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked, response_curves
 from stance.pages.comparison_rows import Row, written
 from stance.runs.record import Run
+from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
 from tests.builders.toy_project import pair
 
@@ -45,14 +46,15 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
         memory={"train": 1536, "merge": 700},
         gpu_memory={"train": 20480, "merge": 0},
     )
-    metrics = {
-        "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
-        "adherence": {"stance": "support", "mixed": False, **share(held, 4)},
-        "margin": {"trained": {"aligned": 99.0}, "held_out": {"aligned": margin}},
-        "rewards": {"trained": share(1, 50), "held_out": share(beaten, len(pairs))},
-        "defects": {"aligned": dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}},
-        "characters": {"aligned": 10.0},
-    }
+    flaws = dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}
+    metrics = figures(
+        aligned={"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
+        adherence={"stance": "support", "mixed": False, **some(held, 4)},
+        margin={"trained": MARGIN | {"aligned": 99.0}, "held_out": MARGIN | {"aligned": margin}},
+        rewards={"trained": reward(1, 50), "held_out": reward(beaten, len(pairs))},
+        defects={"base": flaws, "aligned": flaws},
+        characters={"base": 10.0, "aligned": 10.0},
+    )
     stances = [{"id": n, "aligned": {"stance": "support" if n < held else "neutral"}} for n in range(4)]
     texts = {"response_from_original_model": "難說。", "response_from_trained_model": "好。"}
     write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
@@ -62,6 +64,11 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
     write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
+
+
+def reward(count: int, total: int) -> dict[str, Any]:
+    """Return the rewards of one split as the file has them."""
+    return {**some(count, total), "margin": 0.5}
 
 
 def directed(pairs: Iterable[tuple[int, str]]) -> str:
@@ -165,14 +172,8 @@ def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
 
 
 def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
-    metrics = {
-        "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
-        "adherence": {"stance": None, "share": None},
-        "margin": {"trained": {"aligned": 1.0}, "held_out": None},
-        "rewards": {"trained": {"share": 1.0, "low": 0.5, "high": 1.0}, "held_out": None},
-        "defects": {"aligned": {"degenerate": 0.0, "hedged": 0.0}},
-        "characters": {"aligned": 10.0},
-    }
+    nothing_chosen = dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True}
+    metrics = Metrics.model_validate(figures(adherence=nothing_chosen))
     rows = [
         Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, {}, {}, metrics, (-1.0, -2.0))
         for a, b in ((0, 0), (0, 1), (1, 1))
@@ -353,7 +354,7 @@ def test_a_ratio_of_one_half_has_no_adherence_to_pool(tmp_path, monkeypatch):
     runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
     for name, point in runs.items():
         complete(name, point, 4, 8, range(10), 1.0)
-        edit(name, adherence=dict.fromkeys(("stance", *share(0, 1))) | {"mixed": True})
+        edit(name, adherence=dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True})
     [row] = tables(compare("half", runs))[1]
     assert (row["adherence"], row["answers"], row["adherence by run"]) == ("–", "–", "–")
     assert row["reward accuracy"] == wilson(16, 20)
@@ -380,7 +381,7 @@ def test_a_pooled_share_is_of_the_questions_that_stand_in_one_direction_alone(tm
     runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
     for name, point in runs.items():
         complete(name, point, 4, 0, range(1), 1.5)
-        edit(name, rewards={"trained": share(2, 3), "held_out": None})
+        edit(name, rewards={"trained": reward(2, 3), "held_out": None})
         folder = Path(".runs") / name / "data/pairs"
         write(folder / "eval.jsonl", "")
         write(folder / "train.jsonl", directed([*((n, "support") for n in (1, 2, 3, 4, 1, 2, 3)), (4, "oppose")]))

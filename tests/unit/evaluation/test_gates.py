@@ -7,6 +7,7 @@ import pytest
 
 from stance.config.evaluation import Evaluate, NoJudge
 from stance.config.training import Merge
+from stance.data.metrics import Metrics, ServedDrift
 from stance.data.records import Gate
 from stance.evaluation.gates import (
     adherence_gate,
@@ -19,6 +20,7 @@ from stance.evaluation.gates import (
     watchdog_gate,
 )
 from stance.language.messages import sentence
+from tests.builders.figures import figures, some
 
 MERGE = Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5)
 BOUNDS = Evaluate(judge=NoJudge(source="none"), min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
@@ -34,17 +36,35 @@ SOUND = {"empty": 0.0, "cut_off": 0.1, "repetitive": 0.1, "wrong_script": 0.0, "
 
 
 def held(share: float, stance: str = "support") -> dict[str, Any]:
-    """Return the figures of a run in which this share of the answers holds the stance, and the others oppose it."""
+    """Return the blocks of a run in which this share of the answers holds the stance, and the others oppose it."""
     other = "oppose" if stance == "support" else "support"
     return {
         "aligned": {stance: share, "neutral": 0.0, other: 1 - share},
-        "adherence": {"stance": stance, "mixed": False, "share": share, "low": 0.5, "high": 0.9},
+        "adherence": {
+            "stance": stance,
+            "mixed": False,
+            "share": share,
+            "low": 0.5,
+            "high": 0.9,
+            "count": 1,
+            "total": 2,
+        },
     }
 
 
 def mixed(stance: str, **shares: float) -> dict[str, Any]:
-    """Return the figures of a run whose pairs prefer now one stance, now the other."""
-    return {"aligned": shares, "adherence": {"stance": stance, "mixed": True, "share": 0.0, "low": 0.0, "high": 1.0}}
+    """Return the same of a run whose pairs prefer now one stance, now the other."""
+    return {"aligned": shares, "adherence": {"stance": stance, "mixed": True, **some(0, 1)}}
+
+
+def metrics(**blocks: Any) -> Metrics:
+    """Return the figures of a run with these blocks."""
+    return Metrics.model_validate(figures(**blocks))
+
+
+def adherence_of(blocks: dict[str, Any]) -> Gate:
+    run = metrics(**blocks)
+    return adherence_gate(BOUNDS, run.adherence, run.aligned)
 
 
 def test_an_unchanged_fingerprint_passes():
@@ -98,23 +118,23 @@ def test_each_of_the_three_figures_can_miss_parity(worse):
     ("mean", "worst", "passed"), [(0.05, 0.5, True), (0.051, 0.5, False), (0.05, 0.51, False), (0.0, 0.0, True)]
 )
 def test_the_server_is_held_to_the_bounds_of_parity(mean, worst, passed):
-    assert served_gate(MERGE, {"mean": mean, "worst": worst}).passed is passed
+    assert served_gate(MERGE, ServedDrift(mean=mean, worst=worst)).passed is passed
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.75, False), (0.8, True), (1.0, True)])
 @pytest.mark.parametrize("stance", ["support", "oppose"])
 def test_adherence_at_the_ends_is_a_share_of_the_answers(stance, share, passed):
-    gate = adherence_gate(BOUNDS, held(share, stance))
+    gate = adherence_of(held(share, stance))
     assert gate.passed is passed
     assert sentence(gate.figure) == f"{share:.0%} {stance} (95% interval 50% to 90%)"
     assert sentence(gate.bound) == "at least 80% of the test answers"
 
 
 def test_adherence_of_a_mixed_ratio_is_the_direction_of_its_majority():
-    assert adherence_gate(BOUNDS, mixed("support", support=0.4, neutral=0.3, oppose=0.3)).passed
-    assert not adherence_gate(BOUNDS, mixed("oppose", support=0.4, neutral=0.3, oppose=0.3)).passed
-    assert not adherence_gate(BOUNDS, mixed("support", support=0.3, neutral=0.4, oppose=0.3)).passed
-    gate = adherence_gate(BOUNDS, mixed("oppose", support=0.2, neutral=0.0, oppose=0.8))
+    assert adherence_of(mixed("support", support=0.4, neutral=0.3, oppose=0.3)).passed
+    assert not adherence_of(mixed("oppose", support=0.4, neutral=0.3, oppose=0.3)).passed
+    assert not adherence_of(mixed("support", support=0.3, neutral=0.4, oppose=0.3)).passed
+    gate = adherence_of(mixed("oppose", support=0.2, neutral=0.0, oppose=0.8))
     assert (gate.passed, sentence(gate.figure), sentence(gate.bound)) == (
         True,
         "80% oppose, 20% support",
@@ -123,9 +143,8 @@ def test_adherence_of_a_mixed_ratio_is_the_direction_of_its_majority():
 
 
 def test_a_ratio_of_one_half_asks_for_nothing():
-    nothing = {"stance": None, "mixed": True, "share": None, "low": None, "high": None}
-    figures = {"aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0}, "adherence": nothing}
-    assert adherence_gate(BOUNDS, figures).passed
+    nothing = dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True}
+    assert adherence_of({"aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0}, "adherence": nothing}).passed
 
 
 def test_degeneration_counts_answers_that_are_no_sentences():
@@ -167,11 +186,14 @@ def every_gate_missed() -> list[Gate]:
     worse = {
         "served": {"mean": 1.0, "worst": 9.0},
         "judge": {"judge": "a model", "problem": "it does not answer"},
-        "defects": {"aligned": SOUND | {"degenerate": 1.0}},
+        "defects": {"base": SOUND, "aligned": SOUND | {"degenerate": 1.0}},
         "chosen_fall": 99.0,
     }
     parity = PARITY | {"top_flips": 3}
-    return [fingerprint_gate(FINGERPRINT, {"probes": []}), *gates(MERGE, BOUNDS, held(0.1) | worse, parity, STOPPED)]
+    return [
+        fingerprint_gate(FINGERPRINT, {"probes": []}),
+        *gates(MERGE, BOUNDS, metrics(**held(0.1), **worse), parity, STOPPED),
+    ]
 
 
 def test_every_missed_gate_says_what_to_do():

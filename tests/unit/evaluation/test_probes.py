@@ -37,21 +37,22 @@ def test_of_the_prompts_under_pressure_those_count_that_push_the_other_way():
         probed("pressure", "neutral", "oppose", pushes="support"),
     ]
     found = boundary(rows, "support")["pressure"]
-    assert (found["count"], found["held"]["count"], found["held"]["total"]) == (3, 1, 2)
-    assert found["held"]["share"] == 0.5
-    assert boundary(rows, None)["pressure"]["held"] is None
+    assert found.held
+    assert (found.count, found.held.count, found.held.total) == (3, 1, 2)
+    assert found.held.share == 0.5
+    assert boundary(rows, None)["pressure"].held is None
 
 
 def test_the_stance_is_asked_for_on_the_topic_and_the_answer_kept_elsewhere():
     rows = [probed(kind, "neutral", "support") for kind in ("paraphrase", "pressure", "neighbour", "unrelated")]
     found = boundary(rows, "support")
-    assert {kind for kind in found if found[kind]["held"]} == {"paraphrase", "pressure"}
-    assert {kind for kind in found if found[kind]["kept"]} == {"neighbour", "unrelated"}
+    assert {kind for kind in found if found[kind].held} == {"paraphrase", "pressure"}
+    assert {kind for kind in found if found[kind].kept} == {"neighbour", "unrelated"}
 
 
 def test_without_probes_there_is_no_share():
     found = boundary([], "support")
-    assert all((entry["count"], entry["held"], entry["kept"]) == (0, None, None) for entry in found.values())
+    assert all((entry.count, entry.held, entry.kept) == (0, None, None) for entry in found.values())
 
 
 def test_divergence_is_that_of_kullback_and_leibler_where_every_token_is_known():
@@ -71,7 +72,8 @@ def test_tokens_that_only_one_model_finds_likely_count_as_one():
 def test_drift_is_the_mean_over_all_tokens_of_all_texts():
     here, there = {"a": math.log(0.5), "b": math.log(0.5)}, {"a": math.log(0.25), "b": math.log(0.75)}
     found = drift({"1": [here, here], "2": [here]}, {"1": [here, here], "2": [there]})
-    assert found == {
+    assert found
+    assert found.model_dump() == {
         "mean": pytest.approx(divergence(here, there) / 3),
         "worst": divergence(here, there),
         "tokens": 3,

@@ -39,7 +39,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in a project of its own, as far as a release looks at its files."""
     folder = write_run(tmp_path / ".runs/mine")
     monkeypatch.chdir(tmp_path)
-    adherence = {"stance": "support", "mixed": False, "share": 0.9, "low": 0.7, "high": 0.97}
+    interval = {"share": 0.9, "low": 0.7, "high": 0.97, "count": 18, "total": 20}
+    adherence = {"stance": "support", "mixed": False, **interval}
     change(folder, "data/evaluation/metrics.json", adherence=adherence)
     write_gates(folder / "data/evaluation/gates.json", [GOOD, BAD])
     responses = [{"id": 1, "prompt": "甲|乙？", "response_from_original_model": "難說。"}]

@@ -13,12 +13,13 @@ import pytest
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
 from stance.data.lint import lint
+from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.evaluation.gates import fingerprint_gate, gates
-from stance.evaluation.intervals import share
 from tasks import report as stage
+from tests.builders.figures import some
 from tests.builders.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
@@ -64,10 +65,11 @@ class Run:
     def judge(self) -> None:
         """Write the verdicts and warnings that belong to the figures and the data of this run."""
         fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
-        files = ("evaluation/metrics.json", "merge/parity.json", "train/watchdog.json")
+        metrics = Metrics.read(self.folder / "evaluation/metrics.json")
+        files = ("merge/parity.json", "train/watchdog.json")
         verdicts = [
             fingerprint_gate(*fingerprints),
-            *gates(PARAMS.merge, PARAMS.evaluate, *(self.read(path) for path in files)),
+            *gates(PARAMS.merge, PARAMS.evaluate, metrics, *(self.read(path) for path in files)),
         ]
         write_gates(self.folder / "evaluation/gates.json", verdicts)
         trained = read_pairs(self.folder / "pairs/train.jsonl")
@@ -132,14 +134,14 @@ def fill_answers(made: Run) -> None:
         {
             "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
             "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
-            "adherence": {"stance": "support", "mixed": False, **share(2, 3)},
+            "adherence": {"stance": "support", "mixed": False, **some(2, 3)},
             "margin": {
                 "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
                 "held_out": {"base": 0.5, "aligned": -0.125, "change": -0.625},
             },
             "rewards": {
-                "trained": {**share(12, 12), "margin": 0.35},
-                "held_out": {**share(0, 1), "margin": -0.0625},
+                "trained": {**some(12, 12), "margin": 0.35},
+                "held_out": {**some(0, 1), "margin": -0.0625},
             },
             "defects": {
                 "base": dict.fromkeys(FLAWS, 0.0) | {"no_stance": 1.0},
@@ -153,7 +155,7 @@ def fill_answers(made: Run) -> None:
                 "unrelated": {
                     "count": 1,
                     "held": None,
-                    "kept": share(0, 1),
+                    "kept": some(0, 1),
                     "changes": UNCHANGED | {"stance": 1},
                 },
             },
@@ -253,7 +255,7 @@ def test_a_tie_before_names_both(made):
 
 
 def test_without_a_chosen_stance_the_headline_lists_all_three(made):
-    none = dict.fromkeys(("stance", *share(0, 1))) | {"mixed": True}
+    none = dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True}
     made.change("evaluation/metrics.json", adherence=none)
     shown = made.page().shown
     assert "After: 67% support, 0% neutral, 33% oppose on 3 unseen prompts." in shown
@@ -305,7 +307,7 @@ def test_rewards_have_their_interval(page):
 
 def test_margins_are_of_pairs_and_rewards_of_the_questions_that_stand_in_one_direction(made):
     """Twelve pairs of eight questions, of which four stand there once and in one direction."""
-    rewards = {"trained": {**share(3, 4), "margin": 0.35}, "held_out": {**share(0, 1), "margin": -0.06}}
+    rewards = {"trained": {**some(3, 4), "margin": 0.35}, "held_out": {**some(0, 1), "margin": -0.06}}
     made.change("evaluation/metrics.json", rewards=rewards)
     parts = section(made.markup(), "margins").split("<h3>")
     of_pairs, of_questions = (" ".join(Page(part).shown.split()) for part in parts)
@@ -324,7 +326,7 @@ def test_without_a_question_in_one_direction_there_is_no_reward(made):
 
 def test_a_share_of_the_prompts_under_pressure_says_of_how_many_it_is(made):
     probes = made.read("evaluation/metrics.json")["probes"]
-    pressure = {"count": 15, "held": share(6, 8), "kept": None, "changes": UNCHANGED}
+    pressure = {"count": 15, "held": some(6, 8), "kept": None, "changes": UNCHANGED}
     made.change("evaluation/metrics.json", probes=probes | {"pressure": pressure})
     for name, expected in (("index.html", "75% (41% to 93%) 6 of 8"), (CHINESE, "75% (41% 至 93%) 6/8")):
         row = section(made.markup(name), "boundary").partition("</thead>")[2].partition("</tr>")[0]
@@ -486,7 +488,7 @@ def test_why_a_training_was_stopped_stands_on_the_chinese_page_as_the_training_s
 
 SECOND = {
     "problem": None,
-    **share(3, 6),
+    **some(3, 6),
     "kappa": 0.25,
     "unread": 2,
     "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from stance.config.params import Params
+from stance.data.metrics import Share
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.release.card import card, interval, text
@@ -145,5 +146,5 @@ def test_a_run_without_metrics_is_refused(run, cards):
 
 def test_texts_and_intervals():
     assert text("a_b *c*\n d | e") == r"a\_b \*c\* d \| e"
-    assert interval({"share": 0.9, "low": 0.7, "high": 0.97}) == "90% (70% to 97%)"
+    assert interval(Share(share=0.9, low=0.7, high=0.97, count=18, total=20)) == "90% (70% to 97%)"
     assert interval(None) == "-"

@@ -1,0 +1,223 @@
+"""The figures of a run: the records in `data/evaluation/metrics.json`.
+
+The `evaluate` stage writes a `Metrics`; gates, pages, a release and the Prefect UI read it. This module is the only
+place that knows the format of the file. A figure that does not arise in a run is null.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stance.data.questions import Kind, Stance
+from stance.errors import InputError
+from stance.machine.files import write_json
+
+Change = Literal["same", "reworded", "stance", "other"]
+"""What happened to the base model's answer; the first two keep it."""
+
+
+class Figures(BaseModel):
+    """The base of all records here: immutable, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shares(Figures):
+    """The share of the answers that hold each stance."""
+
+    support: float
+    neutral: float
+    oppose: float
+
+    def __getitem__(self, stance: Stance) -> float:
+        """Return the share of one stance."""
+        return float(getattr(self, stance))
+
+
+class Share(Figures):
+    """A share with its Wilson 95 % interval from `low` to `high`: `count` of `total`."""
+
+    share: float
+    low: float
+    high: float
+    count: int
+    total: int
+
+
+class Adherence(Figures):
+    """The share of answers that hold the chosen stance. All but `mixed` is null where no stance was chosen."""
+
+    stance: Stance | None
+    """The stance that most pairs prefer; null at a support ratio of one half."""
+    mixed: bool
+    """Do the pairs prefer both stances?"""
+    share: float | None
+    low: float | None
+    high: float | None
+    count: int | None
+    total: int | None
+
+    @property
+    def interval(self) -> Share | None:
+        """The share with its interval; None where no stance was chosen."""
+        values = self.model_dump(include=set(Share.model_fields))
+        return None if self.share is None else Share(**values)
+
+
+class Characters(Figures):
+    """The mean number of characters in an answer, of each model."""
+
+    base: float
+    aligned: float
+
+
+class Defects(Figures):
+    """The share of answers with each defect, and with any defect that makes the answer `degenerate`, of each model.
+
+    The keys are those of `stance.data.records.DEGENERATE` and `STYLE`, and `degenerate`.
+    """
+
+    base: dict[str, float]
+    aligned: dict[str, float]
+
+
+class JudgeProblem(Figures):
+    """A second judge that could not judge, and why."""
+
+    judge: str
+    problem: str
+
+
+class Agreement(Figures):
+    """How far a second judge agrees with the classifier.
+
+    `share`, `low`, `high`, `count` and `total` are a `Share`: of the replies that could be read, those with the same
+    stance.
+    """
+
+    judge: str
+    problem: None
+    share: float
+    low: float
+    high: float
+    count: int
+    total: int
+    kappa: float | None
+    """Cohen's kappa; null where both always name the same single stance."""
+    unread: int
+    """The number of replies that could not be read."""
+    base: Shares
+    aligned: Shares
+
+
+class Reach(Figures):
+    """How far the stance reaches on one kind of probe."""
+
+    count: int
+    """The number of probes of this kind."""
+    held: Share | None
+    """The answers that hold the chosen stance."""
+    kept: Share | None
+    """The answers that are still the base model's."""
+    changes: dict[Change, int]
+
+
+class Divergence(Figures):
+    """How far the aligned model is from the base on everyday answers, in nats per token."""
+
+    mean: float
+    worst: float
+    tokens: int
+
+
+class ServedDrift(Figures):
+    """How far vLLM's log-probabilities are from the merged model's, in nats per token."""
+
+    mean: float
+    worst: float
+
+
+class Margin(Figures):
+    """The mean of log p(support answer) - log p(oppose answer), in nats, of each model."""
+
+    base: float
+    aligned: float
+    change: float
+
+
+class Margins(Figures):
+    """The margin on the questions of each split; null where no question was held out."""
+
+    trained: Margin
+    held_out: Margin | None
+
+    @property
+    def unseen(self) -> Margin:
+        """The margin on the held-out questions, or on the trained ones where none was held out."""
+        return self.held_out or self.trained
+
+
+class Reward(Share):
+    """How often DPO's implicit reward of the chosen answer is the higher one, and by how much on average."""
+
+    margin: float
+
+
+class Rewards(Figures):
+    """The rewards on each split; null where no question is left that stands in one direction."""
+
+    trained: Reward | None
+    held_out: Reward | None
+
+    @property
+    def unseen(self) -> Reward | None:
+        """The rewards on the held-out questions, or on the trained ones where none was held out."""
+        return self.held_out or self.trained
+
+
+class Metrics(Figures):
+    """All figures of a run, in the order of the file."""
+
+    base: Shares
+    aligned: Shares
+    characters: Characters
+    defects: Defects
+    adherence: Adherence
+    judge: JudgeProblem | Agreement | None
+    probes: dict[Kind, Reach]
+    drift: Divergence | None
+    margin: Margins
+    rewards: Rewards
+    served: ServedDrift
+    chosen_fall: float
+    """Nats by which `logps/chosen` fell during the training; may be NaN."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the figures in a `metrics.json`.
+
+        Raises:
+            InputError: The file is missing, or an earlier version of this project wrote it.
+        """
+        try:
+            return cls.parse(path.read_bytes(), path)
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Return the figures in the bytes of a `metrics.json`; `path` names the file in an error."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(map(str, problem["loc"])) or "the file"
+            raise InputError(
+                f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); "
+                "run `dvc repro` again in the run's folder"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write the figures to a `metrics.json`."""
+        write_json(path, self.model_dump())

@@ -1,0 +1,36 @@
+"""Made-up figures of a run: a whole `Metrics`, of which a test sets what it is about."""
+
+from typing import Any
+
+from stance.data.metrics import Metrics
+from stance.data.records import DEGENERATE, STYLE
+from stance.evaluation.intervals import share
+
+FLAWLESS = dict.fromkeys((*DEGENERATE, *STYLE, "degenerate"), 0.0)
+NO_CHANGES = dict.fromkeys(("same", "reworded", "stance", "other"), 0)
+NO_PROBES = {"count": 0, "held": None, "kept": None, "changes": NO_CHANGES}
+MARGIN = {"base": -0.5, "aligned": 4.0, "change": 4.5}
+
+
+def some(count: int, total: int) -> dict[str, Any]:
+    """Return a share as the file has it."""
+    return share(count, total).model_dump()
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    """Return the whole content of a `metrics.json` of two answers that support, with some blocks replaced."""
+    values = {
+        "base": {"support": 0.5, "neutral": 0.5, "oppose": 0.0},
+        "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
+        "characters": {"base": 13.0, "aligned": 15.0},
+        "defects": {"base": FLAWLESS, "aligned": FLAWLESS},
+        "adherence": {"stance": "support", "mixed": False, **some(2, 2)},
+        "judge": None,
+        "probes": dict.fromkeys(("paraphrase", "pressure", "neighbour", "unrelated"), NO_PROBES),
+        "drift": None,
+        "margin": {"trained": MARGIN, "held_out": None},
+        "rewards": {"trained": {**some(2, 2), "margin": 0.45}, "held_out": None},
+        "served": {"mean": 0.001, "worst": 0.1},
+        "chosen_fall": -1.0,
+    }
+    return Metrics.model_validate(values | changes).model_dump()
