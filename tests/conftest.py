@@ -43,28 +43,15 @@ FIRST = (
 """What starts first, the longest before the others: two processes then end at about the same time."""
 
 
-GROUPS = {"services/test_ui.py": "prefect", "services/test_worker.py": "prefect"}
-"""Files that share a server: with `--dist loadgroup` one process takes all of a group, and every other file whole."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest files, and keep each file in one process, with its module's fixtures."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; with `--dist loadfile` each file is one process's, with its module's fixtures."""
     places = {path: number for number, path in enumerate(FIRST)}
 
     def place(item: pytest.Item) -> int:
-        path = place_of(item)
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
         return next((number for start, number in places.items() if path.startswith(start)), len(FIRST))
 
     items.sort(key=place)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(GROUPS.get(place_of(item), place_of(item))))
-
-
-def place_of(item: pytest.Item) -> str:
-    """Return the path of a test's file below `tests`."""
-    return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
 @pytest.fixture(scope="session", autouse=True)
