@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.builders.aligned_project import Aligned
+    from tests.builders.prefect_ui import Ui
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -85,6 +86,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("toy") / "project")
 
 
+@pytest.fixture(scope="session")
+def ui(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ui"]:
+    """`make ui` in the toy project."""
+    from tests.builders.prefect_ui import Ui, working_in
+    from tests.builders.toy_project import copy
+
+    running = Ui(copy(toy, tmp_path_factory.mktemp("ui")))
+    yield running
+    running.stop()
+    assert working_in(running.project) == []
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     """The system's Chromium; a file of tests opens its pages in one process of it."""
@@ -96,10 +109,10 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="session")
 def aligned(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> "Aligned":
-    """This project, aligned at ratio 1 once for all tests."""
-    from tests.builders.aligned_project import Aligned
+    """This project, aligned at ratio 1 once for all tests, on a base that is trained for half as long."""
+    from tests.builders.aligned_project import SMALL, Aligned
 
-    return Aligned(shared(tmp_path_factory) / "aligned", prefect_api)
+    return Aligned(shared(tmp_path_factory) / "aligned", prefect_api, **SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -4,22 +4,27 @@ import fcntl
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tests.builders.repository import git
-from tests.builders.this_project import Run, command, copy_of_this_project
+from tests.builders.this_project import Run, change, command, copy_of_this_project
+
+SMALL = {"base__max_steps": 150}
+"""Half of the default profile's base training, the longest stage; answers, margins and gates are as good."""
 
 
 class Aligned:
     """The project, and the run of `python -m flows.align` that filled it."""
 
-    def __init__(self, folder: Path, api: str) -> None:
-        """Make it in a folder, unless another process has, or is about to."""
+    def __init__(self, folder: Path, api: str, **values: Any) -> None:
+        """Make it in a folder with some parameters of its own, unless another process has, or is about to."""
         folder.mkdir(exist_ok=True)
         self.project, made = folder / "project", folder / "run.json"
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
-                run = command(copy_of_this_project(self.project), "flows.align", PREFECT_API_URL=api)
+                change(copy_of_this_project(self.project), **values)
+                run = command(self.project, "flows.align", PREFECT_API_URL=api)
                 git(self.project, "add", "--all")
                 git(self.project, "commit", "--quiet", "--message", "what the run has made")
                 made.write_text(json.dumps(run), encoding="utf-8")

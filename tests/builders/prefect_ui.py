@@ -18,6 +18,7 @@ import psutil
 from flows.server import prefect_settings
 from stance.machine.ports import free_port
 from stance.machine.supervisor import guarded, release
+from tests.builders.pages import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -86,15 +87,11 @@ class Ui:
     @contextmanager
     def page(self) -> Iterator["Page"]:
         """Open a page of the server in the system's Chromium; screenshots go into `SHOTS`."""
-        from playwright.sync_api import sync_playwright
-
         SHOTS.mkdir(exist_ok=True)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        with chromium() as browser:
             page = browser.new_page(viewport={"width": 1300, "height": 1500}, base_url=f"http://127.0.0.1:{self.port}")
             page.set_default_timeout(60_000)
             yield page
-            browser.close()
 
     def named(self, name: str) -> dict[str, Any]:
         """Return the run of a name."""

@@ -147,11 +147,8 @@ GRIDS = {
 }
 
 
-def make(folder: Path, remote: Path | None = None) -> Path:
-    """Write the project with some grids of its own, reproduce it once and commit it.
-
-    `remote` is a folder that becomes DVC's default remote.
-    """
+def make(folder: Path) -> Path:
+    """Write the project with some grids of its own, reproduce it once and commit it."""
     folder.mkdir(parents=True)
     for name in (
         "deploy",
@@ -172,8 +169,6 @@ def make(folder: Path, remote: Path | None = None) -> Path:
     dvc(folder, "init", "--quiet")
     dvc(folder, "config", "cache.type", "hardlink,symlink,copy")
     dvc(folder, "config", "core.analytics", "false")
-    if remote:
-        dvc(folder, "remote", "add", "--quiet", "--default", "store", str(remote))
     for name, grid in GRIDS.items():
         (folder / f"grids/{name}.yaml").write_text(grid)
     (folder / ".dvcignore").write_text("/.runs\n")

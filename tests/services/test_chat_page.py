@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,22 +16,25 @@ from stance.errors import InputError
 from stance.machine.ports import free_port
 from tests.doubles.endpoint import KEY, Double
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 SHOTS = Path("test-output")
 
 
-@pytest.fixture
-def page(double: Double) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Serve the page; gives its address."""
+@pytest.fixture(scope="module")
+def address(endpoint_server: Double) -> Iterator[str]:
+    """Serve the page."""
     port = free_port()
-    environment = {**os.environ, "NO_COLOR": "1"}
+    environment = {**os.environ, **endpoint_server.environment, "NO_COLOR": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "stance", "chat", str(port)], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"the page asks {double.url}\n"
+        assert process.stdout.readline() == f"the page asks {endpoint_server.url}\n"
         while "URL" not in (line := process.stdout.readline()):
             assert line, "it has ended"
-        yield line.split()[-1], process
+        yield line.split()[-1]
         process.terminate()
         process.communicate()
 
@@ -49,49 +53,45 @@ def test_streamlit_puts_no_module_of_the_standard_library_into_the_shade():
     assert not {path.stem for path in Path(PAGE).parent.glob("*.py")} & sys.stdlib_module_names
 
 
-def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(page, double):
-    from playwright.sync_api import expect, sync_playwright
+def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(address, browser: "Browser", double):
+    from playwright.sync_api import expect
 
-    address, _ = page
     double.models = ["base", "aligned", "r-0f3a9c2b7d11"]
     SHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1200, "height": 800})
-        requested: list[str] = []
-        tab.on("request", lambda request: requested.append(request.url))
-        tab.goto(address)
-        expect(tab.get_by_role("textbox", name="System prompt")).to_have_value("回覆請少於20字", timeout=30_000)
-        entry = tab.get_by_placeholder("Ask something")
-        entry.fill("真人化好看嗎？")
-        entry.press("Enter")
-        expect(tab.get_by_text("aligned on 真人化好看嗎？")).to_be_visible(timeout=30_000)
-        entry.fill("![picture](http://127.0.0.1:9/x.png) <b>why</b>")
-        entry.press("Enter")
-        expect(tab.get_by_text("aligned on ![picture](http://127.0.0.1:9/x.png) <b>why</b>")).to_be_visible()
-        tab.screenshot(path=SHOTS / "chat.png")
-        content = tab.content()
-        browser.close()
+    tab = browser.new_page(viewport={"width": 1200, "height": 800})
+    requested: list[str] = []
+    tab.on("request", lambda request: requested.append(request.url))
+    tab.goto(address)
+    expect(tab.get_by_role("textbox", name="System prompt")).to_have_value("回覆請少於20字", timeout=30_000)
+    entry = tab.get_by_placeholder("Ask something")
+    entry.fill("真人化好看嗎？")
+    entry.press("Enter")
+    expect(tab.get_by_text("aligned on 真人化好看嗎？")).to_be_visible(timeout=30_000)
+    entry.fill("![picture](http://127.0.0.1:9/x.png) <b>why</b>")
+    entry.press("Enter")
+    expect(tab.get_by_text("aligned on ![picture](http://127.0.0.1:9/x.png) <b>why</b>")).to_be_visible()
+    tab.screenshot(path=SHOTS / "chat.png")
+    content = tab.content()
+    tab.close()
     assert [message["role"] for message in double.asked[1]["messages"]] == ["system", "user", "assistant", "user"]
     assert {urlsplit(url).netloc for url in requested if url.startswith("http")} == {urlsplit(address).netloc}
     assert KEY not in content
 
 
-def test_what_goes_wrong_stands_on_the_page_in_a_sentence_and_the_conversation_goes_on(page, double):
-    from playwright.sync_api import expect, sync_playwright
+def test_what_goes_wrong_stands_on_the_page_in_a_sentence_and_the_conversation_goes_on(
+    address, browser: "Browser", double
+):
+    from playwright.sync_api import expect
 
-    address, _ = page
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1200, "height": 800})
-        tab.goto(address)
-        entry = tab.get_by_placeholder("Ask something")
-        entry.fill("long" * 100)
-        entry.press("Enter")
-        expect(tab.get_by_text("too long for the model")).to_be_visible(timeout=30_000)
-        entry.fill("short")
-        entry.press("Enter")
-        expect(tab.get_by_text("aligned on short")).to_be_visible(timeout=30_000)
-        tab.screenshot(path=SHOTS / "chat-error.png")
-        browser.close()
+    tab = browser.new_page(viewport={"width": 1200, "height": 800})
+    tab.goto(address)
+    entry = tab.get_by_placeholder("Ask something")
+    entry.fill("long" * 100)
+    entry.press("Enter")
+    expect(tab.get_by_text("too long for the model")).to_be_visible(timeout=30_000)
+    entry.fill("short")
+    entry.press("Enter")
+    expect(tab.get_by_text("aligned on short")).to_be_visible(timeout=30_000)
+    tab.screenshot(path=SHOTS / "chat-error.png")
+    tab.close()
     assert [message["content"] for message in double.asked[-1]["messages"]] == ["回覆請少於20字", "short"]

@@ -1,64 +1,33 @@
-"""A grid of runs in a project of seconds: made once, taken up again, compared.
+"""A grid of runs in a project of seconds: made once, taken up again after failures and kills, compared."""
 
-The sweeps ask one Prefect server; one that is killed has the temporary server that a sweep starts where none is.
-"""
-
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from math import sqrt
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
-import yaml
 
-from flows.sweep import complete as is_complete
-from flows.sweep import named, planned, points
-from stance.config.profiles import PROFILES, replaced
-from stance.data.metrics import Metrics
+from flows.sweep import main, named, planned, points
+from stance import errors
 from stance.errors import InputError
-from stance.machine.files import read_yaml
-from stance.pages.comparison import changes, compare, marked, response_curves
-from stance.pages.comparison_rows import Row, written
 from stance.runs.record import RECORD, Run
-from tests.builders.figures import MARGIN, figures, some
-from tests.builders.pages import Page, english, numbers
+from tests.builders.pages import Page
 from tests.builders.prefect_ui import gone, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import enter, make, pair, training_held
+from tests.builders.toy_project import enter, training_held
 
-MINIATURE = PROFILES.resolve() / "miniature.yaml"
 READY = sorted(Path("grids").glob("*.yaml"))
-FLAWS = ("empty", "cut_off", "repetitive", "wrong_script", "leaked", "too_long", "hedged", "no_stance")
 
 pytestmark = pytest.mark.timeout(600)
 
-GRID = """\
-- {pairs.support_ratio: [0, 1], train.num_epoch: [1]}
-- {pairs.support_ratio: [1], train.num_epoch: [1], seed: [13]}
-"""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = make(tmp_path_factory.mktemp("toy") / "project")
-    (project / "grids/tiny.yaml").write_text(GRID)
-    (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
-    (project / "grids/curve.yaml").write_text("pairs.support_ratio: [0, 0.5, 1]\n")
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message", "grids")
-    return project
-
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter(made, tmp_path, monkeypatch)
+def project(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter(toy, tmp_path, monkeypatch)
 
 
 def start(project: Path, *arguments: str, api: str = "") -> "subprocess.Popen[str]":
@@ -92,97 +61,15 @@ def records(project: Path) -> dict[str, Run]:
     return {path.parents[2].name: Run.read(path.parents[2]) for path in project.glob(f".runs/*/{RECORD}")}
 
 
+def servers_of(pid: int) -> list[int]:
+    """Return the Prefect server that a process has started, and the guard of that."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [process.pid for process in below if "prefect server start" in " ".join(process.cmdline()[1:])]
+
+
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Sequence[int], margin: float) -> None:
-    """Write a made-up run of which `held` of 4 answers support, and `beaten` of the held-out pairs are as chosen."""
-    folder = Path(".runs") / name
-    known = Run(name=name, commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC), state="completed")
-    known.updated(
-        folder,
-        overrides=point,
-        seconds={"train": 5.0, "merge": 2.0},
-        memory={"train": 1536, "merge": 700},
-        gpu_memory={"train": 20480, "merge": 0},
-    )
-    flaws = dict.fromkeys(FLAWS, 0.0) | {"too_long": 0.25, "no_stance": 0.75, "degenerate": 0.5}
-    metrics = figures(
-        aligned={"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
-        adherence={"stance": "support", "mixed": False, **some(held, 4)},
-        margin={"trained": MARGIN | {"aligned": 99.0}, "held_out": MARGIN | {"aligned": margin}},
-        rewards={"trained": reward(1, 50), "held_out": reward(beaten, len(pairs))},
-        defects={"base": flaws, "aligned": flaws},
-        characters={"base": 10.0, "aligned": 10.0},
-    )
-    stances = [{"id": n, "aligned": {"stance": "support" if n < held else "neutral"}} for n in range(4)]
-    texts = {"response_from_original_model": "難說。", "response_from_trained_model": "好。"}
-    write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
-    write(folder / "data/evaluation/stances.json", json.dumps(stances))
-    write(folder / "data/evaluation/responses.json", json.dumps([{"id": n, "prompt": "?", **texts} for n in range(4)]))
-    write(folder / "data/pairs/eval.jsonl", directed((n, "support") for n in pairs))
-    write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
-    write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
-    write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
-
-
-def reward(count: int, total: int) -> dict[str, Any]:
-    """Return the rewards of one split as the file has them."""
-    return {**some(count, total), "margin": 0.5}
-
-
-def directed(pairs: Iterable[tuple[int, str]]) -> str:
-    """Return preference pairs as their file has them, of which only the question and its stance matter here."""
-    return "".join(f"{json.dumps(pair(n, stance), ensure_ascii=False)}\n" for n, stance in pairs)
-
-
-def edit(name: str, **metrics: Any) -> None:
-    """Replace figures of a made-up run."""
-    file = Path(".runs") / name / "data/evaluation/metrics.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | metrics))
-
-
-def answer(name: str, *rows: tuple[int, str, str, str]) -> None:
-    """Replace what a made-up run was asked, and what it said before and after."""
-    keys = ("id", "prompt", "response_from_original_model", "response_from_trained_model")
-    folder = Path(".runs") / name / "data/evaluation"
-    write(folder / "responses.json", json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
-    verdicts = [{"id": row[0], "aligned": {"stance": "oppose" if "不" in row[3] else "support"}} for row in rows]
-    write(folder / "stances.json", json.dumps(verdicts[::-1]))
-
-
-def side_by_side(page: Path) -> list[list[list[str]]]:
-    """Return the tables of answers, each a list of rows, each a list of the words in its cells."""
-    section = page.read_text("utf-8").partition('<h2 id="answers">')[2]
-    rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in section.split("<table>")[1:]]
-    cells = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>", re.DOTALL)
-    return [[[" ".join(Page(cell).shown.split()) for cell in cells.findall(row)] for row in table] for table in rows]
-
-
-def wilson(held: int, asked: int) -> str:
-    """Return a share with Wilson's 95 % interval by its formula."""
-    z, share = 1.959964, held / asked
-    middle, width = share + z**2 / (2 * asked), z * sqrt(share * (1 - share) / asked + (z / (2 * asked)) ** 2)
-    low, high = ((middle + sign * width) / (1 + z**2 / asked) for sign in (-1, 1))
-    return f"{share:.0%} ({low:.0%}–{high:.0%})"
-
-
-def tables(page: Path) -> list[list[dict[str, str]]]:
-    """Return the tables of the Markdown beside a page, each row by its titles."""
-    found: list[list[dict[str, str]]] = []
-    titles: list[str] = []
-    for line in (page.parent / "index.md").read_text("utf-8").splitlines():
-        words = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|"):
-            titles = []
-        elif not titles:
-            titles = words
-            found.append([])
-        elif set(line) != set("|-"):
-            found[-1].append(dict(zip(titles, words, strict=True)))
-    return found
 
 
 def test_the_course_grid_is_the_three_questions_of_its_report():
@@ -259,62 +146,64 @@ def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before
     assert records(project) == {}
 
 
-def test_an_unknown_grid_is_refused_with_those_that_there_are(project, sweep):
-    code, printed = sweep(project, "coarse")
-    assert code == 1
+def test_an_unknown_grid_is_refused_with_those_that_there_are(project, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep", "coarse"])
+    with pytest.raises(SystemExit) as ended:
+        errors.run(main)
+    assert ended.value.code == 1
+    printed = capsys.readouterr().err
     assert printed.startswith(
         "error: there is no grid 'coarse'; expected one of ai-art, course, curve, folds, follow-up"
     )
     assert "Traceback" not in printed
 
 
-def test_a_run_that_fails_stops_no_other_and_only_it_is_tried_again(project, sweep):
-    code, printed = sweep(project, "tiny", "--jobs", "2")
-    assert code == 1
-    assert "\nerror: 1 of 3 runs failed" in printed
-    first = records(project)
-    assert sorted(run.state for run in first.values()) == ["completed", "completed", "failed"]
-    text = (project / "data/compare/tiny/index.md").read_text("utf-8")
-    assert re.search(r"\* tiny-\w{8}: stage train failed: seed 13 brings bad luck .*run\.log\)", text)
-    [failed] = [name for name, run in first.items() if run.state == "failed"]
-    assert "seed 13 brings bad luck" in (project / ".runs" / failed / ".dvc/tmp/run.log").read_text("utf-8")
-    assert git(project, "status", "--porcelain") == ""
-    assert all(run.memory.keys() == run.seconds.keys() for run in first.values())
-    assert all(30 < most < 1000 for run in first.values() for most in run.memory.values())  # DVC and a small program
-    _, again = sweep(project, "tiny")
-    assert "2 of the 3 runs of tiny are complete already" in again
-    second = records(project)
-    assert {name for name in first if first[name].pid != second[name].pid} == {failed}
-
-
-def test_a_sweep_that_was_killed_repeats_no_finished_run(project, sweep):
+def test_a_killed_sweep_repeats_no_finished_run_and_a_run_that_fails_stops_no_other(project, sweep):
+    quick, lasting, failing = (named("tiny", point) for point in points("tiny"))
     with training_held(project, 20):
-        process = start(project, "slow")
-        quick, lasting = (named("slow", point) for point in points("slow"))
+        process = start(project, "tiny")
         until = time.monotonic() + 200
         while not (project / ".runs" / lasting / "checkpoint").exists():
             assert time.monotonic() < until
             time.sleep(0.2)
+        servers = servers_of(process.pid)
+        assert servers
         process.kill()
         process.communicate()
-        gone([pid for pid in working_in(project) if pid != os.getpid()])  # its server too
-    before = records(project)
-    assert (before[quick].state, before[lasting].state) == ("completed", "running")
-    (project / "grids/slow.yaml").write_text("train.num_epoch: [2, 20]\n")
-    code, printed = sweep(project, "slow")
-    assert code == 0
-    assert "1 of the 2 runs of slow are complete already" in printed
-    after = records(project)
-    assert after[quick] == before[quick]
-    assert after[lasting].state == "completed"
-    assert after[lasting].stages["pairs"] == "unchanged"
+        gone([*servers, *(pid for pid in working_in(project) if pid != os.getpid())])
+    killed = records(project)
+    assert {name: run.state for name, run in killed.items()} == {quick: "completed", lasting: "running"}
+
+    code, printed = sweep(project, "tiny", "--jobs", "2")
+    assert code == 1
+    assert "1 of the 3 runs of tiny are complete already" in printed
+    assert "\nerror: 1 of 3 runs failed" in printed
+    first = records(project)
+    assert first[quick] == killed[quick]
+    assert first[lasting].stages["pairs"] == "unchanged"
+    assert {name: run.state for name, run in first.items()} == {
+        quick: "completed",
+        lasting: "completed",
+        failing: "failed",
+    }
+    text = (project / "data/compare/tiny/index.md").read_text("utf-8")
+    assert re.search(r"\* tiny-\w{8}: stage train failed: seed 13 brings bad luck .*run\.log\)", text)
+    assert "seed 13 brings bad luck" in (project / ".runs" / failing / ".dvc/tmp/run.log").read_text("utf-8")
+    assert git(project, "status", "--porcelain") == ""
+    assert all(run.memory.keys() == run.seconds.keys() for run in first.values())
+    assert all(30 < most < 1000 for run in first.values() for most in run.memory.values())  # DVC and a small program
+
+    _, again = sweep(project, "tiny")
+    assert "2 of the 3 runs of tiny are complete already" in again
+    second = records(project)
+    assert {name for name in first if first[name].pid != second[name].pid} == {failing}
 
 
 @pytest.fixture(scope="module")
-def swept(made: Path, sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(toy: Path, sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose curve has been swept: at first in vain, since no workspace could be made, and then again."""
     with pytest.MonkeyPatch.context() as patch:
-        project = enter(made, tmp_path_factory.mktemp("swept"), patch)
+        project = enter(toy, tmp_path_factory.mktemp("swept"), patch)
         no_clone = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "never"}
         for name, value in no_clone.items():
             patch.setenv(name, value)
@@ -339,53 +228,6 @@ def test_a_curve_is_drawn_over_the_one_parameter_and_the_page_is_whole(swept):
     assert all((project / "data/compare/curve" / link).is_file() for link in re.findall(r'href="(\.\./[^"]+)"', page))
 
 
-def test_a_workspace_removed_by_hand_is_a_row_that_says_so(project):
-    page = compare("tiny", {"tiny-12345678": {"seed": 1}})
-    assert "missing: its workspace was removed; sweep again" in page.read_text("utf-8")
-    assert "* tiny-12345678: its workspace was removed" in (page.parent / "index.md").read_text("utf-8")
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")], ids=["gone", "empty"])
-@pytest.mark.parametrize(
-    "path",
-    [
-        "data/evaluation/metrics.json",
-        "data/evaluation/stances.json",
-        "data/evaluation/responses.json",
-        "data/train/log.csv",
-        "params.yaml",
-    ],
-)
-def test_a_complete_run_that_lost_a_file_is_a_row_that_names_it_among_the_others(tmp_path, monkeypatch, path, damage):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    damage(Path(".runs/run-1") / path)
-    page = compare("torn", runs)
-    lost, whole = tables(page)[0]
-    assert (lost["support"], whole["support"]) == ("missing", "100%")
-    assert f"missing: {path} cannot be read; sweep again" in page.read_text("utf-8")
-    assert f"無法讀取 {path}" in page.with_name("index.zh-TW.html").read_text("utf-8")
-    assert (is_complete("run-1"), is_complete("run-2")) == (False, True)
-
-
-@pytest.mark.parametrize("path", ["data/pairs/train.jsonl", "data/pairs/eval.jsonl"])
-def test_pairs_that_are_gone_are_missed_as_well(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    complete("run-1", {"seed": 1}, 4, 8, range(10), 1.5)
-    (Path(".runs/run-1") / path).unlink()
-    assert f"{path} cannot be read" in compare("torn", {"run-1": {"seed": 1}}).read_text("utf-8")
-
-
-def test_a_run_is_a_link_to_its_report_where_there_is_one(two_languages):
-    assert Page(two_languages.read_text("utf-8")).links.count("../../../.runs/run-2/data/report/index.html") == 0
-    write(Path(".runs/run-2/data/report/index.html"), "<h1>report</h1>")
-    compare("both", {"run-2": {}, "run-gone": {}})
-    links = [link for link in Page(two_languages.read_text("utf-8")).links if "report" in link]
-    assert links == ["../../../.runs/run-2/data/report/index.html"] * 2  # beside its figures and its defects
-
-
 def test_a_workspace_that_could_not_be_made_is_made_and_one_that_lost_files_gets_them_back(swept, sweep, monkeypatch):
     project, page = swept, swept / "data/compare/curve/index.html"
     monkeypatch.chdir(project)
@@ -397,342 +239,3 @@ def test_a_workspace_that_could_not_be_made_is_made_and_one_that_lost_files_gets
     assert code == 0, printed
     assert "1 of the 3 runs of curve are complete already" in printed
     assert "missing" not in page.read_text("utf-8")
-
-
-def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
-    nothing_chosen = dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True}
-    metrics = Metrics.model_validate(figures(adherence=nothing_chosen))
-    rows = [
-        Row(f"run-{a}{b}", {"a": a, "b": b}, "completed", None, Path(), {}, {}, {}, metrics, (-1.0, -2.0))
-        for a, b in ((0, 0), (0, 1), (1, 1))
-    ]
-    assert [(change.parameter, change.names) for change in changes(rows)] == [
-        ("b", ("run-00", "run-01")),
-        ("a", ("run-01", "run-11")),
-    ]
-    assert response_curves(rows) == []
-
-
-def test_a_run_is_compared_with_what_it_ran_with_and_not_only_with_what_its_grid_says(tmp_path, monkeypatch):
-    """In follow-up the run of beta 0.1 is the profile itself: r is 64 and lora_alpha 16 wherever the grid is silent."""
-    runs = {f"run-{n}": point for n, point in enumerate(points("follow-up"))}
-    monkeypatch.chdir(tmp_path)
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    page = compare("follow-up", runs | {"run-gone": {"train.r": 4}})
-    keys = ("train.beta", "train.r", "train.lora_alpha")
-    assert [tuple(row[key] for key in keys) for row in tables(page)[0]] == [
-        ("0.05", "64", "16"),
-        ("0.1", "64", "16"),
-        ("0.5", "64", "16"),
-        ("0.1", "8", "16"),
-        ("0.1", "16", "16"),
-        ("0.1", "64", "32"),
-        ("0.1", "64", "64"),
-        ("", "4", ""),
-    ]
-    shown = page.read_text("utf-8")
-    assert sorted(re.findall(r"<h3>train\.(\S+: \S+ or \S+)</h3>", shown)) == [
-        "beta: 0.05 or 0.1",
-        "beta: 0.05 or 0.5",
-        "beta: 0.1 or 0.5",
-        "lora_alpha: 16 or 32",
-        "lora_alpha: 16 or 64",
-        "lora_alpha: 32 or 64",
-        "r: 64 or 16",
-        "r: 64 or 8",
-        "r: 8 or 16",
-    ]
-    assert "beta 0.5, r 64, lora_alpha 16</th>" in shown
-
-
-def test_a_curve_is_over_values_and_not_over_how_they_are_written(tmp_path, monkeypatch):
-    """The miniature's own ratio is written 1.0, which the last run has and the grid does not say."""
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {
-        f"run-{n}": {"train.beta": beta} | ratio
-        for n, (beta, ratio) in enumerate([(1, {"pairs.support_ratio": 1}), (2, {"pairs.support_ratio": 1}), (3, {})])
-    }
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    page = compare("mixed", runs)
-    assert [row["pairs.support_ratio"] for row in tables(page)[0]] == ["1", "1", "1"]
-    assert 'aria-label="support from 1 to 1, train.beta 1 to 3"' in page.read_text("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1, "1"), (1.0, "1"), (0.0002, "0.0002"), ("both", "both"), (None, "–"), (True, "True")]
-)
-def test_a_parameter_is_written_as_people_write_it(value, text):
-    assert written(value) == text
-
-
-def test_one_setting_under_two_names_is_pooled_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {"run-1": {"train.beta": 0.1}, "run-2": {"train.r": 64}}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    assert len(tables(compare("twice", runs))) == 2  # runs and defects
-    runs["run-3"] = {"seed": 43}
-    complete("run-3", runs["run-3"], 2, 8, range(10), 1.5)
-    assert [(row["runs"], row["adherence"]) for row in tables(compare("twice", runs))[1]] == [("2", wilson(6, 8))]
-
-
-@pytest.fixture
-def two_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The English page of runs that are pooled, make a curve, differ in one parameter, and of one that is gone."""
-    monkeypatch.chdir(tmp_path)
-    points = [{"pairs.support_ratio": ratio, "seed": seed} for ratio in (0.6, 0.8, 1) for seed in (42, 43)]
-    runs: dict[str, dict[str, Any]] = {f"run-{number}": point for number, point in enumerate(points)}
-    for (name, point), held in zip(runs.items(), [1, 1, 2, 3, 4, 4], strict=True):
-        complete(name, point, held, 8, range(10), float(held))
-    write(Path(".runs/run-2/data/report/index.zh-TW.html"), "<h1>報告</h1>")
-    return compare("both", runs | {"run-gone": {"pairs.support_ratio": 1, "seed": 44}})
-
-
-def test_the_comparison_in_chinese_has_no_english_sentence_and_the_same_numbers(two_languages):
-    text, chinese = (two_languages.with_name(name).read_text("utf-8") for name in ("index.html", "index.zh-TW.html"))
-    assert english(chinese) == []
-    assert len(english(text)) > 10
-    assert numbers(chinese) == numbers(text)
-    assert all(words in Page(chinese).shown for words in ("合併統計", "不存在：工作區已被移除", "支持的回答比例"))
-
-
-def test_the_comparisons_lead_to_each_other_and_to_a_report_in_their_language_where_there_is_one(two_languages):
-    page, chinese = (
-        Page(two_languages.with_name(name).read_text("utf-8")) for name in ("index.html", "index.zh-TW.html")
-    )
-    assert (page.language, chinese.language) == ("en", "zh-Hant")
-    assert "index.zh-TW.html" in page.links
-    assert "index.html" in chinese.links
-    reports = [link for link in chinese.links if link.endswith("index.zh-TW.html")]
-    assert set(reports) == {"../../../.runs/run-2/data/report/index.zh-TW.html"}
-    assert [link for link in page.links if "zh-TW" in link] == ["index.zh-TW.html"]
-
-
-def test_the_markdown_stays_english(two_languages):
-    assert not re.search(r"[\u4e00-\u9fff]", two_languages.with_name("index.md").read_text("utf-8"))
-
-
-def test_folds_are_pooled_over_questions_that_count_once_and_prompts_that_repeat(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{fold}": {"pairs.offset": 10 * fold} for fold in range(3)}
-    for fold, (held, beaten, margin) in enumerate([(4, 10, 2.0), (3, 7, -1.0), (2, 10, 5.0)]):
-        complete(f"run-{fold}", runs[f"run-{fold}"], held, beaten, range(10 * fold, 10 * fold + 10), margin)
-    page = compare("folds", runs)
-    assert tables(page)[1] == [
-        {
-            "runs": "3",
-            "adherence": wilson(9, 12),
-            "answers": "12 (4)",
-            "adherence by run": "75% (50% to 100%)",
-            "reward accuracy": wilson(27, 30),
-            "questions": "30",
-            "reward accuracy by run": "90% (70% to 100%)",
-            "margin by run": "+2.00 (−1.00 to +5.00)",
-        }
-    ]
-    assert "count a repeated question as if it were another one" in page.read_text("utf-8")
-
-
-def test_seeds_are_pooled_for_each_value_of_another_parameter(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    points = [{"pairs.support_ratio": ratio, "seed": seed} for ratio in (0.6, 0.8, 1) for seed in (42, 43)]
-    runs: dict[str, dict[str, Any]] = {f"run-{number}": point for number, point in enumerate(points)}
-    for (name, point), held in zip(runs.items(), [1, 1, 2, 3, 4, 4], strict=True):
-        complete(name, point, held, 8, range(10), float(held))
-    first, second, third = tables(compare("seeds", runs))[1]
-    assert [row["pairs.support_ratio"] for row in (first, second, third)] == ["0.6", "0.8", "1"]
-    assert [row["adherence"] for row in (first, second, third)] == [wilson(2, 8), wilson(5, 8), wilson(8, 8)]
-    assert (second["reward accuracy"], second["questions"]) == (wilson(16, 20), "20 (10)")
-    assert second["margin by run"] == "+2.50 (+2.00 to +3.00)"
-    page = Path("data/compare/seeds/index.html").read_text("utf-8")
-    assert 'aria-label="margin from 1 to 4, pairs.support_ratio 0.6 to 1"' in page  # over the means
-    assert page.count("pairs.support_ratio: ") == 3  # not one for each seed
-    assert "seed: 42 or 43" not in page
-
-
-def test_runs_that_did_not_complete_are_counted_and_not_pooled(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": 1 + n // 2, "seed": n} for n in range(4)}
-    complete("run-1", runs["run-1"], 3, 8, range(10), 1.5)
-    page = compare("cut", runs)
-    some, none = tables(page)[1]
-    assert (some["runs"], some["adherence"], some["margin by run"]) == (
-        "1 of 2",
-        wilson(3, 4),
-        "+1.50 (+1.50 to +1.50)",
-    )
-    assert (none["runs"], none["train.beta"], none["adherence"]) == ("0 of 2", "2", "")
-    assert "none of these runs is complete" in page.read_text("utf-8")
-
-
-def test_runs_of_which_no_two_differ_in_chance_alone_are_not_pooled(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n, "seed": n} for n in (1, 2)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.0)
-    page = compare("each", runs)
-    assert len(tables(page)) == 2  # runs and defects
-    assert 'id="pooled"' not in page.read_text("utf-8")
-
-
-def test_a_ratio_of_one_half_has_no_adherence_to_pool(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.0)
-        edit(name, adherence=dict.fromkeys(("stance", *some(0, 1))) | {"mixed": True})
-    [row] = tables(compare("half", runs))[1]
-    assert (row["adherence"], row["answers"], row["adherence by run"]) == ("–", "–", "–")
-    assert row["reward accuracy"] == wilson(16, 20)
-
-
-def test_where_every_question_stands_in_both_directions_there_is_no_reward_and_a_page_all_the_same(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-        edit(
-            name,
-            rewards={"trained": None, "held_out": None},
-            margin={"trained": {"base": 0.0, "aligned": 1.5, "change": 1.5}, "held_out": None},
-        )
-    each, together, _ = tables(compare("both-ways", runs))
-    assert [(row["reward accuracy"], row["margin"]) for row in each] == [("–", "+1.50")] * 2
-    assert [(row["reward accuracy"], row["questions"], row["reward accuracy by run"]) for row in together] == [
-        ("–", "–", "–")
-    ]
-
-
-def test_a_pooled_share_is_of_the_questions_that_stand_in_one_direction_alone(tmp_path, monkeypatch):
-    """Of 4 questions, twice each, 1 prefers support once and oppose once: 3 are left, of which chosen wins 2."""
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (1, 2)}
-    for name, point in runs.items():
-        complete(name, point, 4, 0, range(1), 1.5)
-        edit(name, rewards={"trained": reward(2, 3), "held_out": None})
-        folder = Path(".runs") / name / "data/pairs"
-        write(folder / "eval.jsonl", "")
-        write(folder / "train.jsonl", directed([*((n, "support") for n in (1, 2, 3, 4, 1, 2, 3)), (4, "oppose")]))
-    [row] = tables(compare("three-quarters", runs))[1]
-    assert (row["reward accuracy"], row["questions"]) == (wilson(4, 6), "6 (3)")
-
-
-def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    complete("run-1", {"train.beta": 1}, 4, 8, range(10), 1.0)
-    page = compare("one", {"run-1": {"train.beta": 1}})
-    expected = dict.fromkeys(FLAWS, "0%") | {"too_long": "25%", "no_stance": "75%"}
-    assert tables(page)[1] == [{"run": "run-1", "train.beta": "1", **expected}]
-    shown = page.read_text("utf-8")
-    assert all(f">{name.replace('_', ' ')}</th>" in shown for name in FLAWS)
-
-
-def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("ran", "restored"):
-        complete(name, {}, 4, 8, range(10), 1.0)
-    known = Run.read(Path(".runs/restored"))
-    known.updated(Path(".runs/restored"), seconds={}, memory={}, gpu_memory={})
-    ran, restored = tables(compare("memory", {"ran": {}, "restored": {}}))[0]
-    assert (ran["s"], ran["GiB"], ran["GPU GiB"]) == ("7", "1.5", "20.0")
-    assert (restored["s"], restored["GiB"], restored["GPU GiB"]) == ("0", "–", "–")
-
-
-def test_a_record_from_before_memory_was_measured_is_read():
-    known = Run(name="old", commit="0" * 40, snapshot="0" * 40, created=datetime.now(UTC))
-    assert Run.model_validate(known.model_dump(exclude={"memory"})).memory == {}
-
-
-def test_what_differs_from_the_first_answer_is_marked_and_escaped():
-    assert marked("真人版更好。", "真人版<更>差。") == "真人版<mark>&lt;</mark>更<mark>&gt;差</mark>。"
-
-
-def test_runs_that_were_asked_other_prompts_have_their_answers_at_their_own(tmp_path, monkeypatch):
-    """The second run was asked the first prompt last, another one of the same id, and fewer; the third the same."""
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{n}": {"train.beta": n} for n in (1, 2, 3)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    answer(
-        "run-1", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"), (3, "特效？", "未定。", "好。")
-    )
-    answer("run-2", (2, "繪圖？", "也許。", "不好。"), (1, "真人版？", "難說。", "不好看。"))
-    answer("run-3", (1, "真人版？", "難說。", "好看。"), (2, "繪圖？", "也許。", "不行。"))
-    page = compare("sets", runs)
-    assert side_by_side(page) == [
-        [
-            ["Prompt", "Before", "beta 1", "beta 2", "beta 3"],
-            ["1 真人版？", "難說。", "好看。support", "不好看。oppose", "好看。support"],
-            ["2 配樂？", "未知。", "好聽。support", "", ""],
-            ["3 特效？", "未定。", "好。support", "", ""],
-            ["2 繪圖？", "也許。", "", "不好。oppose", "不行。oppose"],
-        ]
-    ]
-    assert re.findall(r"<mark>(.*?)</mark>", page.read_text("utf-8")) == ["不", "行"]  # from the first that was asked
-
-
-def test_runs_of_different_bases_show_what_their_own_said_before(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs: dict[str, dict[str, Any]] = {f"run-{seed}": {"seed": seed} for seed in (42, 43)}
-    for name, point in runs.items():
-        complete(name, point, 4, 8, range(10), 1.5)
-    answer("run-42", (1, "真人版？", "難說。", "好看。"), (2, "配樂？", "未知。", "好聽。"))
-    answer("run-43", (1, "真人版？", "各有利弊。", "很好看。"), (2, "配樂？", "未知。", "好聽。"))
-    page = compare("seeds", runs)
-    assert side_by_side(page) == [
-        [
-            ["Prompt", "seed 42", "seed 43"],
-            ["1 真人版？", "Before 難說。 好看。support", "Before 各有利弊。 很好看。support"],
-            ["2 配樂？", "Before 未知。 好聽。support", "Before 未知。 好聽。support"],
-        ]
-    ]
-    assert "The runs have different base models" in page.read_text("utf-8")
-    assert "基礎模型不同" in page.with_name("index.zh-TW.html").read_text("utf-8")
-
-
-@pytest.fixture(params=["one base", "a base each"])
-def wide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A page of 8 runs that set 5 parameters."""
-    monkeypatch.chdir(tmp_path)
-    keys = ("pairs.support_ratio", "pairs.data_size", "train.learning_rate", "train.lora_alpha")
-    runs: dict[str, dict[str, Any]] = {f"wide-{seed:08}": dict.fromkeys(keys, 1) | {"seed": seed} for seed in range(8)}
-    for name, point in runs.items():
-        complete(name, point, 4, 10, range(10), 4.44)
-        base = "難說。" if request.param == "one base" else f"難說，{point['seed']}。"
-        answer(name, *((n, "真人版會好看嗎？" * 3, base * 5, "好看。" * 9) for n in range(4)))
-    return compare("wide", runs | {"wide-12345678": dict.fromkeys(keys, 1) | {"seed": 9}})
-
-
-@pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
-@pytest.mark.parametrize("width", [1300, 390])
-def test_a_browser_shows_the_comparison_without_scrolling_sideways(wide, width, name):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": width, "height": 800})
-        opened.goto(wide.with_name(name).resolve().as_uri())
-        assert opened.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        browser.close()
-
-
-@pytest.mark.parametrize("name", ["index.html", "index.zh-TW.html"])
-def test_no_column_is_cut_off_on_paper(wide, name):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        # A4 on its side less two margins of 12 mm, at 96 pixels per inch.
-        opened = browser.new_page(viewport={"width": int((297 - 24) / 25.4 * 96), "height": 800})
-        opened.emulate_media(media="print")
-        opened.goto(wide.with_name(name).resolve().as_uri())
-        ends = opened.evaluate(
-            "[...document.querySelectorAll('th, td')].map(cell => cell.getBoundingClientRect().right)"
-        )
-        assert max(ends) <= opened.evaluate("document.documentElement.clientWidth")
-        assert b"/MediaBox [0 0 841.9" in opened.pdf(prefer_css_page_size=True)
-        browser.close()

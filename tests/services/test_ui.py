@@ -17,7 +17,7 @@ from stance.machine.ports import free_port
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import make, training_held
+from tests.builders.toy_project import training_held
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -26,20 +26,26 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    project = make(tmp_path_factory.mktemp("ui") / "project")
-    running = Ui(project)
-    yield running
-    running.stop()
-    assert working_in(running.project) == []
+def again(ui: Ui) -> dict[str, Any]:
+    """A run whose training finds no server at first, and waits before it asks again."""
+    return ui.launch(seed=75, num_epoch=1)
 
 
 @pytest.fixture(scope="module")
-def completed(ui: Ui) -> dict[str, Any]:
-    """A run of which every stage had to run."""
-    run = ui.launch(support_ratio=0.25, num_epoch=1)
-    assert ui.wait(run, FINAL) == "COMPLETED"
-    return run
+def shared_out(ui: Ui) -> list[dict[str, Any]]:
+    """Five runs, of which two processes take two each at a time; every stage of the first had to run."""
+    with ui.another():
+        with training_held(ui.project, 12):
+            runs = [ui.launch(support_ratio=0.25, num_epoch=12)]
+            runs += [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 24)]
+            assert ui.training(runs, 4) == 4
+        assert ui.together(runs, within=180) == 4
+    return runs
+
+
+@pytest.fixture(scope="module")
+def completed(shared_out: list[dict[str, Any]]) -> dict[str, Any]:
+    return shared_out[0]
 
 
 def test_a_run_ends_in_a_workspace_and_the_tree_is_as_it_was(ui: Ui, completed):
@@ -79,7 +85,7 @@ def test_a_wrong_value_is_refused_at_once_with_the_name_of_its_field(ui: Ui, nam
     assert name in refusal.value.read().decode()
 
 
-def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui):
+def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui, again):
     run = ui.launch(seed=13)
     assert ui.wait(run, FINAL) == "FAILED"
     recorded = Run.read(ui.folder(run))
@@ -91,46 +97,26 @@ def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui):
 
 
 def test_a_stage_that_takes_too_long_is_ended_and_its_state_says_so(ui: Ui):
-    run = ui.launch(stage_minutes=0.1, num_epoch=3001)
-    ui.trains(run)
-    assert ui.wait(run, FINAL, within=30) == "FAILED"
+    with training_held(ui.project, 31):
+        run = ui.launch(stage_minutes=0.1, num_epoch=31)
+        ui.trains(run)
+        assert ui.wait(run, FINAL, within=30) == "FAILED"
     assert working_in(ui.folder(run)) == []
     assert ui.tasks(run)["train"]["name"] == "TimedOut"
     assert "stage train took longer than 0.1 minutes" in str(Run.read(ui.folder(run)).problem)
     assert (ui.folder(run) / "checkpoint").exists()
 
 
-def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui):
-    run = ui.launch(seed=75, num_epoch=1)
-    assert ui.wait(run, FINAL) == "COMPLETED"
-    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    again = [line["message"] for line in logs if "Retry 1/3" in line["message"]]
-    assert len(again) == 1
-    assert "stage train failed: the Hub does not answer" in again[0]
+def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui, again):
+    assert ui.wait(again, FINAL) == "COMPLETED"
+    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [again["id"]]}}})
+    retries = [line["message"] for line in logs if "Retry 1/3" in line["message"]]
+    assert len(retries) == 1
+    assert "stage train failed: the Hub does not answer" in retries[0]
 
 
-def test_cancelling_a_run_leaves_none_of_its_processes_after_15_seconds(ui: Ui):
-    run = ui.launch(num_epoch=3000)
-    ui.trains(run)
-    assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
-    ui.cancel(run)
-    cancelled = time.monotonic()
-    while processes_of(run):
-        assert time.monotonic() - cancelled < 15
-        time.sleep(0.2)
-    assert ui.wait(run, FINAL) == "CANCELLED"
-    assert Run.read(ui.folder(run)).state == "cancelled"
-    assert (ui.folder(run) / "checkpoint").exists()
-
-
-def test_two_serving_processes_take_each_run_once(ui: Ui):
-    with ui.another():
-        with training_held(ui.project, 12):
-            runs = [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 25)]
-            training = ui.training(runs, 4)
-        assert ui.together(runs, within=180) == 4
-    assert training == 4
-    assert [ui.tries(run) for run in runs] == [1] * 5
+def test_two_serving_processes_take_each_run_once(ui: Ui, shared_out):
+    assert [ui.tries(run) for run in shared_out] == [1] * 5
 
 
 def test_a_grid_is_swept_from_its_deployment(ui: Ui):
@@ -231,16 +217,24 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
 
 
-def test_a_run_is_cancelled_by_its_button_and_goes_on_by_another(ui: Ui, page: "Page"):
+def test_a_run_is_cancelled_by_its_button_leaves_no_process_and_goes_on_by_another(ui: Ui, page: "Page"):
     from playwright.sync_api import expect
 
     with training_held(ui.project, 15):
         run = ui.launch(num_epoch=15, seed=4)
         processes = ui.trains(run)
+        assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
         page.goto(f"/runs/flow-run/{run['id']}")
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("button", name="Confirm").click()
+        cancelled = time.monotonic()
+        while processes_of(run):
+            assert time.monotonic() - cancelled < 15
+            time.sleep(0.2)
         gone(processes)
+    assert ui.wait(run, FINAL) == "CANCELLED"
+    assert Run.read(ui.folder(run)).state == "cancelled"
+    assert (ui.folder(run) / "checkpoint").exists()
     expect(page.get_by_role("button", name="Retry")).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-8-cancelled.png")
     page.get_by_role("button", name="Retry").click()

@@ -18,7 +18,7 @@ from flows.deployments import show_crashed
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.builders.repository import git
-from tests.builders.toy_project import make, training_held
+from tests.builders.toy_project import training_held
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -33,6 +33,8 @@ class Machine:
     def __init__(self, ui: Ui) -> None:
         self.folder = ui.project.parent / "machine" / "checkout"
         git(ui.project, "clone", "--quiet", str(ui.project), str(self.folder))
+        for checkout in (ui.project, self.folder):
+            write_remote(checkout, ui.project.parent / "store")
         home = {"PREFECT_HOME": str(ui.project.parent / "machine" / "prefect"), "POOL": "stance"}
         self.environment = {**os.environ, **home, "PREFECT_API_URL": f"http://127.0.0.1:{ui.port}/api"}
         self.prefect(ui.project, *POOL)
@@ -58,12 +60,10 @@ class Machine:
         return self.folder / ".runs" / str(run["name"])
 
 
-@pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    folder = tmp_path_factory.mktemp("worker")
-    running = Ui(make(folder / "project", remote=folder / "store"))
-    yield running
-    running.stop()
+def write_remote(project: Path, store: Path) -> None:
+    """Let a folder be DVC's default remote of a checkout."""
+    lines = ("[core]", "    remote = store", "['remote \"store\"']", f"    url = {store}")
+    (project / ".dvc/config.local").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,12 @@ def machine(ui: Ui) -> Iterator[Machine]:
     yield running
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(timeout=60) == 0
+    (ui.project / ".dvc/config.local").unlink()
     assert working_in(running.folder) == []
 
 
 def test_a_worker_runs_in_its_own_checkout_and_its_results_are_restored_elsewhere(ui: Ui, machine: Machine):
-    settings = {"support_ratio": 0.25, "num_epoch": 2}
+    settings = {"support_ratio": 0.125, "num_epoch": 2}  # of which nothing is made in this project
     there = ui.launch(on="pool", **settings)
     assert ui.wait(there, FINAL) == "COMPLETED"
     assert Run.read(machine.workspace(there)).stages["train"].startswith("ran: train.num_epoch 3 → 2")
@@ -116,10 +117,11 @@ def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
 
 
 def test_a_cancelled_run_on_a_worker_leaves_nothing(ui: Ui, machine: Machine):
-    run = ui.launch(on="pool", num_epoch=3000)
-    processes = trains(machine.workspace(run))
-    ui.cancel(run)
-    gone(processes)
+    with training_held(machine.folder, 30):
+        run = ui.launch(on="pool", num_epoch=30)
+        processes = trains(machine.workspace(run))
+        ui.cancel(run)
+        gone(processes)
     assert ui.wait(run, FINAL) == "CANCELLED"
 
 
