@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
@@ -181,8 +181,13 @@ def field(page: "Page", label: str) -> "Locator":
 
 
 def submit(page: "Page") -> None:
-    """Send the form, and wait until the server has taken it."""
-    page.get_by_role("button", name="Submit").click()
+    """Send the form, and wait until the server has taken it; the page of a busy machine may miss a click."""
+    from playwright.sync_api import TimeoutError as Missed
+
+    for _ in range(5):
+        with suppress(Missed), page.expect_request("**/create_flow_run", timeout=15_000):
+            page.get_by_role("button", name="Submit").click()
+            break
     page.wait_for_url("**/deployments/deployment/*?*")
 
 
