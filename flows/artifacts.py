@@ -12,9 +12,10 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from stance.data.metrics import Metrics
+from stance.data.answers import RESPONSES
+from stance.data.metrics import METRICS, Metrics
 from stance.data.questions import Stance
-from stance.data.records import Gate, read_gates
+from stance.data.records import GATES, Gate, read_gates
 from stance.language.messages import sentence
 from stance.machine.files import read_json
 from stance.pages.charts import curves
@@ -26,7 +27,7 @@ VERDICT = {True: "passed", False: "**missed**"}
 def show(run: Run, folder: Path) -> None:
     """Show the results of a run in the UI."""
     create_markdown_artifact(summary(run, folder), key="summary", description=run.name)
-    create_table_artifact(read_json(folder / "data/evaluation/responses.json"), key="answers", description=run.name)
+    create_table_artifact(read_json(folder / RESPONSES), key="answers", description=run.name)
     for curve in curves(folder / "data/train/log.csv"):
         create_image_artifact(data_uri(curve.svg), key=curve.name.lower().replace(" ", "-"), description=curve.summary)
     create_link_artifact(
@@ -42,8 +43,8 @@ def data_uri(svg: str) -> str:
 
 def summary(run: Run, folder: Path) -> str:
     """Return a run's parameters, figures before and after, and gates, in Markdown."""
-    metrics = Metrics.read(folder / "data/evaluation/metrics.json")
-    gates = read_gates(folder / "data/evaluation/gates.json")
+    metrics = Metrics.read(folder / METRICS)
+    gates = read_gates(folder / GATES)
     given = {"commit": run.snapshot[:12], "profile": run.profile or "params.yaml", **run.overrides}
     lines = [f"# {run.name}", "", "| parameter | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in given.items()]

@@ -35,8 +35,9 @@ from stance.config.profiles import Overrides
 from stance.errors import InputError, run
 from stance.machine.git import git
 from stance.pages.comparison import compare
-from stance.pages.comparison_rows import PARAMS, lost
+from stance.pages.comparison_rows import lost
 from stance.runs import workspace
+from stance.runs.finished import PARAMS
 from stance.runs.record import RECORD, Run
 from stance.runs.workspace import RUNS
 

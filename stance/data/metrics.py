@@ -13,6 +13,7 @@ from stance.data.questions import Kind, Stance
 from stance.errors import InputError
 from stance.machine.files import write_json
 
+METRICS = Path("data/evaluation/metrics.json")
 Change = Literal["same", "reworded", "stance", "other"]
 """What happened to the base model's answer; the first two keep it."""
 

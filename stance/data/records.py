@@ -14,6 +14,7 @@ from stance.errors import InputError
 from stance.language.messages import Message, sentence
 from stance.machine.files import read_json, write_json
 
+GATES = Path("data/evaluation/gates.json")
 DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
 """Defects that make an answer no sentence any more."""
 STYLE = ("too_long", "hedged", "no_stance")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from stance.data.answers import RESPONSES
 from stance.data.records import DEGENERATE, STYLE
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from stance.machine.files import read_json
@@ -20,7 +21,6 @@ from stance.pages import comparison_pools
 from stance.pages.charts import Curve, curve
 from stance.pages.comparison_pools import chance, counted, groups, pools
 from stance.pages.comparison_rows import (
-    RESPONSES,
     STANCES_FILE,
     Row,
     as_run,

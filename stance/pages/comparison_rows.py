@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stance.data.metrics import Metrics, Share
+from stance.data.answers import RESPONSES
+from stance.data.metrics import METRICS, Metrics, Share
 from stance.errors import InputError
 from stance.language.translation import _
 from stance.machine.files import lookup, read_json, read_yaml
-from stance.runs.record import LOG, METRICS, RECORD, Run
+from stance.runs.finished import PARAMS
+from stance.runs.record import LOG, RECORD, Run
 from stance.runs.workspace import RUNS
 
-PARAMS = Path("params.yaml")
 PAIRS = Path("data/pairs")
 TRAINING = Path("data/train/log.csv")
-RESPONSES = Path("data/evaluation/responses.json")
 STANCES_FILE = Path("data/evaluation/stances.json")
 
 

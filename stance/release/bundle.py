@@ -12,13 +12,15 @@ from pathlib import Path, PurePath
 from typing import get_args
 
 from stance.config import data, release
+from stance.data.answers import RESPONSES
+from stance.data.records import GATES
 from stance.errors import InputError
 from stance.machine.digests import Digest
 from stance.machine.files import File, blob_id
 from stance.models.base import Base
 from stance.models.hub import Entry
 from stance.release.card import Part, card
-from stance.runs.finished import ADAPTER, FINGERPRINT, GATES, MERGED, PARAMS, RESPONSES, FinishedRun
+from stance.runs.finished import ADAPTER, FINGERPRINT, MERGED, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
 
 PARTS: tuple[Part, ...] = get_args(Part)

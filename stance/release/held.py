@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stance.data.answers import RESPONSES
 from stance.data.chat import fingerprint, load_tokenizer
-from stance.data.records import Gate
+from stance.data.records import GATES, Gate
 from stance.language.messages import message
 from stance.machine.digests import Digest, link
 from stance.machine.files import read_json, write_json
-from stance.runs.finished import GATES, MERGED, MODELS, OUTPUTS, PARAMS, RESPONSES, FinishedRun
+from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
 from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed
 from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate

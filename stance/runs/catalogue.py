@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.client.local import served_folders
+from stance.data.metrics import METRICS
 from stance.errors import InputError
 from stance.machine.files import flat, read_json, read_yaml
 from stance.machine.git import git
 from stance.runs import record, workspace
-from stance.runs.record import METRICS, Run
+from stance.runs.record import Run
 from stance.runs.workspace import RUNS
 
 MIB = 2**20

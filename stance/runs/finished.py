@@ -21,9 +21,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from stance.config.params import Params
-from stance.data.answers import Response, parse_responses
-from stance.data.metrics import Metrics
-from stance.data.records import Gate, parse_gates
+from stance.data.answers import RESPONSES, Response, parse_responses
+from stance.data.metrics import METRICS, Metrics
+from stance.data.records import GATES, Gate, parse_gates
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
 from stance.machine.files import parse_yaml
@@ -31,9 +31,6 @@ from stance.models.base import Base
 from stance.runs.lockfile import FILES, LOCK, Lock
 
 PARAMS = Path("params.yaml")
-GATES = Path("data/evaluation/gates.json")
-METRICS = Path("data/evaluation/metrics.json")
-RESPONSES = Path("data/evaluation/responses.json")
 TEST_PROMPTS = Path("data/dataset/test_prompt.json")
 BASE, BASE_FINGERPRINT = Path("data/base/base.json"), Path("data/base/fingerprint.json")
 FINGERPRINT, PARITY = Path("data/merge/fingerprint.json"), Path("data/merge/parity.json")

@@ -85,6 +85,3 @@ class Run(BaseModel):
 def this_process() -> dict[str, Any]:
     """Return the values of a record that name this process as the one that works on the run."""
     return {"pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-METRICS = Path("data/evaluation/metrics.json")
