@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stance.errors import InputError
+from stance.machine.files import first_problem
 
 RESPONSES = Path("data/evaluation/responses.json")
 
@@ -43,11 +44,9 @@ def _answer(path: Path, number: int, line: str, again: str) -> Answer:
     try:
         return Answer.model_validate_json(line)
     except ValidationError as error:
-        problem = error.errors()[0]
-        what = ".".join(map(str, problem["loc"])) or "the row"
         expected = ", ".join(Answer.model_fields)
-        found = f"{path}, row {number}: {what}: {problem['msg'].lower()}"
-        raise InputError(f"{found}; a row needs {expected}: {again}") from None
+        problem = f"{path}, row {number}: {first_problem(error, 'the row')}"
+        raise InputError(f"{problem}; a row needs {expected}: {again}") from None
 
 
 class Response(BaseModel):
@@ -81,7 +80,5 @@ def parse_responses(content: bytes, path: Path) -> list[Response]:
     try:
         return RESPONSE_LIST.validate_json(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        found = f"{path}: {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].lower()}"
         expected = f"expected a list of rows with {', '.join(Response.model_fields)}"
-        raise InputError(f"{found}; {expected}: `make repro` writes it again") from None
+        raise InputError(f"{path}: {first_problem(error)}; {expected}: `make repro` writes it again") from None

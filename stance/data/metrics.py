@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stance.data.questions import Kind, Stance
 from stance.errors import InputError
-from stance.machine.files import write_json
+from stance.machine.files import first_problem, read_output, write_json
 
 METRICS = Path("data/evaluation/metrics.json")
 Change = Literal["same", "reworded", "stance", "other"]
@@ -201,10 +201,7 @@ class Metrics(Figures):
         Raises:
             InputError: The file is missing, or an earlier version of this project wrote it.
         """
-        try:
-            return cls.parse(path.read_bytes(), path)
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+        return cls.parse(read_output(path), path)
 
     @classmethod
     def parse(cls, content: bytes, path: Path) -> Self:
@@ -212,10 +209,8 @@ class Metrics(Figures):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(map(str, problem["loc"])) or "the file"
             raise InputError(
-                f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); "
+                f"{path} is not in the format of this version ({first_problem(error)}); "
                 "run `dvc repro` again in the run's folder"
             ) from None
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stance.data.questions import Stance
 from stance.errors import InputError
-from stance.machine.files import read_jsonl, write_jsonl
+from stance.machine.files import first_problem, read_jsonl, write_jsonl
 
 
 class Turn(BaseModel):
@@ -77,6 +77,4 @@ def _pair(row: Any, where: str) -> Pair:
     try:
         return Pair.model_validate(row)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{where}: {field}: {problem['msg'].lower()}; run `dvc repro -f -s pairs`") from None
+        raise InputError(f"{where}: {first_problem(error, 'the row')}; run `dvc repro -f -s pairs`") from None

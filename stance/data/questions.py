@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from stance.errors import InputError
+from stance.machine.files import first_problem
 
 LABELLED, TEST, PROBES = "labelled_data.json", "test_prompt.json", "probes.json"
 Stance = Literal["support", "neutral", "oppose"]
@@ -110,11 +111,9 @@ def _row(path: Path, number: int, raw: Any, schema: type[Row]) -> Row:
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "the row"
         expected = ", ".join(name for name, info in schema.model_fields.items() if info.is_required())
-        found = f"{path}, row {number}: {field}: {problem['msg'].removeprefix('Value error, ').lower()}"
-        raise InputError(f"{found}; a row needs {expected}, none of them empty") from None
+        problem = f"{path}, row {number}: {first_problem(error, 'the row')}"
+        raise InputError(f"{problem}; a row needs {expected}, none of them empty") from None
 
 
 def _kind(value: object) -> str:

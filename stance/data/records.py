@@ -4,6 +4,7 @@
 `stance.language.messages.sentence` puts into words.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stance.errors import InputError
 from stance.language.messages import Message, sentence
-from stance.machine.files import read_json, write_json
+from stance.machine.files import first_problem, read_output, write_json
 
 GATES = Path("data/evaluation/gates.json")
 DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
@@ -80,20 +81,15 @@ def write_warnings(path: Path, warnings: Iterable[LintWarning]) -> None:
 
 
 def _read_list(path: Path, schema: type[Record]) -> list[Record]:
-    try:
-        return _parse_list(path.read_bytes(), path, schema)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a finished run: `make repro` first") from None
+    return _parse_list(read_output(path), path, schema)
 
 
 def _parse_list(content: bytes, path: Path, schema: type[Record]) -> list[Record]:
     try:
         return TypeAdapter(list[schema]).validate_json(content)  # type: ignore[valid-type]
     except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "the file"
         raise InputError(
-            f"{path} is not in the format of this version ({field}: {problem['msg'].lower()}); an earlier version of "
+            f"{path} is not in the format of this version ({first_problem(error)}); an earlier version of "
             "this project made the run: make it again with this one (`make repro`, or a new run), or release it from a "
             "checkout of its own commit"
         ) from None
@@ -115,8 +111,9 @@ def gates_in_words(path: Path) -> list[dict[str, Any]]:
 
     A release of an earlier version, which may be on the Hub for ever, holds its gates in words already.
     """
-    rows = read_json(path)
-    return rows if any("found" in row for row in rows) else [in_words(gate) for gate in read_gates(path)]
+    content = read_output(path)
+    rows: list[dict[str, Any]] = json.loads(content)
+    return rows if any("found" in row for row in rows) else [in_words(gate) for gate in parse_gates(content, path)]
 
 
 def require(gates: Iterable[Gate], refusal: str) -> None:

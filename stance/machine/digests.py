@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stance.errors import InputError
-from stance.machine.files import CHUNK
+from stance.machine.files import CHUNK, files_below
 
 TICK = 0.02
 """Seconds; the clock that the kernel stamps files with moves in steps shorter than this."""
@@ -85,15 +85,9 @@ def digests(root: Path, outputs: Iterable[str], earlier: Digests) -> dict[str, D
     Raises:
         InputError: A file goes on changing while it is read.
     """
-    names = [name for output in outputs for name in files_below(root, output)]
+    names = [path.relative_to(root).as_posix() for output in outputs for path in files_below(root / output)]
     with ThreadPoolExecutor() as threads:
         return dict(zip(names, threads.map(lambda name: _digest(root / name, earlier.get(name)), names), strict=True))
-
-
-def files_below(root: Path, output: str) -> list[str]:
-    """Return the files below a folder by their path in `root`, in DVC's order; `.dvcignore` leaves out bytecode."""
-    files = (path for path in (root / output).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return [path.relative_to(root).as_posix() for path in sorted(files, key=lambda path: path.relative_to(root).parts)]
 
 
 def _digest(path: Path, earlier: Digest | None) -> Digest:

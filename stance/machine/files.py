@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stance.errors import InputError
 
@@ -40,6 +40,28 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+UNFINISHED = "expected a finished run: `make repro` first"
+
+
+def read_output(path: Path) -> bytes:
+    """Return the bytes of a file that a stage writes.
+
+    Raises:
+        InputError: The file does not exist.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {UNFINISHED}") from None
+
+
+def first_problem(error: ValidationError, whole: str = "the file") -> str:
+    """Return the first thing that pydantic found wrong, as `field: problem`; `whole` stands for no field."""
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"])) or whole
+    return f"{field}: {problem['msg'].removeprefix('Value error, ').lower()}"
 
 
 RESTORES = {"params.yaml": "make profile NAME=miniature", "dvc.lock": "make repro"}
@@ -117,14 +139,17 @@ def md5_of_list(files: Mapping[str, str]) -> str:
 
 
 def md5_of_files(folder: Path) -> dict[str, str]:
-    """Return the MD5 of every file in a folder by relative path, in DVC's order, without bytecode."""
-    files = sorted(
-        (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts),
-        key=lambda path: path.relative_to(folder).parts,
-    )
+    """Return the MD5 of every file in a folder by relative path, in DVC's order."""
+    files = files_below(folder)
     with ThreadPoolExecutor() as threads:
         hashes = threads.map(md5_of_file, files)
         return {path.relative_to(folder).as_posix(): md5 for path, md5 in zip(files, hashes, strict=True)}
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder in DVC's order; `.dvcignore` leaves out bytecode."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(files, key=lambda path: path.relative_to(folder).parts)
 
 
 def md5_of_file(path: Path) -> str:

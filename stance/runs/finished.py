@@ -26,7 +26,7 @@ from stance.data.metrics import METRICS, Metrics
 from stance.data.records import GATES, Gate, parse_gates
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
-from stance.machine.files import parse_yaml
+from stance.machine.files import UNFINISHED, parse_yaml, read_output
 from stance.models.base import Base
 from stance.runs.lockfile import FILES, LOCK, Lock
 
@@ -42,7 +42,6 @@ MODELS = (ADAPTER, MERGED)
 EVALUATION = tuple(path.as_posix() for path in (METRICS, RESPONSES, GATES))
 OUTPUTS = (*MODELS, *EVALUATION)
 """The outputs that a release is made from, as `dvc.lock` names them."""
-UNFINISHED = "expected a finished run: `make repro` first"
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class FinishedRun:
         """
         if not (folder / MERGED).exists():
             raise InputError(f"{folder / MERGED} does not exist; {UNFINISHED}")
-        contents = {path: _content(folder / path) for path in SMALL}
+        contents = {path: read_output(folder / path) for path in SMALL}
         if (folder / FILES).exists():
-            contents[FILES] = _content(folder / FILES)
+            contents[FILES] = read_output(folder / FILES)
         values = parse_yaml(contents[PARAMS], folder / PARAMS)
         lock = Lock.parse(contents[LOCK], folder / LOCK)
         return cls(
@@ -164,13 +163,6 @@ class FinishedRun:
             return json.loads(self.contents[path])
         except ValueError as error:
             raise InputError(f"{self.folder / path} is not JSON ({error}); {UNFINISHED}") from None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; {UNFINISHED}") from None
 
 
 def _md5(content: bytes) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from stance.errors import InputError
 from stance.machine.digests import Digests
-from stance.machine.files import lookup, md5, md5_of_list
+from stance.machine.files import UNFINISHED, lookup, md5, md5_of_list
 
 LOCK = Path("dvc.lock")
 FILES = Path("data/merge/files.json")
@@ -40,7 +40,7 @@ class Lock(NamedTuple):
             stages = yaml.safe_load(content)["stages"]
             assert all(isinstance(stage, dict) for stage in stages.values())
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError, AssertionError):
-            raise InputError(f"{path} is not a lock of DVC; expected a finished run: `make repro` first") from None
+            raise InputError(f"{path} is not a lock of DVC; {UNFINISHED}") from None
         return cls(hashlib.sha256(content).hexdigest(), stages)
 
     @property

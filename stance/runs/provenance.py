@@ -5,9 +5,9 @@ from typing import Any
 
 from stance.data.records import in_words
 from stance.errors import InputError
-from stance.machine.files import read_json
+from stance.machine.files import read_json, read_output
 from stance.machine.git import git
-from stance.runs.finished import UNFINISHED, FinishedRun
+from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import LOCK, Lock
 
 RELEASE = Path("data/release")
@@ -23,10 +23,7 @@ def release_id(run: Path) -> str:
     Raises:
         InputError: There is no `dvc.lock` yet.
     """
-    try:
-        return Lock.parse((run / LOCK).read_bytes(), run / LOCK).release
-    except FileNotFoundError:
-        raise InputError(f"{run / LOCK} does not exist; {UNFINISHED}") from None
+    return Lock.parse(read_output(run / LOCK), run / LOCK).release
 
 
 def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
