@@ -9,6 +9,6 @@ import stance  # noqa: F401 - imported first, because it reports a wrong interpr
 # of 700 new objects, this takes a fifth of a stage's start.
 gc.set_threshold(100_000, 50, 100)
 
-# Threads of OpenMP wait for work by spinning. On a busy machine they take the time of those that work: training is then
-# five times slower. Waiting asleep gives the same bytes.
+# Threads of OpenMP wait for work by spinning, and on a busy machine they take the time of those that work. Waiting
+# asleep gives the same bytes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

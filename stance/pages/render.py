@@ -10,7 +10,7 @@ from stance.language.messages import sentence
 from stance.language.translation import LANGUAGES, _, listed, ngettext, spoken, word
 
 STANCES = get_args(Stance)
-TEMPLATE, LINKS, SHEET = "report.html.j2", "languages.html.j2", "page.css"
+LINKS, SHEET = "languages.html.j2", "page.css"
 CATALOGUE = Path(__file__).with_name("zh_TW.po")
 
 

@@ -18,8 +18,9 @@ from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest, read_json
 from stance.models.base import Base
 from stance.pages.charts import curves
-from stance.pages.render import STANCES, TEMPLATE, percent, render
+from stance.pages.render import STANCES, percent, render
 
+TEMPLATE = "report.html.j2"
 SHOWN = (*DEGENERATE, "too_long")
 """Defects that stand at an answer; its stance says the rest."""
 Json = Mapping[str, Any]

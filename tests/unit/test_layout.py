@@ -1,12 +1,12 @@
 """The floors of the house: who may import whom."""
 
-import ast
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.builders.imports import imports
 
 FLOORS = (
     {"stance", "stance.errors", "stance.language"},
@@ -39,18 +39,6 @@ def package(name: str) -> str:
     """Return the package of a module: two words of `stance`, one of all others."""
     words = name.split(".")
     return ".".join(words[:2]) if words[0] == "stance" else words[0]
-
-
-@cache
-def imports(path: Path) -> frozenset[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{path}: a relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return frozenset(names)
 
 
 def module(path: Path) -> str:

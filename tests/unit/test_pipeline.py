@@ -1,8 +1,6 @@
 """The contract between `dvc.yaml`, the parameters, the code and git, whatever stages there are."""
 
-import ast
 import re
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 import yaml
 
 from stance.config.profiles import PROFILES
+from tests.builders.imports import imports
 
 PIPELINE: dict[str, dict[str, Any]] = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 CODE = ("stance.", "tasks.")
@@ -61,19 +60,6 @@ def program(stage: str) -> Path:
     found = re.fullmatch(r"tasks/python -m tasks\.(\w+)((?: \S+)*)", PIPELINE[stage]["cmd"])
     assert found, f"{stage} does not run one module of tasks/"
     return Path(f"tasks/{found[1]}.py")
-
-
-@cache
-def imports(path: Path) -> frozenset[str]:
-    """Return what a file imports, at its top or within a function."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, f"{path}: a relative import"
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return frozenset(names)
 
 
 def project_files(path: Path) -> set[str]:
