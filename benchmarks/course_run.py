@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.watch import Cost, cost
 from stance.config.profiles import compose
+from stance.data.training import Parity
 from stance.evaluation.validation import CORPUS
 from stance.machine.files import read_json, read_jsonl, write_json
 from stance.machine.memory import gib
@@ -109,7 +110,7 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
         "losses": losses(folder),
         "tokens": answered,
         "said": {name: said(folder, name) for name in costs},
-        "parity": read_json(folder / "data/merge/parity.json"),
+        "parity": Parity.read(folder / "data/merge/parity.json").model_dump(),
     }
 
 

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from statistics import fmean
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from stance.data.metrics import Change, Divergence, Reach, Share
 from stance.data.questions import Kind, Probe, Stance
+from stance.data.verdicts import ProbeAnswer, ProbeVerdicts
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.intervals import share
 
@@ -90,14 +91,14 @@ def divergence(base: Mapping[str, float], aligned: Mapping[str, float]) -> float
     return max(0.0, sum(p * math.log(p / q) for p, q in (*pairs, rest)))
 
 
-def explained(rows: Sequence[Probed]) -> list[dict[str, Any]]:
-    """Return every probe with both answers, what the judge says of them, and what became of the base model's."""
+def probe_verdicts(rows: Sequence[Probed]) -> list[ProbeVerdicts]:
+    """Return every probe with both answers, the judge's verdicts, and what happened to the base model's answer."""
     return [
-        {
-            **row.probe.model_dump(exclude_none=True, exclude={"answer"}),
-            "base": {"response": row.base, **row.before._asdict()},
-            "aligned": {"response": row.aligned, **row.after._asdict()},
-            "change": row.change,
-        }
+        ProbeVerdicts(
+            **row.probe.model_dump(exclude={"answer"}),
+            base=ProbeAnswer(response=row.base, stance=row.before.stance, score=row.before.score),
+            aligned=ProbeAnswer(response=row.aligned, stance=row.after.stance, score=row.after.score),
+            change=row.change,
+        )
         for row in rows
     ]

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from stance.data.answers import RESPONSES
+from stance.data.answers import RESPONSES, read_responses
 from stance.data.records import DEGENERATE, STYLE
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
-from stance.machine.files import read_json
 from stance.pages import comparison_pools
 from stance.pages.charts import Curve, curve
 from stance.pages.comparison_pools import chance, counted, groups, pools
 from stance.pages.comparison_rows import (
-    STANCES_FILE,
     Row,
     as_run,
     parameters,
@@ -306,11 +305,12 @@ def answers(rows: Sequence[Row]) -> list[Asked]:
     """Return every test prompt that any run was asked, with the answers of all runs."""
     table: dict[tuple[int, str], Asked] = {}
     for number, known in enumerate(rows):
-        stances = {found["id"]: found["aligned"]["stance"] for found in read_json(known.folder / STANCES_FILE)}
-        for found in read_json(known.folder / RESPONSES):
-            key = found["id"], found["prompt"]
+        judged = read_prompt_verdicts(known.folder / STANCES_FILE)
+        stances = {verdicts.id: verdicts.aligned.stance for verdicts in judged}
+        for response in read_responses(known.folder / RESPONSES):
+            key = response.id, response.prompt
             table.setdefault(key, Asked(*key, [None] * len(rows))).runs[number] = Said(
-                found["response_from_original_model"], found["response_from_trained_model"], stances[found["id"]]
+                response.response_from_original_model, response.response_from_trained_model, stances[response.id]
             )
     return list(table.values())
 

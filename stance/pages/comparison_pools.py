@@ -7,11 +7,11 @@ from typing import Any
 
 from stance.data.metrics import Metrics, Share
 from stance.data.preferences import read_pairs
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.evaluation.intervals import share
 from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
-from stance.machine.files import read_json
-from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, with_interval
+from stance.pages.comparison_rows import PAIRS, Row, with_interval
 from stance.pages.render import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
@@ -95,7 +95,7 @@ def rewards(done: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
 
 def answered(folder: Path) -> list[str]:
     """Return the test prompts that a run answered."""
-    return [str(found["id"]) for found in read_json(folder / STANCES_FILE)]
+    return [str(row.id) for row in read_prompt_verdicts(folder / STANCES_FILE)]
 
 
 def directed(folder: Path) -> list[str]:

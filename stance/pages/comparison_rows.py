@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stance.data.answers import RESPONSES
+from stance.data.answers import RESPONSES, read_responses
 from stance.data.metrics import METRICS, Metrics, Share
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.errors import InputError
 from stance.language.translation import _
-from stance.machine.files import lookup, read_json, read_yaml
+from stance.machine.files import lookup, read_yaml
 from stance.runs.finished import PARAMS
 from stance.runs.record import LOG, RECORD, Run
 from stance.runs.workspace import RUNS
 
 PAIRS = Path("data/pairs")
 TRAINING = Path("data/train/log.csv")
-STANCES_FILE = Path("data/evaluation/stances.json")
 
 
 class Row(NamedTuple):
@@ -75,8 +75,8 @@ READ: Mapping[Path, Callable[[Path], object]] = {
     PAIRS / "eval.jsonl": Path.stat,
     TRAINING: ends,
     METRICS: Metrics.read,
-    RESPONSES: read_json,
-    STANCES_FILE: read_json,
+    RESPONSES: read_responses,
+    STANCES_FILE: read_prompt_verdicts,
 }
 """What a comparison reads of a complete run, and how."""
 

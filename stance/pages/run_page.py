@@ -1,6 +1,6 @@
 """The page about one run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,9 @@ from stance.data.preferences import read_pairs
 from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
 from stance.data.training import Parity
+from stance.data.verdicts import AnswerVerdict, PromptVerdicts, read_probe_verdicts, read_prompt_verdicts
 from stance.language.translation import _, listed, ngettext, word
-from stance.machine.files import digest, read_json
+from stance.machine.files import digest
 from stance.models.base import Base
 from stance.pages.charts import curves
 from stance.pages.render import STANCES, percent, render
@@ -25,7 +26,6 @@ from stance.pages.render import STANCES, percent, render
 TEMPLATE = "report.html.j2"
 SHOWN = (*DEGENERATE, "too_long")
 """Defects that stand at an answer; its stance says the rest."""
-Json = Mapping[str, Any]
 
 
 class JudgedAnswer(NamedTuple):
@@ -55,7 +55,7 @@ def page(params: Params, *folders: Path) -> str:
     dataset, base, pairs, train, merge, answers, evaluation = folders
     metrics = Metrics.read(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
-    rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
+    rows = exchanges(answers, read_prompt_verdicts(evaluation / "stances.json"), params.answers.max_new_tokens)
     stance = metrics.adherence.stance
     return render(
         Path(__file__).with_name(TEMPLATE),
@@ -64,7 +64,7 @@ def page(params: Params, *folders: Path) -> str:
         metrics=metrics,
         gates=read_gates(evaluation / "gates.json"),
         rows=rows,
-        probes=read_json(evaluation / "probes.json"),
+        probes=read_probe_verdicts(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=trained,
@@ -115,25 +115,25 @@ def largest(shares: Shares) -> str:
     return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
 
 
-def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
+def exchanges(answers: Path, stances: Sequence[PromptVerdicts], max_new_tokens: int) -> list[Exchange]:
     """Return every test prompt with both answers and what the judge made of them."""
-    verdicts = {row["id"]: row for row in stances}
+    verdicts = {row.id: row for row in stances}
     base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
     return [
         Exchange(
             before.id,
             before.prompt,
-            _answer(before, verdicts[before.id]["base"], max_new_tokens),
-            _answer(after, verdicts[after.id]["aligned"], max_new_tokens),
+            _answer(before, verdicts[before.id].base, max_new_tokens),
+            _answer(after, verdicts[after.id].aligned, max_new_tokens),
         )
         for before, after in zip(base, aligned, strict=True)
     ]
 
 
-def _answer(row: Answer, verdict: Json, max_new_tokens: int) -> JudgedAnswer:
+def _answer(row: Answer, verdict: AnswerVerdict, max_new_tokens: int) -> JudgedAnswer:
     cut = _("cut off at {number} tokens").format(number=max_new_tokens)
-    named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
-    return JudgedAnswer(row.response, verdict["stance"], verdict["score"], named, verdict["defects"])
+    named = [cut if name == "cut_off" else word(name) for name in verdict.defects if name in SHOWN]
+    return JudgedAnswer(row.response, verdict.stance, verdict.score, named, verdict.defects)
 
 
 def blocks(params: Params) -> list[str]:

@@ -55,7 +55,7 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
         defects={"base": flaws, "aligned": flaws},
         characters={"base": 10.0, "aligned": 10.0},
     )
-    stances = [{"id": n, "aligned": {"stance": "support" if n < held else "neutral"}} for n in range(4)]
+    stances = [verdicts(n, "support" if n < held else "neutral") for n in range(4)]
     texts = {"response_from_original_model": "難說。", "response_from_trained_model": "好。"}
     write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
     write(folder / "data/evaluation/stances.json", json.dumps(stances))
@@ -64,6 +64,12 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
     write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
+
+
+def verdicts(ident: int, stance: str) -> dict[str, Any]:
+    """Return a row of `stances.json`: the base is neutral, the aligned model has the stance."""
+    base, aligned = ({"stance": side, "score": 0.0, "defects": []} for side in ("neutral", stance))
+    return {"id": ident, "base": base, "aligned": aligned}
 
 
 def reward(count: int, total: int) -> dict[str, Any]:
@@ -87,8 +93,8 @@ def answer(name: str, *rows: tuple[int, str, str, str]) -> None:
     keys = ("id", "prompt", "response_from_original_model", "response_from_trained_model")
     folder = Path(".runs") / name / "data/evaluation"
     write(folder / "responses.json", json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
-    verdicts = [{"id": row[0], "aligned": {"stance": "oppose" if "不" in row[3] else "support"}} for row in rows]
-    write(folder / "stances.json", json.dumps(verdicts[::-1]))
+    stances = [verdicts(row[0], "oppose" if "不" in row[3] else "support") for row in rows]
+    write(folder / "stances.json", json.dumps(stances[::-1]))
 
 
 def side_by_side(page: Path) -> list[list[list[str]]]:
