@@ -192,14 +192,17 @@ def serve(run: FinishedRun) -> str:
 @task(task_run_name="smoke", cache_policy=NO_CACHE)
 def ask(run: FinishedRun, address: str) -> dict[str, Any]:
     """Ask the public endpoint for its release, and one question."""
-    answer = smoke(address, run.release, run.folder)
+    answer = smoke(address, run.release, run.params, run.responses[0].prompt)
     get_run_logger().info("%s answers at %s: %s", answer["release"], address, answer["answer"])
     return answer
 
 
 def main() -> None:
     """Release from the command line."""
-    parser = argparse.ArgumentParser(description="Release the model of a run: gates, Hub, endpoint, a first question.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.release",
+        description="Release the model of a run: gates, Hub, endpoint, a first question.",
+    )
     parser.add_argument("--run", help="the name of an existing run (default: align one first)")
     parser.add_argument("--uncommitted", action="store_true", help="include this tree's uncommitted edits in a new run")
     options = parser.parse_args()

@@ -117,12 +117,12 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         InputError: There is no such release, or it is not what the Hub lists.
         Unreachable: The Hub does not answer.
     """
-    listing = hub.look_up(repo_id, revision)
+    listing = hub.look_up(repo_id, revision, "serve")
     beside = [name for name in BESIDE if name in listing.files]
     if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
         raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
-    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside])
-    hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
+    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside], "serve")
+    hub.fetch(listing, weight_files(folder, listing.files, str(listing)), "serve")
     name = f"{repo_id}@{revision}"
     recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
     gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
