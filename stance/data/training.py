@@ -19,7 +19,7 @@ class Watchdog(BaseModel):
 
     model_config = FORMAT
 
-    reason: str | None = Field(alias="found")
+    reason: str | None = Field(validation_alias="found", serialization_alias="found")
     """Why the training was stopped; null if it came to its end."""
     step: int | None
     """The step after which it was stopped; null if it came to its end."""

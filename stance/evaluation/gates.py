@@ -56,7 +56,7 @@ def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
 
 def watchdog_gate(watchdog: Watchdog) -> Gate:
     """Did the training come to its end?"""
-    step, steps, reason = watchdog.step, watchdog.steps, watchdog.reason
+    step, steps, reason = watchdog.step or 0, watchdog.steps, watchdog.reason
     return Gate(
         name="watchdog",
         passed=not reason,

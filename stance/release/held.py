@@ -51,9 +51,11 @@ def not_worse(run: FinishedRun) -> list[Gate]:
         release's 95% interval.
     """
     last, now = Release.last(RELEASE), release_record(run)
-    before, share = last and last.adherence.interval, now.adherence.share
-    if last is None or before is None or share is None or not now.comparable(last):
+    if last is None or now.stance is None or not now.comparable(last):
         return []
+    before, share = last.adherence.interval, now.adherence.share
+    assert before is not None
+    assert share is not None
     return [
         Gate(
             name="not worse",
