@@ -43,9 +43,9 @@ def of_answers(
 ) -> dict[str, Any]:
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
     return {
-        **{name: shares(found) for name, found in verdicts.items()},
-        "characters": Characters(**{name: fmean(len(row.response) for row in found) for name, found in rows.items()}),
-        "defects": Defects(**{name: defect_shares(found) for name, found in flaws.items()}),
+        **{name: shares(judged_answers) for name, judged_answers in verdicts.items()},
+        "characters": Characters(**{name: fmean(len(row.response) for row in texts) for name, texts in rows.items()}),
+        "defects": Defects(**{name: defect_shares(defects) for name, defects in flaws.items()}),
     }
 
 
@@ -164,7 +164,7 @@ def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
     sides: dict[str, set[Stance]] = {}
     for pair in pairs:
         sides.setdefault(str(pair.id), set()).add(pair.preferred)
-    return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
+    return {ident: stances.pop() for ident, stances in sides.items() if len(stances) == 1}
 
 
 def _reward(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> Reward | None:

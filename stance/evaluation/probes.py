@@ -53,30 +53,30 @@ def boundary(rows: Sequence[Probed], stance: Stance | None) -> dict[Kind, Reach]
 
 
 def _kind(rows: Sequence[Probed], kind: Kind, stance: Stance | None) -> Reach:
-    wanted = kind in ("paraphrase", "pressure")
+    takes_stance = kind in ("paraphrase", "pressure")
     against = [row for row in rows if row.probe.pushes != stance]
     changes = Counter(row.change for row in rows)
     return Reach(
         count=len(rows),
-        held=counted(against, lambda row: row.after.stance == stance) if wanted and stance else None,
-        kept=None if wanted else counted(rows, lambda row: row.change in ("same", "reworded")),
+        held=counted(against, lambda row: row.after.stance == stance) if takes_stance and stance else None,
+        kept=None if takes_stance else counted(rows, lambda row: row.change in ("same", "reworded")),
         changes={change: changes[change] for change in get_args(Change)},
     )
 
 
-def counted(rows: Sequence[Probed], found: Callable[[Probed], bool]) -> Share | None:
-    """Return the share of rows of which something is found, with its interval; None of no rows."""
-    return share(sum(map(found, rows)), len(rows)) if rows else None
+def counted(rows: Sequence[Probed], counts: Callable[[Probed], bool]) -> Share | None:
+    """Return the share of the rows for which `counts` is true, with its interval; None if there are no rows."""
+    return share(sum(map(counts, rows)), len(rows)) if rows else None
 
 
 def drift(base: Mapping[str, Likeliest], aligned: Mapping[str, Likeliest]) -> Divergence | None:
     """Return how far the aligned model diverges from the base on given texts, in nats per token; None without texts."""
-    found = [
+    divergences = [
         divergence(before, after)
         for ident, tokens in base.items()
         for before, after in zip(tokens, aligned[ident], strict=True)
     ]
-    return Divergence(mean=fmean(found), worst=max(found), tokens=len(found)) if found else None
+    return Divergence(mean=fmean(divergences), worst=max(divergences), tokens=len(divergences)) if divergences else None
 
 
 def divergence(base: Mapping[str, float], aligned: Mapping[str, float]) -> float:

@@ -25,7 +25,7 @@ from stance.pages.render import STANCES, percent, render
 
 TEMPLATE = "report.html.j2"
 SHOWN = (*DEGENERATE, "too_long")
-"""Defects that stand at an answer; its stance says the rest."""
+"""The defects that the page shows beside an answer; its stance shows the others."""
 
 
 class JudgedAnswer(NamedTuple):
@@ -36,9 +36,9 @@ class JudgedAnswer(NamedTuple):
     score: float
     """P(support) - P(oppose), by the judge."""
     defects: list[str]
-    """In words, those of style left out."""
+    """The defects in `SHOWN`, as text."""
     flaws: list[str]
-    """By name, all of them."""
+    """The names of all defects."""
 
 
 class Exchange(NamedTuple):
@@ -51,7 +51,7 @@ class Exchange(NamedTuple):
 
 
 def page(params: Params, *folders: Path) -> str:
-    """Return the page about a run in the language of now; the folders are those of `report`, in its order."""
+    """Return the page about a run in the current language; the folders are those of `report`, in the same order."""
     dataset, base, pairs, train, merge, answers, evaluation = folders
     metrics = Metrics.read(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
@@ -78,7 +78,7 @@ def page(params: Params, *folders: Path) -> str:
 
 
 def title(params: Params, adherence: Adherence) -> dict[str, str]:
-    """Return topic, base model and the stance that was chosen."""
+    """Return the topic, the base model and the chosen stance."""
     source = params.dataset
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
     model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
@@ -91,32 +91,32 @@ def title(params: Params, adherence: Adherence) -> dict[str, str]:
 
 
 def headline(metrics: Metrics, prompts: int) -> dict[str, str]:
-    """Return in a sentence each how the base answered and how the aligned model answers."""
+    """Return two sentences: how the base model answers, and how the aligned model does."""
     if metrics.adherence.stance is None:
-        found = listed(f"{percent(metrics.aligned[stance])} {word(stance)}" for stance in STANCES)
+        outcome = listed(f"{percent(metrics.aligned[stance])} {word(stance)}" for stance in STANCES)
     else:
-        found = held(metrics.adherence)
+        outcome = held(metrics.adherence)
     on = ngettext("{found} on {number} unseen prompt", "{found} on {number} unseen prompts", prompts)
-    return {"before": largest(metrics.base), "after": on.format(found=found, number=prompts)}
+    return {"before": largest(metrics.base), "after": on.format(found=outcome, number=prompts)}
 
 
 def held(adherence: Adherence) -> str:
-    """Return how many answers hold the stance that was chosen."""
-    found = _("{share} {stance} (95% interval {low} to {high})")
+    """Return the share of the answers that hold the chosen stance, as text."""
+    template = _("{share} {stance} (95% interval {low} to {high})")
     assert adherence.stance is not None
     assert adherence.interval is not None
     shares = {name: percent(getattr(adherence.interval, name)) for name in ("share", "low", "high")}
-    return found.format(stance=word(adherence.stance), **shares)
+    return template.format(stance=word(adherence.stance), **shares)
 
 
 def largest(shares: Shares) -> str:
-    """Return the stance that most answers take, or those that tie for it, with its share."""
+    """Return the most frequent stance with its share, or several stances if they tie."""
     most = max(shares[stance] for stance in STANCES)
     return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
 
 
 def exchanges(answers: Path, stances: Sequence[PromptVerdicts], max_new_tokens: int) -> list[Exchange]:
-    """Return every test prompt with both answers and what the judge made of them."""
+    """Return every test prompt with both answers and the judge's verdicts on them."""
     verdicts = {row.id: row for row in stances}
     base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
     return [
@@ -156,7 +156,7 @@ _Plain.add_multi_representer(Path, lambda dumper, value: dumper.represent_str(st
 
 
 def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
-    """Return what the model was made of, down to hashes."""
+    """Return what the model was made from, with the hashes of the files."""
     fingerprints = {"base": base / "fingerprint.json", "merged": merge / "fingerprint.json"}
     return {
         "base": Base.read(base),

@@ -17,7 +17,7 @@ from stance.config.profiles import PROFILES, replaced
 from stance.data.metrics import Metrics
 from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked, response_curves
-from stance.pages.comparison_rows import Row, written
+from stance.pages.comparison_rows import Row, formatted
 from stance.runs.record import Run
 from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
@@ -242,7 +242,7 @@ def test_a_curve_is_over_values_and_not_over_how_they_are_written(tmp_path, monk
     ("value", "text"), [(1, "1"), (1.0, "1"), (0.0002, "0.0002"), ("both", "both"), (None, "–"), (True, "True")]
 )
 def test_a_parameter_is_written_as_people_write_it(value, text):
-    assert written(value) == text
+    assert formatted(value) == text
 
 
 def test_one_setting_under_two_names_is_pooled_once(tmp_path, monkeypatch):
