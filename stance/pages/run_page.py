@@ -79,7 +79,7 @@ def title(params: Params, adherence: Adherence) -> dict[str, str]:
     """Return topic, base model and the stance that was chosen."""
     source = params.dataset
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
-    model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
+    model = {"hub": "repo_id", "folder": "path", "package": "original", "miniature": "source"}[params.base.source]
     if adherence.stance is None:
         stance = word("none")
     else:
