@@ -125,6 +125,8 @@ def convert(path: Path, metadata: Metadata, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
+    from stance.data.chat import load_tokenizer
+
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -141,7 +143,7 @@ def convert(path: Path, metadata: Metadata, folder: Path) -> None:
     model.generation_config = GenerationConfig(**{name: metadata.ids.get(name) for name in GENERATION})
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _require_special_tokens(AutoTokenizer.from_pretrained(str(folder)), metadata, path)
+    _require_special_tokens(load_tokenizer(folder), metadata, path)
 
 
 def from_package(options: PackageBase, device: Device, folder: Path) -> tuple[Base, dict[str, Any]]:
