@@ -8,13 +8,13 @@ fetched.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
+from stance.data.chat import Fingerprint
 from stance.data.questions import read_questions
 from stance.errors import run
-from stance.machine.files import digest, write_json
+from stance.machine.files import digest
 from stance.models.base import MODEL, Base, Device, from_folder, from_hub, read_fingerprint
 from stance.models.package import from_package
 
@@ -52,12 +52,12 @@ def base(
         case HubBase():
             record, fingerprint = from_hub(options, device)
     record.write(out)
-    write_json(out / "fingerprint.json", fingerprint)
+    fingerprint.write(out / "fingerprint.json")
 
 
 def _miniature(
     options: MiniatureBase, system_prompt: str, seed: int, dataset: Path, folder: Path
-) -> tuple[Base, dict[str, Any]]:
+) -> tuple[Base, Fingerprint]:
     from stance.training.miniature import build
 
     build(read_questions(dataset), options, system_prompt, seed, folder)

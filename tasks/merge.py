@@ -14,11 +14,12 @@ from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.preferences import read_pairs
+from stance.data.training import Drift, Parity
 from stance.errors import run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate
 from stance.models.loading import load, quantization_config, require_device
-from stance.models.parity import Drift, drift, score
+from stance.models.parity import drift, score
 from stance.training.merging import (
     answer_texts,
     candidate_drifts,
@@ -29,7 +30,6 @@ from stance.training.merging import (
     with_adapter,
     write_logps,
     write_merged,
-    write_parity,
 )
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,10 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     write_merged(folder, changes[chosen], model.device, merged)
     reloaded = score(load(merged, device), texts)
     final = drift(trained, reloaded, options.max_worst_drift)
-    write_parity(out, chosen, drifts or {chosen: final}, final)
+    parity = Parity(base=chosen, **final.model_dump(), candidates=drifts or {chosen: final})
+    parity.write(out / "parity.json")
     write_logps(out, rows, reloaded)
-    write_json(out / "fingerprint.json", fingerprint(load_tokenizer(merged)))
+    fingerprint(load_tokenizer(merged)).write(out / "fingerprint.json")
     write_json(out / "files.json", md5_of_files(merged))
 
 

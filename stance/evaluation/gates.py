@@ -7,28 +7,26 @@ push, a server or a release obeys them (`stance.data.records.require`).
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 from stance.config.evaluation import Evaluate
 from stance.config.params import Params
 from stance.config.training import Merge
+from stance.data.chat import Fingerprint
 from stance.data.metrics import Adherence, Agreement, JudgeProblem, Metrics, ServedDrift, Shares
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
+from stance.data.training import Parity, Watchdog
 from stance.language.messages import Message, message
-from stance.machine.files import read_json
 
 
 def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
     """Return every gate of a run, from its metrics and from the files in `base`, `train` and `merge`."""
-    fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
-    parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
+    fingerprints = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
+    parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
     return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
 
 
-def gates(
-    merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Mapping[str, Any], watchdog: Mapping[str, Any]
-) -> list[Gate]:
+def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watchdog: Watchdog) -> list[Gate]:
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
     return [
         watchdog_gate(watchdog),
@@ -41,12 +39,10 @@ def gates(
     ]
 
 
-def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate:
+def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
     """Do the base and the merged model turn a conversation into the same token ids, with exactly one BOS?"""
-    changed = [key for key in base if base[key] != merged.get(key)]
-    starts = (
-        [probe.count(base["bos_token_id"]) for probe in merged["probes"]] if base["bos_token_id"] is not None else []
-    )
+    changed = [name for name in Fingerprint.model_fields if getattr(base, name) != getattr(merged, name)]
+    starts = [probe.count(base.bos_token_id) for probe in merged.probes] if base.bos_token_id is not None else []
     doubled = any(count != 1 for count in starts)
     bos = ("_wrong_bos" if doubled else "_one_bos") if starts else ""
     return Gate(
@@ -58,9 +54,9 @@ def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate
     )
 
 
-def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
+def watchdog_gate(watchdog: Watchdog) -> Gate:
     """Did the training come to its end?"""
-    step, steps, reason = watchdog["step"], watchdog["steps"], watchdog["found"]
+    step, steps, reason = watchdog.step, watchdog.steps, watchdog.reason
     return Gate(
         name="watchdog",
         passed=not reason,
@@ -72,13 +68,13 @@ def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
     )
 
 
-def parity_gate(bounds: Merge, parity: Mapping[str, Any]) -> Gate:
+def parity_gate(bounds: Merge, parity: Parity) -> Gate:
     """Is the merged model the one that was trained?"""
-    within = parity["mean"] <= bounds.max_mean_drift and parity["worst"] <= bounds.max_worst_drift
+    within = parity.mean <= bounds.max_mean_drift and parity.worst <= bounds.max_worst_drift
     return Gate(
         name="parity",
-        passed=within and parity["top_flips"] == 0,
-        figure=message("drift_and_flips", **{key: parity[key] for key in ("mean", "worst", "top_flips", "tokens")}),
+        passed=within and parity.top_flips == 0,
+        figure=message("drift_and_flips", **parity.model_dump(include={"mean", "worst", "top_flips", "tokens"})),
         bound=message("at_most_drift_no_flips", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
         advice=message("other_merge_base"),
     )

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stance.errors import InputError
 
@@ -62,6 +62,28 @@ def first_problem(error: ValidationError, whole: str = "the file") -> str:
     problem = error.errors()[0]
     field = ".".join(map(str, problem["loc"])) or whole
     return f"{field}: {problem['msg'].removeprefix('Value error, ').lower()}"
+
+
+Record = TypeVar("Record")
+REPRO = "run `dvc repro` again in the run's folder"
+
+
+def parse_record(schema: TypeAdapter[Record], content: bytes, path: Path, advice: str = REPRO) -> Record:
+    """Return the record in the bytes of a JSON file.
+
+    Args:
+        schema: The type of the record.
+        content: The bytes.
+        path: The file, for an error.
+        advice: What to do when the bytes are in another format.
+
+    Raises:
+        InputError: A key is missing or unknown, a value has the wrong type, or the bytes are not JSON.
+    """
+    try:
+        return schema.validate_json(content)
+    except ValidationError as error:
+        raise InputError(f"{path} is not in the format of this version ({first_problem(error)}); {advice}") from None
 
 
 RESTORES = {"params.yaml": "make profile NAME=miniature", "dvc.lock": "make repro"}

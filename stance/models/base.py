@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.models import FolderBase, HubBase
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.errors import InputError
 from stance.machine.files import File, digest, write_json
 from stance.machine.memory import gib, memory
@@ -75,7 +76,7 @@ class Base(BaseModel):
         write_json(base / RECORD, self.model_dump(mode="json", exclude_none=True))
 
 
-def from_folder(options: FolderBase, device: Device) -> tuple[Base, dict[str, Any]]:
+def from_folder(options: FolderBase, device: Device) -> tuple[Base, Fingerprint]:
     """Return the record and the fingerprint of a model in a local folder."""
     folder = options.path
     if not (folder / CONFIG).is_file():
@@ -91,7 +92,7 @@ def from_folder(options: FolderBase, device: Device) -> tuple[Base, dict[str, An
     return Base(source="folder", path=folder, files=dict(zip(files, digests, strict=True))), fingerprint
 
 
-def from_hub(options: HubBase, device: Device) -> tuple[Base, dict[str, Any]]:
+def from_hub(options: HubBase, device: Device) -> tuple[Base, Fingerprint]:
     """Return the record and the fingerprint of a model on the Hub, downloaded and verified."""
     listing = hub.look_up(options.repo_id, options.revision)
     logger.info("%s is %s", options.revision, listing)
@@ -107,15 +108,12 @@ def from_hub(options: HubBase, device: Device) -> tuple[Base, dict[str, Any]]:
     return Base(source="hub", repo_id=options.repo_id, revision=listing.commit, files=files), fingerprint
 
 
-def read_fingerprint(folder: Path, origin: str) -> dict[str, Any]:
+def read_fingerprint(folder: Path, origin: str) -> Fingerprint:
     """Return the fingerprint of a model's tokenizer; `origin` names the model in an error.
 
     Raises:
         InputError: The model is no chat model, or its template accepts no system prompt.
     """
-    # These imports take seconds. An error about a misspelt repo_id must not wait for them.
-    from stance.data.chat import fingerprint, load_tokenizer
-
     try:
         return fingerprint(load_tokenizer(folder))
     except InputError as error:

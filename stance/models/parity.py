@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from stance.data.training import Drift
+
 Text = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the answer to score."""
 BATCH = 16
@@ -25,20 +27,6 @@ class Scores:
     """The most likely token at each position."""
     gap: list[float]
     """Lead of the most likely token over the second one, in nats."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Difference between two copies of a model."""
-
-    mean: float
-    """Mean absolute difference of the log-probabilities, nats per token."""
-    worst: float
-    """Largest absolute difference, nats."""
-    top_flips: int
-    """Number of tokens where the most likely token differs although the first copy's lead exceeds the bound."""
-    tokens: int
-    """Number of tokens compared."""
 
 
 @torch.no_grad()
@@ -69,7 +57,8 @@ def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) ->
         raise ValueError("there are no answer tokens to compare")
     differences = [difference for difference, _ in tokens]
     flips = sum(flip for _, flip in tokens)
-    return Drift(sum(differences) / len(tokens), max(differences), flips, len(tokens))
+    mean = sum(differences) / len(tokens)
+    return Drift(mean=mean, worst=max(differences), top_flips=flips, tokens=len(tokens))
 
 
 def _score_batch(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:

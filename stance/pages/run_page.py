@@ -10,10 +10,12 @@ import yaml
 from stance.config.data import GitDataset
 from stance.config.params import Params
 from stance.data.answers import Answer, read_answers
+from stance.data.chat import Fingerprint
 from stance.data.metrics import Adherence, Metrics, Shares
 from stance.data.preferences import read_pairs
 from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
+from stance.data.training import Parity
 from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest, read_json
 from stance.models.base import Base
@@ -159,7 +161,7 @@ def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
     return {
         "base": Base.read(base),
         "data": {name: digest(dataset / name) for name in (LABELLED, TEST)},
-        "parity": read_json(merge / "parity.json"),
+        "parity": Parity.read(merge / "parity.json"),
         "fingerprints": {name: digest(path) for name, path in fingerprints.items()},
-        "template_sha256": read_json(fingerprints["base"])["chat_template_sha256"],
+        "template_sha256": Fingerprint.read(fingerprints["base"]).chat_template_sha256,
     }

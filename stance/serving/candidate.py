@@ -5,7 +5,6 @@ imports that this takes would stay in the memory of the endpoint.
 """
 
 import argparse
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
 from stance.config.training import Merge
-from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
 from stance.machine.digests import Digests, handed_over
@@ -126,7 +125,8 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
     hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
     name = f"{repo_id}@{revision}"
     recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    require([read_gate(folder, read_json(recorded))] if recorded else [], f"{name} {NOT_SERVED}")
+    gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
+    require(gates, f"{name} {NOT_SERVED}")
     return ServableModel(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
@@ -155,9 +155,9 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
     }
 
 
-def read_gate(model: Path, base_fingerprint: Mapping[str, Any]) -> Gate:
+def read_gate(model: Path, base: Fingerprint) -> Gate:
     """Return the gate on the tokenizer in the folder of a model."""
-    return tokenizer_gate(base_fingerprint, fingerprint(load_tokenizer(model)))
+    return tokenizer_gate(base, fingerprint(load_tokenizer(model)))
 
 
 def served(what: str) -> dict[str, Any]:

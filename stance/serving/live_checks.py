@@ -13,7 +13,7 @@ import httpx
 
 from stance.client.local import ALIGNED, BASE
 from stance.config.training import Merge
-from stance.data.chat import PROBES, Message, conversation
+from stance.data.chat import PROBES, Fingerprint, Message, conversation
 from stance.data.questions import Question, read_prompts, read_questions
 from stance.data.records import Gate
 from stance.errors import InputError
@@ -76,10 +76,10 @@ class Live:
         return answer.json()
 
 
-def reading_gate(live: Live, base: Mapping[str, Any]) -> Gate:
+def reading_gate(live: Live, base: Fingerprint) -> Gate:
     """Does the engine make the ids of the probe conversations that training made?"""
-    found = [live.tokens(probe) for probe in PROBES]
-    wrong = sum(ids != expected for ids, expected in zip(found, base["probes"], strict=True))
+    served = [live.tokens(probe) for probe in PROBES]
+    wrong = sum(ids != expected for ids, expected in zip(served, base.probes, strict=True))
     return Gate(
         name="live fingerprint",
         passed=not wrong,
@@ -142,7 +142,7 @@ def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
     system_prompt, gates = candidate.system_prompt, []
     live = Live(address, key, BASE if candidate.adapter else ALIGNED)
     if candidate.fingerprint:
-        gates.append(reading_gate(live, read_json(candidate.fingerprint)))
+        gates.append(reading_gate(live, Fingerprint.read(candidate.fingerprint)))
     if candidate.logps and candidate.dataset:
         recorded, questions = read_json(candidate.logps), read_questions(candidate.dataset)
         gates.append(parity_gate(live, candidate.bounds, recorded, questions, system_prompt))

@@ -8,7 +8,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +25,13 @@ from stance.config.training import Merge
 from stance.data.chat import encode_answer
 from stance.data.preferences import Pair
 from stance.data.questions import Stance
+from stance.data.training import Drift
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
 from stance.models.base import bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
-from stance.models.parity import Drift, Scores, Text, drift, score
+from stance.models.parity import Scores, Text, drift, score
 
 logger = logging.getLogger(__name__)
 
@@ -220,12 +220,6 @@ def on_host(weight: Tensor) -> memoryview:
     if flat.is_cuda:
         flat = torch.empty_like(flat, device="cpu", pin_memory=True).copy_(flat)
     return flat.numpy().data
-
-
-def write_parity(out: Path, chosen: str, drifts: Mapping[str, Drift], final: Drift) -> None:
-    """Write `parity.json`: the chosen weights, the drift of the written model, and the drift of every candidate."""
-    candidates = {name: asdict(value) for name, value in drifts.items()}
-    write_json(out / "parity.json", {"base": chosen, **asdict(final), "candidates": candidates})
 
 
 def write_logps(out: Path, pairs: Sequence[Pair], scores: Sequence[Scores]) -> None:

@@ -12,14 +12,16 @@ import pytest
 
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
+from stance.data.chat import Fingerprint
 from stance.data.lint import lint
 from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
+from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
 from tasks import report as stage
-from tests.builders.figures import some
+from tests.builders.figures import FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
@@ -64,12 +66,12 @@ class Run:
 
     def judge(self) -> None:
         """Write the verdicts and warnings that belong to the figures and the data of this run."""
-        fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
+        fingerprints = (Fingerprint.read(self.folder / name / "fingerprint.json") for name in ("base", "merge"))
         metrics = Metrics.read(self.folder / "evaluation/metrics.json")
-        files = ("merge/parity.json", "train/watchdog.json")
+        records = Parity.read(self.folder / "merge/parity.json"), Watchdog.read(self.folder / "train/watchdog.json")
         verdicts = [
             fingerprint_gate(*fingerprints),
-            *gates(PARAMS.merge, PARAMS.evaluate, metrics, *(self.read(path) for path in files)),
+            *gates(PARAMS.merge, PARAMS.evaluate, metrics, *records),
         ]
         write_gates(self.folder / "evaluation/gates.json", verdicts)
         trained = read_pairs(self.folder / "pairs/train.jsonl")
@@ -183,7 +185,7 @@ def fill(made: Run) -> Run:
     for name in ("base", "merge"):
         made.write(
             f"{name}/fingerprint.json",
-            {"chat_template_sha256": "cd" * 32, "bos_token_id": 1, "probes": [[1, 5], [1, 6, 7]]},
+            FINGERPRINT | {"chat_template_sha256": "cd" * 32},
         )
     drift = {"mean": 0.0123, "worst": 0.456, "top_flips": 7, "tokens": 1824}
     other = drift | {"mean": 0.0987}
