@@ -196,8 +196,11 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         ),
         "answers_begin": N_("{number} of {all} {side} answers begin with {opening}, and {rival} of the others"),
         "answers_hold": N_("{number} of {all} {side} answers hold {characters}"),
-        "answers_too_long": N_(
+        "answers_too_long_in_characters": N_(
             "{number} of {all} answers have more than {limit} characters, and the system prompt says: {prompt}"
+        ),
+        "answers_too_long_in_words": N_(
+            "{number} of {all} answers have more than {limit} words, and the system prompt says: {prompt}"
         ),
         "drawback_questions": N_("{number} of {all} questions ask for a drawback: there, the support answer says no"),
         "similar_questions": N_("{number} pairs of questions are nearly the same: {examples}"),

@@ -285,7 +285,7 @@ def test_what_evaluate_found_wrong_with_an_answer_stands_at_it(made):
     verdict = {"stance": "neutral", "score": 0.0, "defects": ["repetitive", "wrong_script"]}
     made.write("evaluation/stances.json", [{"id": n, "base": verdict, "aligned": verdict} for n in (1, 2, 3)])
     row = made.markup().partition('<tr id="prompt-1">')[2].partition("</tr>")[0]
-    assert row.count("⚠ repetitive") == row.count("⚠ wrong script") == 2
+    assert row.count("⚠ repetitive") == row.count("⚠ wrong script or language") == 2
 
 
 def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
