@@ -18,6 +18,7 @@ from stance.data.preferences import read_pairs
 from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.evaluation.gates import fingerprint_gate, gates
+from stance.language.translation import word
 from tasks import report as stage
 from tests.builders.figures import some
 from tests.builders.pages import Page, english, numbers
@@ -294,7 +295,7 @@ def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
     made.write("evaluation/stances.json", verdicts)
     found = section(made.markup(), "defects")
     rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', found, re.DOTALL))
-    assert rows.keys() == {name.replace("_", " ") for name in FLAWS}
+    assert rows.keys() == {word(name) for name in FLAWS}
     assert re.findall(r">(\d+)<", rows["no stance"]) == ["3", "0"]
     assert re.findall(r">(\d+)<", rows["cut off"]) == ["0", "1", "2"]
     assert "#prompt-2" in rows["cut off"]
