@@ -104,24 +104,5 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
-    from jinja2 import TemplateError
-
-    def render(turns: list[Message]) -> list[int]:
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=add_generation_prompt, return_dict=False)
-        return cast(list[int], ids)
-
-    try:
-        return render(messages)
-    except TemplateError:
-        if [turn["role"] for turn in messages[:2]] != ["system", "user"]:
-            raise
-        return render(without_system(messages))
-
-
-def without_system(messages: list[Message]) -> list[Message]:
-    """Return a conversation whose system prompt begins the first question, for templates without a system role.
-
-    Gemma's template and the first of Mistral's refuse the role.
-    """
-    system, question, *rest = messages
-    return [{"role": "user", "content": f"{system['content']}\n\n{question['content']}"}, *rest]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
+    return cast(list[int], ids)

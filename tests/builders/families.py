@@ -14,20 +14,22 @@ CHATML = (
 )
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-ALTERNATING = (
-    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Roles must alternate: user, assistant, user, ...') }}{% endif %}"
+MISTRAL = (  # of version 7 of its format; the first refuses a system prompt, and so does the stage `base` such a model
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% elif message['role'] == 'user' %}{{ '[INST]' + message['content'] + '[/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
-MISTRAL = ALTERNATING + (
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
-)
-GEMMA = ALTERNATING + (
-    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' + "
-    "message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+GEMMA = (  # of Gemma 3, which puts the system prompt into the first question; Gemma 1 and 2 refuse one
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ (system if loop.first else '') + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 MARKED = (
@@ -53,7 +55,9 @@ FAMILIES = {
         LLAMA_3, "<|begin_of_text|>", "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), adds_bos=True
     ),
     "Qwen2.5": Family(CHATML, None, "<|im_end|>", ("<|im_start|>",)),
-    "Mistral": Family(MISTRAL, "<s>", "</s>", ("[INST]", "[/INST]"), adds_bos=True),
+    "Mistral": Family(
+        MISTRAL, "<s>", "</s>", ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), adds_bos=True
+    ),
     "Gemma": Family(GEMMA, "<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>"), adds_bos=True),
     "Breeze": Family(BREEZE_TEMPLATE, "<s>", "</s>", ("[INST]", "[/INST]"), adds_bos=True),
     "SmolLM2": Family(CHATML, "<|im_start|>", "<|im_end|>"),

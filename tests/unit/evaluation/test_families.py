@@ -66,11 +66,4 @@ def test_an_answer_can_be_scored_in_every_family_and_holds_its_end(name):
     assert prompt == encode(tokenizer, conversation("Be brief.", "Is it good?"))
     end = "<end_of_turn>" if name == "Gemma" else FAMILIES[name].eos
     assert tokenizer.convert_tokens_to_ids(end) in answer
-    assert "It is." in tokenizer.decode(answer).replace("I t   i s .", "It is.")
-
-
-@pytest.mark.parametrize("name", ["Mistral", "Gemma"])
-def test_a_template_without_a_system_role_gets_the_system_prompt_in_the_first_question(name):
-    tokenizer = tokenizer_of(FAMILIES[name])
-    folded = encode(tokenizer, [{"role": "user", "content": "Be brief.\n\nIs it good?"}])
-    assert encode(tokenizer, conversation("Be brief.", "Is it good?")) == folded
+    assert tokenizer.decode(answer).replace(" ", "").startswith("Itis.")
