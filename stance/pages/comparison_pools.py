@@ -6,9 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from stance.data.metrics import Metrics, Share
-from stance.data.preferences import read_pairs
+from stance.data.preferences import one_way, read_pairs
 from stance.evaluation.intervals import share
-from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
 from stance.machine.files import read_json
 from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, with_interval
