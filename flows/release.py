@@ -31,7 +31,6 @@ from flows.artifacts import VERDICT, gate_table
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import PATIENCE
-from stance.client.smoke import smoke
 from stance.config.params import Params
 from stance.config.release import Hub
 from stance.data.records import Gate, require
@@ -192,6 +191,8 @@ def serve(run: FinishedRun) -> str:
 @task(task_run_name="smoke", cache_policy=NO_CACHE)
 def ask(run: FinishedRun, address: str) -> dict[str, Any]:
     """Ask the public endpoint for its release, and one question."""
+    from stance.client.smoke import smoke  # OpenAI's client takes a second to import
+
     answer = smoke(address, run.release, run.params, run.responses[0].prompt)
     get_run_logger().info("%s answers at %s: %s", answer["release"], address, answer["answer"])
     return answer

@@ -27,7 +27,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
-from sklearn.model_selection import ParameterGrid
 
 from flows.align import in_workspace
 from flows.server import some_server
@@ -82,6 +81,8 @@ def points(grid: str) -> list[dict[str, Any]]:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
         raise InputError(f"there is no grid {grid!r}; expected one of {names}, or write {path}")
+    from sklearn.model_selection import ParameterGrid  # takes a second to import; other flows import this module, too
+
     try:
         parameters = list(ParameterGrid(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (TypeError, ValueError, yaml.YAMLError) as error:

@@ -23,7 +23,7 @@ from stance.data.metrics import (
     ServedDrift,
     Shares,
 )
-from stance.data.preferences import Pair
+from stance.data.preferences import Pair, one_way
 from stance.data.questions import Probe, Stance
 from stance.data.verdicts import AnswerVerdict, Opinion, PromptVerdicts
 from stance.evaluation.classifier import Judge, Verdict
@@ -157,14 +157,6 @@ def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]], be
     directions. Null where none is left, as of `held_out` where every question was trained on.
     """
     return Rewards(**{split: _reward(logps, one_way(pairs), beta) for split, pairs in chosen.items()})
-
-
-def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
-    """Return the stance that is preferred by question, without those questions that stand in both directions."""
-    sides: dict[str, set[Stance]] = {}
-    for pair in pairs:
-        sides.setdefault(str(pair.id), set()).add(pair.preferred)
-    return {ident: stances.pop() for ident, stances in sides.items() if len(stances) == 1}
 
 
 def _reward(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> Reward | None:

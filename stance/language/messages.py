@@ -98,11 +98,15 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # fingerprint
         "unchanged": N_("unchanged"),
         "unchanged_one_bos": N_("unchanged, BOS once per conversation"),
+        "unchanged_turn_bos": N_("unchanged, BOS at the beginning of every turn"),
         "unchanged_wrong_bos": N_("unchanged, BOS not exactly once per conversation"),
         "changed": N_("{keys} changed"),
         "changed_one_bos": N_("{keys} changed, BOS once per conversation"),
+        "changed_turn_bos": N_("{keys} changed, BOS at the beginning of every turn"),
         "changed_wrong_bos": N_("{keys} changed, BOS not exactly once per conversation"),
-        "as_in_the_base": N_("chat template, special tokens and probe conversations as in the base, one BOS"),
+        "as_in_the_base": N_(
+            "chat template, special tokens and probe conversations as in the base, no BOS doubled or lost"
+        ),
         "restore_tokenizer": N_(
             "Restore the base's tokenizer files in data/merged: run `dvc repro -s -f merge` and `dvc repro`."
         ),
@@ -196,8 +200,11 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         ),
         "answers_begin": N_("{number} of {all} {side} answers begin with {opening}, and {rival} of the others"),
         "answers_hold": N_("{number} of {all} {side} answers hold {characters}"),
-        "answers_too_long": N_(
+        "answers_too_long_in_characters": N_(
             "{number} of {all} answers have more than {limit} characters, and the system prompt says: {prompt}"
+        ),
+        "answers_too_long_in_words": N_(
+            "{number} of {all} answers have more than {limit} words, and the system prompt says: {prompt}"
         ),
         "drawback_questions": N_("{number} of {all} questions ask for a drawback: there, the support answer says no"),
         "similar_questions": N_("{number} pairs of questions are nearly the same: {examples}"),

@@ -6,10 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from stance.data.metrics import Metrics, Share
-from stance.data.preferences import read_pairs
+from stance.data.preferences import one_way, read_pairs
 from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.evaluation.intervals import share
-from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
 from stance.pages.comparison_rows import PAIRS, Row, with_interval
 from stance.pages.render import percent, signed

@@ -15,6 +15,7 @@ from flows.sweep import complete as is_complete
 from flows.sweep import points
 from stance.config.profiles import PROFILES, replaced
 from stance.data.metrics import Metrics
+from stance.language.translation import word
 from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked, response_curves
 from stance.pages.comparison_rows import Row, formatted
@@ -406,7 +407,7 @@ def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, mo
     expected = dict.fromkeys(FLAWS, "0%") | {"too_long": "25%", "no_stance": "75%"}
     assert tables(page)[1] == [{"run": "run-1", "train.beta": "1", **expected}]
     shown = page.read_text("utf-8")
-    assert all(f">{name.replace('_', ' ')}</th>" in shown for name in FLAWS)
+    assert all(f">{word(name)}</th>" in shown for name in FLAWS)
 
 
 def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_cache(tmp_path, monkeypatch):

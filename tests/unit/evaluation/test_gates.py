@@ -153,7 +153,7 @@ def test_degeneration_counts_answers_that_are_no_sentences():
     gate = degeneration_gate(BOUNDS, SOUND | {"degenerate": 0.15})
     assert (gate.passed, sentence(gate.figure)) == (
         False,
-        "0% empty, 10% cut off, 10% repetitive, 0% wrong script, 0% leaked, 15% degenerate",
+        "0% empty, 10% cut off, 10% repetitive, 0% wrong script or language, 0% leaked, 15% degenerate",
     )
 
 

@@ -20,6 +20,7 @@ from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
+from stance.language.translation import word
 from tasks import report as stage
 from tests.builders.figures import FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
@@ -287,7 +288,7 @@ def test_what_evaluate_found_wrong_with_an_answer_stands_at_it(made):
     verdict = {"stance": "neutral", "score": 0.0, "defects": ["repetitive", "wrong_script"]}
     made.write("evaluation/stances.json", [{"id": n, "base": verdict, "aligned": verdict} for n in (1, 2, 3)])
     row = made.markup().partition('<tr id="prompt-1">')[2].partition("</tr>")[0]
-    assert row.count("⚠ repetitive") == row.count("⚠ wrong script") == 2
+    assert row.count("⚠ repetitive") == row.count("⚠ wrong script or language") == 2
 
 
 def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
@@ -296,7 +297,7 @@ def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
     made.write("evaluation/stances.json", verdicts)
     found = section(made.markup(), "defects")
     rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', found, re.DOTALL))
-    assert rows.keys() == {name.replace("_", " ") for name in FLAWS}
+    assert rows.keys() == {word(name) for name in FLAWS}
     assert re.findall(r">(\d+)<", rows["no stance"]) == ["3", "0"]
     assert re.findall(r">(\d+)<", rows["cut off"]) == ["0", "1", "2"]
     assert "#prompt-2" in rows["cut off"]
