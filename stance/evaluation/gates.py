@@ -19,6 +19,7 @@ from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
 from stance.language.messages import Message, message
 from stance.machine.files import read_json
+from stance.models.noise import MERGED, SERVED, Floor
 
 ADDED_TURNS = {1, 2}
 """Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
@@ -38,7 +39,7 @@ def gates(
     return [
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
-        served_gate(merge, metrics.served),
+        served_gate(Floor(**parity["floor"]), metrics.served),
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned),
         degeneration_gate(bounds, metrics.defects.aligned),
@@ -95,26 +96,27 @@ def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
     )
 
 
-def parity_gate(bounds: Merge, parity: Mapping[str, Any]) -> Gate:
-    """Is the merged model the one that was trained?"""
-    within = parity["mean"] <= bounds.max_mean_drift and parity["worst"] <= bounds.max_worst_drift
+def parity_gate(merge: Merge, parity: Mapping[str, Any]) -> Gate:
+    """Is the merged model the one that was trained? The bound is that of `stance.models.noise`."""
+    mean, worst = Floor(**parity["floor"]).bounds(MERGED)
+    within = parity["mean"] <= mean and parity["worst"] <= worst
     return Gate(
         name="parity",
         passed=within and parity["top_flips"] == 0,
         figure=message("drift_and_flips", **{key: parity[key] for key in ("mean", "worst", "top_flips", "tokens")}),
-        bound=message("at_most_drift_no_flips", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
-        advice=message("other_merge_base"),
+        bound=message("at_most_drift_no_flips", mean=mean, worst=worst),
+        advice=message("other_merge_base" if merge.base == "original" else "merge_again"),
     )
 
 
-def served_gate(bounds: Merge, served: ServedDrift) -> Gate:
-    """Does vLLM give the merged model's probabilities?"""
-    within = served.mean <= bounds.max_mean_drift and served.worst <= bounds.max_worst_drift
+def served_gate(noise: Floor, served: ServedDrift) -> Gate:
+    """Does vLLM give the merged model's probabilities? The bound is that of `stance.models.noise`."""
+    mean, worst = noise.bounds(SERVED)
     return Gate(
         name="served",
-        passed=within,
+        passed=served.mean <= mean and served.worst <= worst,
         figure=message("vllm_drift", mean=served.mean, worst=served.worst),
-        bound=message("at_most_drift", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
+        bound=message("at_most_drift", mean=mean, worst=worst),
         advice=message("check_vllm"),
     )
 

@@ -34,7 +34,8 @@ def write_run(folder: Path, seed: str = "abc") -> Path:
     )
     write_json(folder / "data/base/fingerprint.json", {"bos_token_id": 1})
     write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "好看嗎（1）？"}])
-    write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
+    parity = {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99, "floor": {"mean": 0.02, "worst": 0.1}}
+    write_json(folder / "data/merge/parity.json", parity)
     write_lock(folder)
     values = compose("miniature")
     values["hub"] |= {"push": True, "adapter_repo_id": "team/adapter", "merged_repo_id": "team/merged"}

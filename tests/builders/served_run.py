@@ -41,7 +41,8 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     write_json(folder / "data/base/fingerprint.json", fingerprint(load_tokenizer(model)))
     write_json(folder / "data/answers/aligned/logps.json", logps(measured or model, values["model"]["system_prompt"]))
     write_json(folder / "data/merge/fingerprint.json", fingerprint(load_tokenizer(model)))
-    write_json(folder / "data/merge/parity.json", {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99})
+    parity = {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99, "floor": {"mean": 0.02, "worst": 0.1}}
+    write_json(folder / "data/merge/parity.json", parity)
     write_json(folder / "data/base/base.json", {"source": "miniature", "files": {}})
     write_evaluation(folder / "data/evaluation")
     lock(folder)

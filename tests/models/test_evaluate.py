@@ -69,7 +69,8 @@ def run(tmp_path_factory) -> Path:
     shutil.copytree(LIVE_ACTION, root / "dataset")
     write(root / "dataset/probes.json", json.dumps(PROBES, ensure_ascii=False))
     write(root / "merge/logps.json", json.dumps(swayed))
-    write(root / "merge/parity.json", json.dumps({"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180}))
+    parity = {"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180, "floor": {"mean": 0.02, "worst": 0.1}}
+    write(root / "merge/parity.json", json.dumps(parity))
     reads = {"chat_template": "t", "bos_token_id": 1, "eos_token_id": 2, "probes": [[1, 5], [1, 6]]}
     write(root / "base/fingerprint.json", json.dumps(reads))
     write(root / "merge/fingerprint.json", json.dumps(reads))

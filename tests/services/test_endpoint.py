@@ -19,7 +19,6 @@ import pytest
 
 from stance.client import local
 from stance.client.local import state
-from stance.config.training import Merge
 from stance.errors import InputError
 from stance.machine import memory
 from stance.machine.memory import Room
@@ -74,7 +73,6 @@ def candidate(name: str, **values: Any) -> ServableModel:
     known = {
         "provenance": {"release": name, "released": False},
         "model": Path("data/merged"),
-        "bounds": Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5),
         "system_prompt": "?",
         "max_new_tokens": 8,
         "gpu": False,

@@ -190,7 +190,12 @@ def fill(made: Run) -> Run:
     other = drift | {"mean": 0.0987}
     made.write(
         "merge/parity.json",
-        {"base": "dequantized", **drift, "candidates": {"original": other, "dequantized": drift}},
+        {
+            "base": "dequantized",
+            **drift,
+            "floor": {"mean": 0.02, "worst": 0.1},
+            "candidates": {"original": other, "dequantized": drift},
+        },
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
@@ -470,7 +475,7 @@ def test_the_chinese_page_puts_the_gates_into_words(made):
     assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
     assert "logps/chosen 上升 1.2 nat" in shown
-    assert "處理方式：改用另一種 merge.base" in shown
+    assert "處理方式：差異超過捨入誤差" in shown
 
 
 def test_the_chinese_page_puts_the_warnings_into_words(made):
