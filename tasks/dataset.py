@@ -1,5 +1,6 @@
-"""Fetch the data set: unchanged copies of its two files, from a local folder or from a git repository at one commit.
+"""Fetch the data set: copies of its two files, from a local folder or from a git repository at one commit.
 
+JSON files are copied unchanged; JSON Lines, CSV and parquet become JSON.
 The schema is checked before anything is written, so other stages can rely on it.
 """
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
-from stance.data.questions import LABELLED, PROBES, TEST, read_probes, read_prompts, read_questions
+from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
 from stance.data.sources import source_folder
 from stance.errors import run
 
@@ -25,11 +26,13 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         Unreachable: The git server does not answer.
     """
     with source_folder(source) as folder:
-        questions, prompts = read_questions(folder), read_prompts(folder)
+        questions, prompts = read_both(folder)
         probes = read_probes(source.probes) if source.probes else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
-            shutil.copyfile(folder / name, out / name)
+            (out / name).write_bytes(table_in_json(folder, name))
+        for sentence in unused_columns(folder):
+            logger.info("%s", sentence)
     if source.probes:
         shutil.copyfile(source.probes, out / PROBES)
     else:

@@ -130,7 +130,9 @@ def save(run: Run, folder: Path) -> None:
             path.unlink()
     finished = [] if run.state == "completed" else run.finished
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
-    ended = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if ended.returncode:
         raise RuntimeError(f"`dvc exp save` of {run.name} failed: {ended.stderr.strip()}")
     ref = f"refs/exps/{run.commit[:2]}/{run.commit[2:]}/{name}"
