@@ -13,7 +13,7 @@ from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
 from stance.data.sources import source_folder
-from stance.errors import run
+from stance.errors import InputError, run
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
         Unreachable: The git server does not answer.
     """
+    if isinstance(source, FolderDataset) and out.resolve() == source.path.resolve():
+        raise InputError(f"{out} is the data set itself, which a copy would overwrite; name another folder")
     with source_folder(source) as folder:
         questions, prompts = read_both(folder)
         probes = read_probes(source.probes) if source.probes else []
