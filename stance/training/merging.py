@@ -27,9 +27,9 @@ from stance.data.preferences import Pair
 from stance.data.questions import Stance
 from stance.data.training import Drift
 from stance.errors import InputError
-from stance.machine.files import read_json, write_json
+from stance.machine.files import empty, read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
-from stance.models.base import bf16_bytes, small_files, weight_files
+from stance.models.base import SMALL, bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
 from stance.models.parity import Scores, Text, drift, score
 
@@ -178,8 +178,7 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
     Raises:
         InputError: The base has no weight of a name that the adapter changes.
     """
-    shutil.rmtree(merged, ignore_errors=True)
-    merged.mkdir(parents=True)
+    empty(merged, rf"{SMALL.pattern}|[^/]+\.safetensors")
     names = [path.name for path in folder.iterdir()]
     for name in small_files(names):
         shutil.copyfile(folder / name, merged / name)
