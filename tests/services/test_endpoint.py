@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from stance.client import local
@@ -432,6 +433,94 @@ def test_no_engine_is_said_in_the_words_of_the_api(tmp_path, monkeypatch):
         proxy.end()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json()["error"]["message"] == "no engine is up; ask again later"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "refused", "status", "kind", "message"),
+    [
+        (
+            "/nowhere/",
+            "?",
+            openai.NotFoundError,
+            404,
+            "invalid_request_error",
+            "there is no such path; expected one below",
+        ),
+        (
+            "/v1/echo",
+            "x" * 1_000_001,
+            openai.APIStatusError,
+            413,
+            "invalid_request_error",
+            "the body has more than 1 MB",
+        ),
+        ("/v1/echo", None, openai.APIStatusError, 411, "invalid_request_error", "expected a Content-Length"),
+        ("/v1/slow", "?", openai.InternalServerError, 502, "server_error", "the engine ended while it answered"),
+    ],
+)
+def test_the_errors_of_the_proxy_are_exceptions_of_the_official_client(
+    up: Endpoint,
+    path: str,
+    body: str | None,
+    refused: type[openai.APIStatusError],
+    status: int,
+    kind: str,
+    message: str,
+):
+    root = up.address.removesuffix("/v1")
+    if path == "/v1/slow":
+        assert up.live is not None
+        threading.Timer(0.5, up.live.end).start()
+    content = iter([b"x"]) if body is None else body
+    with (
+        openai.OpenAI(base_url=root, api_key="mine", max_retries=0, timeout=30) as client,
+        pytest.raises(refused, match=message) as raised,
+    ):
+        client.post(path, cast_to=object, content=content)
+    assert (raised.value.status_code, raised.value.type, raised.value.code) == (status, kind, str(status))
+    assert raised.value.body == {"message": raised.value.body["message"], "type": kind, "param": None, "code": status}
+
+
+def test_what_is_no_http_is_refused_and_cut_off(up: Endpoint):
+    """The parser of HAProxy answers with a page of its own, which no configuration changes."""
+    long = b"GET /v1/" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n"
+    for text in (b"nonsense\r\n\r\n", long, b"GET / HTTP/9\r\n\r\n"):
+        with socket.create_connection((HOST, up.port), timeout=15) as connection:
+            connection.sendall(text)
+            answer = b"".join(iter(lambda at=connection: at.recv(65536), b""))
+        assert b" 400 " in answer.splitlines()[0]
+    assert ask(up) == "one"
+
+
+def test_a_body_that_comes_too_slowly_gets_an_error_of_the_api(up: Endpoint):
+    with socket.create_connection((HOST, up.port), timeout=15) as connection:
+        connection.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "timeout_error"
+
+
+def test_a_key_with_many_requests_does_not_hold_up_another(up: Endpoint):
+    """The proxy lets one request through at a time here; a second key gets its turn before the rest of the first."""
+    assert up.proxy is not None
+    for slot in ("blue", "green"):
+        up.proxy.say(f"set maxconn server engines/{slot} 1")
+
+    def post(key: str) -> None:
+        answered = httpx.post(
+            f"{up.address}/echo", content=b"?", timeout=60, headers={"authorization": f"Bearer {key}"}
+        )
+        assert answered.status_code == 200
+        order.append(key)
+
+    order: list[str] = []
+    threads = [threading.Thread(target=post, args=("greedy",)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(order) > 2)
+    post("modest")
+    for thread in threads:
+        thread.join()
+    assert order.index("modest") <= 7
 
 
 def test_a_port_in_use_and_a_missing_proxy_are_refused_in_a_sentence(tmp_path, monkeypatch):
