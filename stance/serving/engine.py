@@ -249,7 +249,7 @@ def kept(log: Path) -> Path:
 
 def reason(log: Path) -> str:
     """Return the first error in an engine's log; later ones follow from it."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
     return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 
