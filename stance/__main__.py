@@ -8,6 +8,8 @@ from stance.errors import run
 COMMANDS = {
     "preflight": ("stance.preflight.checks", "check parameters, data and machine before a run, in seconds"),
     "footprint": ("stance.preflight.footprint", "show the memory and the disk space that each stage needs"),
+    "new": ("stance.data.starting", "write a data set to begin with, and a profile that fits it"),
+    "import": ("stance.data.importing", "make a data set of a file in the form of another project"),
     "profile": ("stance.config.profiles", "replace params.yaml by one of the profiles"),
     "label": ("stance.evaluation.validation", "label answers as support, neutral or oppose"),
     "ask": ("stance.client.ask", "ask the endpoint one question"),

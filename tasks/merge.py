@@ -3,7 +3,7 @@
 The adapter was trained on 4-bit weights. The published bf16 weights differ slightly from these; the dequantised 4-bit
 weights are the same, but for rounding to bf16. Neither is better for every model, so `base: measured` compares both
 with the trained model and keeps the closer one. The written model is loaded again and scored, once more in float32
-arithmetic to measure how much of its drift is bf16's own (`stance.models.noise`).
+arithmetic to measure how much of its drift is bf16's own (`stance.data.noise`).
 """
 
 import logging
@@ -15,12 +15,13 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.noise import MERGED
 from stance.data.preferences import read_pairs
+from stance.data.training import Parity
 from stance.errors import run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate
 from stance.models.loading import load, quantization_config, require_device
-from stance.models.noise import MERGED
 from stance.models.parity import Scores, drift, floor, score
 from stance.training.merging import (
     answer_texts,
@@ -32,7 +33,6 @@ from stance.training.merging import (
     with_adapter,
     write_logps,
     write_merged,
-    write_parity,
 )
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,11 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
             "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
         )
     logger.info("noise floor of bf16: %.4f mean, %.4f worst, nats per token", noise.mean, noise.worst)
-    write_parity(out, chosen, drifts, drift(trained, reloaded, most), noise)
+    final = drift(trained, reloaded, most)
+    parity = Parity(base=chosen, **final.model_dump(), floor=noise, candidates=drifts)
+    parity.write(out / "parity.json")
     write_logps(out, rows, reloaded)
-    write_json(out / "fingerprint.json", fingerprint(load_tokenizer(merged)))
+    fingerprint(load_tokenizer(merged)).write(out / "fingerprint.json")
     write_json(out / "files.json", md5_of_files(merged))
 
 

@@ -40,7 +40,7 @@ from stance.training.dpo import (
     save_adapter,
 )
 from stance.training.progress import Progress, steps
-from stance.training.watchdog import Watchdog
+from stance.training.watchdog import WatchdogCallback
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def train(
         peft_config=lora_config(options),
         callbacks=[
             Progress(out / "log.csv"),
-            Watchdog(out / "watchdog.json", options.max_chosen_fall, options.max_margin),
+            WatchdogCallback(out / "watchdog.json", options.max_chosen_fall, options.max_margin),
         ],
     )
     trainer.remove_callback(PrinterCallback)

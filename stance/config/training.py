@@ -108,7 +108,7 @@ class Merge(Section):
     @model_validator(mode="before")
     @classmethod
     def _bounds_of_earlier_releases(cls, values: Any) -> Any:
-        """Leave out the bounds that earlier releases hold: each run measures its own (`stance.models.noise`)."""
+        """Leave out the bounds that earlier releases hold: each run measures its own (`stance.data.noise`)."""
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if key not in ("max_mean_drift", "max_worst_drift")}

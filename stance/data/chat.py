@@ -1,14 +1,17 @@
 """How a conversation becomes token ids, in one place for every stage.
 
-`fingerprint` writes down what that is for a model - template, BOS and EOS, the ids of three probe conversations - so
-that training, the merged model and a server can be shown to read the same conversation in the same way.
+A `Fingerprint` records this for a model: template, BOS and EOS, and the ids of three probe conversations. It shows
+whether training, the merged model and a server read the same conversation in the same way.
 """
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Self, cast
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.errors import InputError
+from stance.machine.files import REPRO, parse_record, read_output, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -92,15 +95,47 @@ def encode_conversation(tokenizer: "PreTrainedTokenizerFast", messages: list[Mes
     return _ids(tokenizer, messages, add_generation_prompt=False)
 
 
-def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
-    """Return what decides how a conversation is read, in plain JSON values."""
-    return {
-        "chat_template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-        "chat_template": tokenizer.chat_template,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "probes": [encode(tokenizer, probe) for probe in PROBES],
-    }
+class Fingerprint(BaseModel):
+    """The record `fingerprint.json`: how a tokenizer turns a conversation into token ids."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chat_template_sha256: str
+    chat_template: str | dict[str, str]
+    """The template in Jinja; several, by name, where the tokenizer has more than one."""
+    bos_token_id: int | None
+    eos_token_id: int | None
+    probes: list[list[int]]
+    """The token ids of each conversation in `PROBES`."""
+
+    @classmethod
+    def read(cls, path: Path, advice: str = REPRO) -> Self:
+        """Return the record in a `fingerprint.json`.
+
+        Raises:
+            InputError: The file is missing or in another format; the error ends with `advice`.
+        """
+        return cls.parse(read_output(path), path, advice)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path, advice: str = REPRO) -> Self:
+        """Return the record in the bytes of a `fingerprint.json`; `path` names the file in an error."""
+        return parse_record(TypeAdapter(cls), content, path, advice)
+
+    def write(self, path: Path) -> None:
+        """Write the record to a `fingerprint.json`."""
+        write_json(path, self.model_dump())
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> Fingerprint:
+    """Return how a tokenizer reads conversations."""
+    return Fingerprint(
+        chat_template_sha256=hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        chat_template=tokenizer.chat_template,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        probes=[encode(tokenizer, probe) for probe in PROBES],
+    )
 
 
 def _ids(tokenizer: "PreTrainedTokenizerFast", messages: list[Message], *, add_generation_prompt: bool) -> list[int]:

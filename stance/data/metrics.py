@@ -7,11 +7,10 @@ place that knows the format of the file. A figure that does not arise in a run i
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.data.questions import Kind, Stance
-from stance.errors import InputError
-from stance.machine.files import first_problem, read_output, write_json
+from stance.machine.files import parse_record, read_output, write_json
 
 METRICS = Path("data/evaluation/metrics.json")
 Change = Literal["same", "reworded", "stance", "other"]
@@ -206,13 +205,7 @@ class Metrics(Figures):
     @classmethod
     def parse(cls, content: bytes, path: Path) -> Self:
         """Return the figures in the bytes of a `metrics.json`; `path` names the file in an error."""
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            raise InputError(
-                f"{path} is not in the format of this version ({first_problem(error)}); "
-                "run `dvc repro` again in the run's folder"
-            ) from None
+        return parse_record(TypeAdapter(cls), content, path)
 
     def write(self, path: Path) -> None:
         """Write the figures to a `metrics.json`."""

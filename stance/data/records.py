@@ -7,13 +7,13 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.errors import InputError
 from stance.language.messages import Message, sentence
-from stance.machine.files import first_problem, read_output, write_json
+from stance.machine.files import parse_record, read_output, write_json
 
 GATES = Path("data/evaluation/gates.json")
 DEGENERATE = ("empty", "cut_off", "repetitive", "wrong_script", "leaked")
@@ -48,7 +48,11 @@ class LintWarning(BaseModel):
     """Ids of the questions, or of the test prompts where the message says so."""
 
 
-Record = TypeVar("Record", bound=BaseModel)
+GATE_LIST, WARNING_LIST = TypeAdapter(list[Gate]), TypeAdapter(list[LintWarning])
+EARLIER = (
+    "an earlier version of this project made the run: make it again with this one (`make repro`, or a new run), or "
+    "release it from a checkout of its own commit"
+)
 
 
 def read_gates(path: Path) -> list[Gate]:
@@ -57,12 +61,12 @@ def read_gates(path: Path) -> list[Gate]:
     Raises:
         InputError: The file is missing, or an earlier version of this project wrote it.
     """
-    return _read_list(path, Gate)
+    return parse_gates(read_output(path), path)
 
 
 def parse_gates(content: bytes, path: Path) -> list[Gate]:
     """Return the gates in the bytes of a `gates.json`; `path` names the file in an error."""
-    return _parse_list(content, path, Gate)
+    return parse_record(GATE_LIST, content, path, EARLIER)
 
 
 def write_gates(path: Path, gates: Iterable[Gate]) -> None:
@@ -72,27 +76,12 @@ def write_gates(path: Path, gates: Iterable[Gate]) -> None:
 
 def read_warnings(path: Path) -> list[LintWarning]:
     """Return the warnings in a `lint.json`; raises as `read_gates` does."""
-    return _read_list(path, LintWarning)
+    return parse_record(WARNING_LIST, read_output(path), path, EARLIER)
 
 
 def write_warnings(path: Path, warnings: Iterable[LintWarning]) -> None:
     """Write the linter's warnings to a `lint.json`."""
     write_json(path, [warning.model_dump() for warning in warnings])
-
-
-def _read_list(path: Path, schema: type[Record]) -> list[Record]:
-    return _parse_list(read_output(path), path, schema)
-
-
-def _parse_list(content: bytes, path: Path, schema: type[Record]) -> list[Record]:
-    try:
-        return TypeAdapter(list[schema]).validate_json(content)  # type: ignore[valid-type]
-    except ValidationError as error:
-        raise InputError(
-            f"{path} is not in the format of this version ({first_problem(error)}); an earlier version of "
-            "this project made the run: make it again with this one (`make repro`, or a new run), or release it from a "
-            "checkout of its own commit"
-        ) from None
 
 
 def in_words(gate: Gate) -> dict[str, Any]:

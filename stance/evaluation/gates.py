@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stance.config.evaluation import Evaluate
 from stance.config.params import Params
 from stance.config.training import Merge
-from stance.data.chat import PROBES
+from stance.data.chat import PROBES, Fingerprint
 from stance.data.metrics import Adherence, Agreement, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
+from stance.data.training import Parity, Watchdog
 from stance.language.messages import Message, message
-from stance.machine.files import read_json
-from stance.models.noise import MERGED, SERVED, Floor
 
 ADDED_TURNS = {1, 2}
 """Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
@@ -27,19 +27,17 @@ ADDED_TURNS = {1, 2}
 
 def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
     """Return every gate of a run, from its metrics and from the files in `base`, `train` and `merge`."""
-    fingerprints = (read_json(folder / "fingerprint.json") for folder in (base, merge))
-    parity, watchdog = read_json(merge / "parity.json"), read_json(train / "watchdog.json")
+    fingerprints = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
+    parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
     return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
 
 
-def gates(
-    merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Mapping[str, Any], watchdog: Mapping[str, Any]
-) -> list[Gate]:
+def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watchdog: Watchdog) -> list[Gate]:
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
     return [
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
-        served_gate(Floor(**parity["floor"]), metrics.served),
+        served_gate(parity.floor or UNMEASURED, metrics.served),
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned),
         degeneration_gate(bounds, metrics.defects.aligned),
@@ -47,10 +45,10 @@ def gates(
     ]
 
 
-def fingerprint_gate(base: Mapping[str, Any], merged: Mapping[str, Any]) -> Gate:
+def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
     """Do the base and the merged model turn a conversation into the same token ids, with BOS where it belongs?"""
-    changed = [key for key in base if base[key] != merged.get(key)]
-    bos = bos_use(base["bos_token_id"], merged.get("chat_template") or "", merged["probes"])
+    changed = [name for name in Fingerprint.model_fields if getattr(base, name) != getattr(merged, name)]
+    bos = bos_use(base.bos_token_id, str(merged.chat_template), merged.probes)
     ending = {"none": "", "once": "_one_bos", "turns": "_turn_bos", "wrong": "_wrong_bos"}[bos]
     return Gate(
         name="fingerprint",
@@ -82,9 +80,9 @@ def bos_use(
     return "turns" if added <= ADDED_TURNS else "wrong"
 
 
-def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
+def watchdog_gate(watchdog: Watchdog) -> Gate:
     """Did the training come to its end?"""
-    step, steps, reason = watchdog["step"], watchdog["steps"], watchdog["found"]
+    step, steps, reason = watchdog.step or 0, watchdog.steps, watchdog.reason
     return Gate(
         name="watchdog",
         passed=not reason,
@@ -96,21 +94,21 @@ def watchdog_gate(watchdog: Mapping[str, Any]) -> Gate:
     )
 
 
-def parity_gate(merge: Merge, parity: Mapping[str, Any]) -> Gate:
-    """Is the merged model the one that was trained? The bound is that of `stance.models.noise`."""
-    mean, worst = Floor(**parity["floor"]).bounds(MERGED)
-    within = parity["mean"] <= mean and parity["worst"] <= worst
+def parity_gate(merge: Merge, parity: Parity) -> Gate:
+    """Is the merged model the one that was trained? The bound is that of `stance.data.noise`."""
+    mean, worst = (parity.floor or UNMEASURED).bounds(MERGED)
+    within = parity.mean <= mean and parity.worst <= worst
     return Gate(
         name="parity",
-        passed=within and parity["top_flips"] == 0,
-        figure=message("drift_and_flips", **{key: parity[key] for key in ("mean", "worst", "top_flips", "tokens")}),
+        passed=within and parity.top_flips == 0,
+        figure=message("drift_and_flips", **parity.model_dump(include={"mean", "worst", "top_flips", "tokens"})),
         bound=message("at_most_drift_no_flips", mean=mean, worst=worst),
         advice=message("other_merge_base" if merge.base == "original" else "merge_again"),
     )
 
 
 def served_gate(noise: Floor, served: ServedDrift) -> Gate:
-    """Does vLLM give the merged model's probabilities? The bound is that of `stance.models.noise`."""
+    """Does vLLM give the merged model's probabilities? The bound is that of `stance.data.noise`."""
     mean, worst = noise.bounds(SERVED)
     return Gate(
         name="served",

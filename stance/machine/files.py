@@ -5,13 +5,14 @@ Text is UTF-8 and not escaped. Writers make the folder if it does not exist.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from stance.errors import InputError
 
@@ -42,6 +43,26 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def empty(folder: Path, ours: str) -> None:
+    """Make an empty folder, or empty the one of an earlier run. Only files of ours are removed.
+
+    Args:
+        folder: The folder. A link to a folder stays a link.
+        ours: Pattern of the names of all files that a run writes there.
+
+    Raises:
+        InputError: The folder holds something else, which may be yours. Nothing was removed.
+    """
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    if others := [path.name for path in present if not (path.is_file() and re.fullmatch(ours, path.name))]:
+        raise InputError(
+            f"{folder} would be emptied and holds {others[0]}, which this project did not write; move that away"
+        )
+    for path in present:
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 UNFINISHED = "expected a finished run: `make repro` first"
 
 
@@ -62,6 +83,28 @@ def first_problem(error: ValidationError, whole: str = "the file") -> str:
     problem = error.errors()[0]
     field = ".".join(map(str, problem["loc"])) or whole
     return f"{field}: {problem['msg'].removeprefix('Value error, ').lower()}"
+
+
+Record = TypeVar("Record")
+REPRO = "run `dvc repro` again in the run's folder"
+
+
+def parse_record(schema: TypeAdapter[Record], content: bytes, path: Path, advice: str = REPRO) -> Record:
+    """Return the record in the bytes of a JSON file.
+
+    Args:
+        schema: The type of the record.
+        content: The bytes.
+        path: The file, for an error.
+        advice: What to do when the bytes are in another format.
+
+    Raises:
+        InputError: A key is missing or unknown, a value has the wrong type, or the bytes are not JSON.
+    """
+    try:
+        return schema.validate_json(content)
+    except ValidationError as error:
+        raise InputError(f"{path} is not in the format of this version ({first_problem(error)}); {advice}") from None
 
 
 RESTORES = {"params.yaml": "make profile NAME=miniature", "dvc.lock": "make repro"}

@@ -3,7 +3,7 @@
 Two greedy answers are a poor comparison, because one near-tie makes them diverge. The log-probabilities of the tokens
 of a fixed answer can be compared token by token, in nats, so the drift has a mean and a worst case.
 
-`floor` measures how much of it bf16 arithmetic alone brings (`stance.models.noise`).
+`floor` measures how much of it bf16 arithmetic alone brings (`stance.data.noise`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from stance.models.noise import Floor
+from stance.data.noise import Floor
+from stance.data.training import Drift
 
 Text = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the answer to score."""
@@ -33,20 +34,6 @@ class Scores:
     """The most likely token at each position."""
     gap: list[float]
     """Lead of the most likely token over the second one, in nats."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Difference between two copies of a model."""
-
-    mean: float
-    """Mean absolute difference of the log-probabilities, nats per token."""
-    worst: float
-    """Largest absolute difference, nats."""
-    top_flips: int
-    """Number of tokens where the most likely token differs although the first copy's lead exceeds the bound."""
-    tokens: int
-    """Number of tokens compared."""
 
 
 @torch.no_grad()
@@ -77,7 +64,8 @@ def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) ->
         raise ValueError("there are no answer tokens to compare")
     differences = [difference for difference, _ in tokens]
     flips = sum(flip for _, flip in tokens)
-    return Drift(sum(differences) / len(tokens), max(differences), flips, len(tokens))
+    mean = sum(differences) / len(tokens)
+    return Drift(mean=mean, worst=max(differences), top_flips=flips, tokens=len(tokens))
 
 
 def floor(model: torch.nn.Module, texts: Sequence[Text], scores: Sequence[Scores]) -> Floor:
@@ -92,7 +80,7 @@ def floor(model: torch.nn.Module, texts: Sequence[Text], scores: Sequence[Scores
     with float32_arithmetic(model):
         exact = score(model, texts[::step])
     found = drift(exact, scores[::step], bound=0)
-    return Floor(found.mean, found.worst)
+    return Floor(mean=found.mean, worst=found.worst)
 
 
 @contextmanager

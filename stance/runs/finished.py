@@ -22,8 +22,10 @@ from pydantic import ValidationError
 
 from stance.config.params import Params
 from stance.data.answers import RESPONSES, Response, parse_responses
+from stance.data.chat import Fingerprint
 from stance.data.metrics import METRICS, Metrics
 from stance.data.records import GATES, Gate, parse_gates
+from stance.data.training import Parity
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
 from stance.machine.files import UNFINISHED, parse_yaml, read_output
@@ -149,14 +151,14 @@ class FinishedRun:
         return list(self._json(TEST_PROMPTS))
 
     @cached_property
-    def base_fingerprint(self) -> dict[str, Any]:
+    def base_fingerprint(self) -> Fingerprint:
         """How the base model's tokenizer reads the probe conversations."""
-        return dict(self._json(BASE_FINGERPRINT))
+        return Fingerprint.parse(self.contents[BASE_FINGERPRINT], self.folder / BASE_FINGERPRINT)
 
     @cached_property
-    def parity(self) -> dict[str, Any]:
+    def parity(self) -> Parity:
         """How far the merged model's log-probabilities are from the adapter's."""
-        return dict(self._json(PARITY))
+        return Parity.parse(self.contents[PARITY], self.folder / PARITY)
 
     def _json(self, path: Path) -> Any:
         try:

@@ -5,7 +5,6 @@ imports that this takes would stay in the memory of the endpoint.
 """
 
 import argparse
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
-from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
 from stance.machine.digests import Digests, handed_over
@@ -119,15 +118,16 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         InputError: There is no such release, or it is not what the Hub lists.
         Unreachable: The Hub does not answer.
     """
-    listing = hub.look_up(repo_id, revision)
+    listing = hub.look_up(repo_id, revision, "serve")
     beside = [name for name in BESIDE if name in listing.files]
     if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
         raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
-    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside])
-    hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
+    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside], "serve")
+    hub.fetch(listing, weight_files(folder, listing.files, str(listing)), "serve")
     name = f"{repo_id}@{revision}"
     recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    require([read_gate(folder, read_json(recorded))] if recorded else [], f"{name} {NOT_SERVED}")
+    gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
+    require(gates, f"{name} {NOT_SERVED}")
     return ServableModel(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
@@ -156,9 +156,9 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
     }
 
 
-def read_gate(model: Path, base_fingerprint: Mapping[str, Any]) -> Gate:
+def read_gate(model: Path, base: Fingerprint) -> Gate:
     """Return the gate on the tokenizer in the folder of a model."""
-    return tokenizer_gate(base_fingerprint, fingerprint(load_tokenizer(model)))
+    return tokenizer_gate(base, fingerprint(load_tokenizer(model)))
 
 
 def served(what: str) -> dict[str, Any]:

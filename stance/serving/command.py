@@ -24,7 +24,7 @@ from stance.machine.ports import HOST, parse_port, port_in
 from stance.machine.processes import environment, until_ended
 from stance.machine.supervisor import DETACHED
 from stance.runs.catalogue import finished
-from stance.serving import control
+from stance.serving import control, remains
 from stance.serving.endpoint import Endpoint, aloud
 from stance.serving.engine import START, ServeRequest
 from stance.serving.proxy import DRAIN, program, require_port
@@ -48,6 +48,8 @@ def serve(request: ServeRequest, host: str, port: int) -> None:
         )
     os.environ.pop(DETACHED, None)  # the processes started here end with this one
     with exclusive(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
+        if removed := remains.clean():
+            print(f"removed what a killed endpoint had left: {', '.join(map(str, removed))}", flush=True)
         up = Endpoint(host, port)
         try:
             print(up.open(request, aloud), flush=True)

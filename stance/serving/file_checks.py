@@ -4,9 +4,9 @@ The files are compared with `dvc.lock`, the tokenizer with the base model's fing
 makes the same checks on a running engine.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from stance.data.chat import Fingerprint
 from stance.data.records import Gate
 from stance.language.messages import BOS, EOS, TEMPLATE, Message, message
 from stance.runs.finished import FinishedRun
@@ -44,11 +44,11 @@ def up_to_date_gate(run: FinishedRun) -> Gate:
     )
 
 
-def tokenizer_gate(base: Mapping[str, Any], found: Mapping[str, Any]) -> Gate:
+def tokenizer_gate(base: Fingerprint, model: Fingerprint) -> Gate:
     """Does the tokenizer beside the weights read a conversation as the base's did in training?"""
     names = {"chat_template": TEMPLATE, "bos_token_id": BOS, "eos_token_id": EOS}
-    changed = [name for key, name in names.items() if base[key] != found[key]]
-    figure = _difference(changed, ids_differ=base["probes"] != found["probes"], no_eos=found["eos_token_id"] is None)
+    changed = [name for key, name in names.items() if getattr(base, key) != getattr(model, key)]
+    figure = _difference(changed, ids_differ=base.probes != model.probes, no_eos=model.eos_token_id is None)
     return Gate(
         name="tokenizer",
         passed=figure.id == "as_in_training",

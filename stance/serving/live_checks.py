@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 
 from stance.client.local import ALIGNED, BASE
-from stance.data.chat import PROBES, Message, conversation
+from stance.data.chat import PROBES, Fingerprint, Message, conversation
+from stance.data.noise import SERVED, Floor
 from stance.data.questions import Question, read_prompts, read_questions
 from stance.data.records import Gate
+from stance.data.training import Parity
 from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.files import read_json
-from stance.models.noise import SERVED, Floor
 from stance.serving.candidate import ServableModel
 
 SAMPLE = 16
@@ -76,10 +77,10 @@ class Live:
         return answer.json()
 
 
-def reading_gate(live: Live, base: Mapping[str, Any]) -> Gate:
+def reading_gate(live: Live, base: Fingerprint) -> Gate:
     """Does the engine make the ids of the probe conversations that training made?"""
-    found = [live.tokens(probe) for probe in PROBES]
-    wrong = sum(ids != expected for ids, expected in zip(found, base["probes"], strict=True))
+    served = [live.tokens(probe) for probe in PROBES]
+    wrong = sum(ids != expected for ids, expected in zip(served, base.probes, strict=True))
     return Gate(
         name="live fingerprint",
         passed=not wrong,
@@ -92,7 +93,7 @@ def reading_gate(live: Live, base: Mapping[str, Any]) -> Gate:
 def parity_gate(live: Live, noise: Floor, recorded: Logps, questions: Sequence[Question], system_prompt: str) -> Gate:
     """Does the engine give the answers of the pairs the probabilities that the run has measured?
 
-    The bound is that of `stance.models.noise` for two engines.
+    The bound is that of `stance.data.noise` for two engines.
     """
     most_mean, most_worst = noise.bounds(SERVED)
     step = max(1, len(questions) // SAMPLE)
@@ -146,11 +147,11 @@ def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
     system_prompt, gates = candidate.system_prompt, []
     live = Live(address, key, BASE if candidate.adapter else ALIGNED)
     if candidate.fingerprint:
-        gates.append(reading_gate(live, read_json(candidate.fingerprint)))
-    noise = read_json(candidate.parity).get("floor") if candidate.parity else None  # earlier runs did not measure it
+        gates.append(reading_gate(live, Fingerprint.read(candidate.fingerprint)))
+    noise = Parity.read(candidate.parity).floor if candidate.parity else None  # earlier runs did not measure it
     if candidate.logps and candidate.dataset and noise:
         recorded, questions = read_json(candidate.logps), read_questions(candidate.dataset)
-        gates.append(parity_gate(live, Floor(**noise), recorded, questions, system_prompt))
+        gates.append(parity_gate(live, noise, recorded, questions, system_prompt))
     prompts = [row.prompt for row in read_prompts(candidate.dataset)] if candidate.dataset else HELLO
     asked = [live, Live(address, key, ALIGNED)] if candidate.adapter else [live]
     return [*gates, *(canary_gate(one, prompts, system_prompt, candidate.max_new_tokens) for one in asked)]

@@ -14,10 +14,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.models import Model
 from stance.config.training import Train
-from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.preferences import read_pairs
 from stance.errors import InputError
-from stance.machine.files import read_json
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -63,7 +62,7 @@ def checked_tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerFast:
         InputError: It reads the probe conversations differently from when `base` was made.
     """
     tokenizer = load_tokenizer(folder)
-    if fingerprint(tokenizer) != read_json(base / "fingerprint.json"):
+    if fingerprint(tokenizer) != Fingerprint.read(base / "fingerprint.json"):
         raise InputError(
             f"the tokenizer in {folder} reads the probe conversations differently from when {base} was made; "
             "run `dvc repro -s -f base` and `dvc repro`"

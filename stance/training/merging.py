@@ -8,7 +8,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +26,11 @@ from stance.data.chat import encode_answer
 from stance.data.preferences import Pair
 from stance.data.questions import Stance
 from stance.errors import InputError
-from stance.machine.files import read_json, write_json
+from stance.machine.files import empty, read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
-from stance.models.base import bf16_bytes, small_files, weight_files
+from stance.models.base import SMALL, bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
-from stance.models.noise import Floor
-from stance.models.parity import Drift, Scores, Text, score
+from stance.models.parity import Scores, Text, score
 
 logger = logging.getLogger(__name__)
 
@@ -177,8 +175,7 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
     Raises:
         InputError: The base has no weight of a name that the adapter changes.
     """
-    shutil.rmtree(merged, ignore_errors=True)
-    merged.mkdir(parents=True)
+    empty(merged, rf"{SMALL.pattern}|[^/]+\.safetensors")
     names = [path.name for path in folder.iterdir()]
     for name in small_files(names):
         shutil.copyfile(folder / name, merged / name)
@@ -219,12 +216,6 @@ def on_host(weight: Tensor) -> memoryview:
     if flat.is_cuda:
         flat = torch.empty_like(flat, device="cpu", pin_memory=True).copy_(flat)
     return flat.numpy().data
-
-
-def write_parity(out: Path, chosen: str, drifts: Mapping[str, Drift], final: Drift, noise: Floor) -> None:
-    """Write `parity.json`: the chosen weights, the drift of the written model and of every candidate, and the floor."""
-    candidates = {name: asdict(value) for name, value in drifts.items()}
-    write_json(out / "parity.json", {"base": chosen, **asdict(final), "floor": asdict(noise), "candidates": candidates})
 
 
 def write_logps(out: Path, pairs: Sequence[Pair], scores: Sequence[Scores]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stance.machine.files import write_json
+from stance.data.training import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +22,18 @@ STEPS = 3
 """Number of logged steps to average, because a single batch can be unusual."""
 
 
-class Watchdog(TrainerCallback):
-    """Stops the training at the first step for which `alarm` returns a reason, and writes that reason to a file."""
+class WatchdogCallback(TrainerCallback):
+    """Stops the training at the first step for which `alarm` returns a reason, and writes a `Watchdog` record."""
 
     def __init__(self, path: Path, max_chosen_fall: float, max_margin: float) -> None:
-        """Write the reason to `path`; the bounds are those of `alarm`."""
+        """Write the record to `path`; the bounds are those of `alarm`."""
         self.path, self.bounds = path, (max_chosen_fall, max_margin)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Write that nothing is wrong so far."""
-        write_json(self.path, {"found": None, "step": None, "steps": state.max_steps})
+        Watchdog(reason=None, step=None, steps=state.max_steps).write(self.path)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Check the steps so far."""
@@ -43,7 +43,7 @@ class Watchdog(TrainerCallback):
             return
         step = state.global_step
         logger.warning("stopped at step %d of %d: %s", step, state.max_steps, reason)
-        write_json(self.path, {"found": reason, "step": step, "steps": state.max_steps})
+        Watchdog(reason=reason, step=step, steps=state.max_steps).write(self.path)
         control.should_training_stop = True
         control.should_save = False  # a resumed run would reach the same step again
 

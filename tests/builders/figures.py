@@ -9,6 +9,22 @@ from stance.evaluation.intervals import share
 FLAWLESS = dict.fromkeys((*DEGENERATE, *STYLE, "degenerate"), 0.0)
 NO_CHANGES = dict.fromkeys(("same", "reworded", "stance", "other"), 0)
 NO_PROBES = {"count": 0, "held": None, "kept": None, "changes": NO_CHANGES}
+DRIFT = {"mean": 0.002, "worst": 0.1, "top_flips": 0, "tokens": 99}
+PARITY = {
+    "base": "original",
+    **DRIFT,
+    "floor": {"mean": 0.02, "worst": 0.1},
+    "candidates": {"original": DRIFT},
+}
+"""The content of a `parity.json`."""
+FINGERPRINT = {
+    "chat_template_sha256": "ab" * 32,
+    "chat_template": "{{ messages }}",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "probes": [[1, 5], [1, 6], [1, 7]],
+}
+"""The content of a `fingerprint.json`."""
 MARGIN = {"base": -0.5, "aligned": 4.0, "change": 4.5}
 
 

@@ -13,7 +13,7 @@ from stance.language.messages import message
 from stance.machine.files import write_json
 from stance.runs.finished import OUTPUTS
 from tests.builders import repository
-from tests.builders.figures import NO_PROBES, figures
+from tests.builders.figures import FINGERPRINT, NO_PROBES, PARITY, figures
 
 
 def passed(name: str) -> Gate:
@@ -32,10 +32,9 @@ def write_run(folder: Path, seed: str = "abc") -> Path:
     write_json(
         folder / "data/base/base.json", {"source": "hub", "repo_id": "team/base", "revision": "1" * 40, "files": {}}
     )
-    write_json(folder / "data/base/fingerprint.json", {"bos_token_id": 1})
+    write_json(folder / "data/base/fingerprint.json", FINGERPRINT)
     write_json(folder / "data/dataset/test_prompt.json", [{"id": 1, "prompt": "好看嗎（1）？"}])
-    parity = {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99, "floor": {"mean": 0.02, "worst": 0.1}}
-    write_json(folder / "data/merge/parity.json", parity)
+    write_json(folder / "data/merge/parity.json", PARITY)
     write_lock(folder)
     values = compose("miniature")
     values["hub"] |= {"push": True, "adapter_repo_id": "team/adapter", "merged_repo_id": "team/merged"}
@@ -81,7 +80,7 @@ def write_weights(folder: Path, seed: str) -> None:
     write_json(folder / "data/merged/config.json", {"model_type": "mistral"})
     write_json(folder / "data/merged/tokenizer.json", {"version": "1.0"})
     (folder / "data/merged/chat_template.jinja").write_text("{{ messages }}")
-    write_json(folder / "data/merge/fingerprint.json", {"bos_token_id": 1})
+    write_json(folder / "data/merge/fingerprint.json", FINGERPRINT)
 
 
 def write_evaluation(folder: Path) -> None:

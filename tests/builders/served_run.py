@@ -11,6 +11,7 @@ from stance.config.profiles import compose
 from stance.data.chat import encode_answer, fingerprint, load_tokenizer
 from stance.machine.files import md5, write_json
 from tasks.base import base
+from tests.builders.figures import PARITY
 from tests.builders.finished_run import write_evaluation
 from tests.builders.repository import git
 from tests.builders.small_run import QUESTIONS, params, write_dataset
@@ -38,11 +39,10 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     shutil.copytree(model, folder / "data/merged")
     write_dataset(folder / "data/dataset")
-    write_json(folder / "data/base/fingerprint.json", fingerprint(load_tokenizer(model)))
+    fingerprint(load_tokenizer(model)).write(folder / "data/base/fingerprint.json")
     write_json(folder / "data/answers/aligned/logps.json", logps(measured or model, values["model"]["system_prompt"]))
-    write_json(folder / "data/merge/fingerprint.json", fingerprint(load_tokenizer(model)))
-    parity = {"base": "original", "mean": 0.002, "worst": 0.1, "tokens": 99, "floor": {"mean": 0.02, "worst": 0.1}}
-    write_json(folder / "data/merge/parity.json", parity)
+    fingerprint(load_tokenizer(model)).write(folder / "data/merge/fingerprint.json")
+    write_json(folder / "data/merge/parity.json", PARITY)
     write_json(folder / "data/base/base.json", {"source": "miniature", "files": {}})
     write_evaluation(folder / "data/evaluation")
     lock(folder)

@@ -17,6 +17,7 @@ from stance.data.records import read_gates
 from stance.evaluation.validation import CORPUS
 from stance.language.messages import sentence
 from tasks.evaluate import evaluate
+from tests.builders.figures import FINGERPRINT
 
 LIVE_ACTION = Path("data/sources/live_action")
 
@@ -69,11 +70,10 @@ def run(tmp_path_factory) -> Path:
     shutil.copytree(LIVE_ACTION, root / "dataset")
     write(root / "dataset/probes.json", json.dumps(PROBES, ensure_ascii=False))
     write(root / "merge/logps.json", json.dumps(swayed))
-    parity = {"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180, "floor": {"mean": 0.02, "worst": 0.1}}
-    write(root / "merge/parity.json", json.dumps(parity))
-    reads = {"chat_template": "t", "bos_token_id": 1, "eos_token_id": 2, "probes": [[1, 5], [1, 6]]}
-    write(root / "base/fingerprint.json", json.dumps(reads))
-    write(root / "merge/fingerprint.json", json.dumps(reads))
+    drift = {"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180, "floor": {"mean": 0.02, "worst": 0.1}}
+    write(root / "merge/parity.json", json.dumps({"base": "original", **drift, "candidates": {}}))
+    write(root / "base/fingerprint.json", json.dumps(FINGERPRINT))
+    write(root / "merge/fingerprint.json", json.dumps(FINGERPRINT))
     write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
     second: list[str | None] = ["neutral"] * 9 + ["support"]
     opinion = {"judge": "a model", "problem": None, "base": second, "aligned": ["support"] * 9 + [None]}

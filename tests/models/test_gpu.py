@@ -13,6 +13,7 @@ import yaml
 
 from stance.config.params import Params
 from stance.data.chat import conversation, encode_answer, load_tokenizer
+from stance.data.training import Parity
 from stance.evaluation.gates import parity_gate
 from stance.models.loading import load, nf4
 from stance.models.parity import score
@@ -70,7 +71,7 @@ def test_merged_model_is_the_trained_one(root: Path, tiny_model: Path):
     chosen = on_gpu(tiny_model)
     adapter = train_in(root, chosen, "adapter")
     merge(chosen.model, chosen.merge, root / "base", adapter, root / "pairs", root / "merged", root / "merge")
-    assert parity_gate(chosen.merge, json.loads((root / "merge/parity.json").read_text())).passed
+    assert parity_gate(chosen.merge, Parity.read(root / "merge/parity.json")).passed
 
 
 def test_engine_scores_as_transformers_does(root: Path, tiny_model: Path):

@@ -3,19 +3,19 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from stance.data.chat import load_tokenizer
+from stance.data.chat import Fingerprint, load_tokenizer
+from stance.data.noise import MERGED
 from stance.data.preferences import Pair, read_pairs
+from stance.data.training import Parity
 from stance.errors import InputError
 from stance.evaluation.gates import fingerprint_gate, parity_gate
 from stance.models.loading import load, nf4
-from stance.models.noise import MERGED
 from stance.models.parity import drift, floor, score
 from stance.training.merging import (
     Update,
@@ -45,7 +45,7 @@ def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measured(root: Path, merged: Path, tiny_model: Path) -> dict[str, Any]:
+def measured(root: Path, merged: Path, tiny_model: Path) -> Parity:
     """Parity of a merged folder with the trained model, measured here."""
     tokenizer = load_tokenizer(tiny_model)
     texts = [text for row in all_pairs(root) for text in answer_texts(tokenizer, row)]
@@ -53,7 +53,8 @@ def measured(root: Path, merged: Path, tiny_model: Path) -> dict[str, Any]:
     model = load(merged, "cpu")
     scores = score(model, texts)
     noise = floor(model, texts, scores)
-    return {**vars(drift(trained, scores, noise.bounds(MERGED)[1])), "floor": vars(noise)}
+    final = drift(trained, scores, noise.bounds(MERGED)[1])
+    return Parity(base="original", **final.model_dump(), floor=noise, candidates={})
 
 
 def test_merged_folder_loads_alone_and_strictly(root: Path, tiny_model: Path):
@@ -119,9 +120,9 @@ def test_merge_keeps_the_candidate_that_drifts_less(root: Path):
 
 
 def test_parity_of_a_sound_merge_passes(root: Path, tiny_model: Path):
-    found = measured(root, root / "merged", tiny_model)
-    assert found["tokens"] > 50
-    assert parity_gate(params(tiny_model).merge, found).passed
+    parity = measured(root, root / "merged", tiny_model)
+    assert parity.tokens > 50
+    assert parity_gate(params(tiny_model).merge, parity).passed
 
 
 def test_parity_fails_when_one_weight_is_changed(root: Path, tiny_model: Path, tmp_path: Path):
@@ -138,9 +139,9 @@ def test_parity_fails_on_the_weights_of_an_older_run(root: Path, tiny_model: Pat
 
 
 def test_fingerprint_gate_fails_when_the_template_is_changed(root: Path):
-    base, merged = (json.loads((root / name / "fingerprint.json").read_text()) for name in ("base", "merge"))
+    base, merged = (Fingerprint.read(root / name / "fingerprint.json") for name in ("base", "merge"))
     assert fingerprint_gate(base, merged).passed
-    changed = merged | {"chat_template": merged["chat_template"] + " "}
+    changed = merged.model_copy(update={"chat_template": f"{merged.chat_template} "})
     assert not fingerprint_gate(base, changed).passed
 
 

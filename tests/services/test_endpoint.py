@@ -1,7 +1,10 @@
 """What stands behind the public port: swaps and the way back, through a real HAProxy, with engines that only echo."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -12,9 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from stance.client import local
@@ -23,10 +28,10 @@ from stance.errors import InputError
 from stance.machine import memory
 from stance.machine.memory import Room
 from stance.machine.ports import HOST, free_port
-from stance.machine.supervisor import guarded
+from stance.machine.supervisor import guarded, release
 from stance.runs import catalogue
 from stance.runs.record import Run
-from stance.serving import control, engine_memory
+from stance.serving import control, engine_memory, remains
 from stance.serving import endpoint as endpoints
 from stance.serving import engine as engines
 from stance.serving.candidate import ServableModel
@@ -238,7 +243,6 @@ def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_
     assert up.running == []
     assert up.live is not None
     up.live.log.write_text("")
-    monkeypatch.setattr(endpoints, "REVIVAL", 0)
     with pytest.raises(InputError, match="the GPU is gone"):
         up.watch()
     monkeypatch.setattr(engines, "start", start)
@@ -285,17 +289,90 @@ def test_requests_that_run_end_before_the_endpoint_does(up: Endpoint):
     assert state() is None
 
 
-def test_an_engine_that_ends_by_itself_soon_is_named(up: Endpoint):
+def test_an_engine_that_ends_by_itself_too_often_is_named(up: Endpoint, monkeypatch, capsys):
+    monkeypatch.setattr(endpoints, "RESTARTS", 1)
     up.watch()
+
+    def end_engine() -> None:
+        assert up.live is not None
+        up.live.log.write_text("RuntimeError: out of luck\n")
+        up.live.end()
+
+    end_engine()
+    up.watch()
+    assert ask(up) == "one"
+    printed = capsys.readouterr().out
+    assert "the engine of one has ended by itself (it was ended by the signal SIGTERM; RuntimeError: out of" in printed
+    end_engine()
+    with pytest.raises(
+        InputError, match=r"the engine of one has ended by itself \(.*RuntimeError: out of luck; "
+    ) as told:
+        up.watch()
+    assert "it was started again 1 times within 10 minutes, and is not once more" in str(told.value)
+    [kept] = re.findall(r"; (\S+) has the rest", printed)
+    assert Path(kept).read_text() == "RuntimeError: out of luck\n"
+
+
+def test_what_is_long_ago_does_not_count_against_a_revival(monkeypatch):
+    budget = endpoints.Budget()
+    for moment in range(0, 10_000, 301):  # two within ten minutes, forever
+        monkeypatch.setattr(endpoints.time, "monotonic", lambda now=float(moment): now)
+        budget.spend("it has ended")
+    budget.spend("it has ended")
+    with pytest.raises(InputError, match="it has ended; it was started again 3 times within 10 minutes"):
+        budget.spend("it has ended")
+
+
+def test_a_killed_proxy_is_started_again_and_the_engine_stays(up: Endpoint, monkeypatch):
+    assert up.proxy is not None
     assert up.live is not None
-    up.live.log.write_text("RuntimeError: out of luck\n")
-    up.live.end()
-    with pytest.raises(InputError, match=r"the engine of one has ended by itself \(RuntimeError: out of luck; "):
+    up.swap(ServeRequest(run="two"), print)
+    engine = up.live
+    os.kill(up.proxy.pid, signal.SIGKILL)
+    up.proxy.process.wait(timeout=10)
+    with pytest.raises(httpx.ConnectError):
+        ask(up)
+    up.watch()
+    assert ask(up) == "two"
+    assert up.live is engine
+    up.rollback()
+    assert ask(up) == "one"
+    monkeypatch.setattr(endpoints, "RESTARTS", 1)
+    os.kill(up.proxy.pid, signal.SIGKILL)
+    up.proxy.process.wait(timeout=10)
+    with pytest.raises(InputError, match=r"HAProxy has ended by itself; .serve/proxy.log may say why; it was started"):
         up.watch()
 
 
-def test_an_engine_that_ends_by_itself_later_is_started_again_and_requests_wait(up: Endpoint, monkeypatch):
-    monkeypatch.setattr(endpoints, "REVIVAL", 0)
+def test_a_killed_endpoint_leaves_nothing_after_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".serve").mkdir()
+    shared, others = Path(f"/dev/shm/stance-test-{os.getpid()}"), Path(f"/dev/shm/stance-other-{os.getpid()}")
+    code = (
+        f"import mmap, time; file = open({str(shared)!r}, 'w+b'); file.truncate(4096)\n"
+        "held = mmap.mmap(file.fileno(), 0); print('holds', flush=True); time.sleep(60)"
+    )
+    others.write_bytes(b"of another program")
+    guard = guarded([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert guard.stdout is not None
+        assert guard.stdout.readline() == "holds\n"
+        scratch = TemporaryDirectory(prefix="stance-engine-")
+        Path(scratch.name, "socket").touch()
+        remains.write([Engine(1, ServeRequest(), candidate("one"), 1, guard, scratch)])
+        assert guard.stdin is not None
+        guard.stdin.close()  # as if the endpoint had been killed: the guard ends the engine
+        assert remains.clean() == [Path(scratch.name), shared]
+        assert others.exists()
+        assert not Path(scratch.name).exists()
+        assert remains.clean() == []
+        scratch.cleanup()
+    finally:
+        release(guard)
+        others.unlink()
+
+
+def test_an_engine_that_ends_by_itself_is_started_again_and_requests_wait(up: Endpoint):
     assert up.live is not None
     up.live.log.write_text("")
     up.live.end()
@@ -317,7 +394,9 @@ def test_one_that_stood_by_and_has_ended_is_no_way_back(up: Endpoint):
     assert ask(up) == "two"
 
 
-def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
+def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint, monkeypatch):
+    monkeypatch.setattr(endpoints, "RESTARTS", 0)
+
     def stay() -> None:
         with pytest.raises(InputError, match="by itself"):
             control.stay(up)
@@ -432,6 +511,93 @@ def test_no_engine_is_said_in_the_words_of_the_api(tmp_path, monkeypatch):
     assert answer.json()["error"]["message"] == "no engine is up; ask again later"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "refused", "status", "kind", "message"),
+    [
+        (
+            "/nowhere/",
+            "?",
+            openai.NotFoundError,
+            404,
+            "invalid_request_error",
+            "there is no such path; expected one below",
+        ),
+        (
+            "/v1/echo",
+            "x" * 1_000_001,
+            openai.APIStatusError,
+            413,
+            "invalid_request_error",
+            "the body has more than 1 MB",
+        ),
+        ("/v1/echo", None, openai.APIStatusError, 411, "invalid_request_error", "expected a Content-Length"),
+        ("/v1/slow", "?", openai.InternalServerError, 502, "server_error", "the engine ended while it answered"),
+    ],
+)
+def test_the_errors_of_the_proxy_are_exceptions_of_the_official_client(
+    up: Endpoint,
+    path: str,
+    body: str | None,
+    refused: type[openai.APIStatusError],
+    status: int,
+    kind: str,
+    message: str,
+):
+    root = up.address.removesuffix("/v1")
+    if path == "/v1/slow":
+        assert up.live is not None
+        threading.Timer(0.5, up.live.end).start()
+    content = iter([b"x"]) if body is None else body
+    with (
+        openai.OpenAI(base_url=root, api_key="mine", max_retries=0, timeout=30) as client,
+        pytest.raises(refused, match=message) as raised,
+    ):
+        client.post(path, cast_to=object, content=content)
+    assert (raised.value.status_code, raised.value.type, raised.value.code) == (status, kind, str(status))
+    assert raised.value.body == {"message": raised.value.body["message"], "type": kind, "param": None, "code": status}
+
+
+def test_what_is_no_http_is_refused_and_cut_off(up: Endpoint):
+    """The parser of HAProxy answers with a page of its own, which no configuration changes."""
+    long = b"GET /v1/" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n"
+    for text in (b"nonsense\r\n\r\n", long, b"GET / HTTP/9\r\n\r\n"):
+        with socket.create_connection((HOST, up.port), timeout=15) as connection:
+            connection.sendall(text)
+            answer = b"".join(iter(lambda at=connection: at.recv(65536), b""))
+        assert b" 400 " in answer.splitlines()[0]
+    assert ask(up) == "one"
+
+
+def test_a_body_that_comes_too_slowly_gets_an_error_of_the_api(up: Endpoint):
+    with socket.create_connection((HOST, up.port), timeout=15) as connection:
+        connection.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "timeout_error"
+
+
+def test_a_key_with_many_requests_does_not_hold_up_another(up: Endpoint):
+    """The proxy lets one request through at a time here; a second key gets its turn before the rest of the first."""
+    assert up.proxy is not None
+    for slot in ("blue", "green"):
+        up.proxy.say(f"set maxconn server engines/{slot} 1")
+
+    def post(client: httpx.Client, key: str) -> None:
+        assert client.post(f"{up.address}/echo", content=b"?", headers={"authorization": f"Bearer {key}"}).is_success
+        order.append(key)
+
+    order: list[str] = []
+    with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=100)) as client:
+        threads = [threading.Thread(target=post, args=(client, "greedy")) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(order) > 2)
+        before = len(order)
+        post(client, "modest")
+        for thread in threads:
+            thread.join()
+    assert order.index("modest") - before <= 3
+
+
 def test_a_port_in_use_and_a_missing_proxy_are_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as other:
@@ -522,7 +688,7 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_detached_outlives_its_guard(tmp_path: Path):
-    from stance.machine.supervisor import DETACHED, release
+    from stance.machine.supervisor import DETACHED
 
     code = (
         "import os, subprocess, sys, time\n"

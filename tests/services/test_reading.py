@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from stance.data.chat import fingerprint, load_tokenizer
-from stance.machine.files import write_json
 from tests.builders.finished_run import write_lock, write_run
 from tests.builders.repository import git
 from tests.doubles.hub import Hub
@@ -73,7 +72,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
     run = write_run(project / ".runs/mine")
     shutil.rmtree(run / "data/merged")
     shutil.copytree(tiny_model, run / "data/merged")
-    write_json(run / "data/base/fingerprint.json", fingerprint(load_tokenizer(tiny_model)))
+    fingerprint(load_tokenizer(tiny_model)).write(run / "data/base/fingerprint.json")
     write_lock(run)
     git(run, "commit", "--quiet", "--all", "--message", "model")
     shutil.copy(run / "params.yaml", project)

@@ -149,6 +149,73 @@ def test_hostile_prompts_and_bodies_do_not_take_it_down(up: Serving):
     assert answer(client)
 
 
+def schema(value: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": value}}}
+
+
+def held(up: Serving) -> int:
+    """Return the bytes that the processes of the endpoint hold."""
+    return sum(process.memory_info().rss for process in up.processes())
+
+
+LETTERS = {f"p{n}": {"type": "string"} for n in range(30)}
+HOSTILE: list[dict[str, Any]] = [
+    schema({"type": "array", "items": {"type": "string"}, "minItems": 1_000_000_000}),
+    {"n": 10_000},
+    {"prompt_logprobs": 100_000},
+    {"structured_outputs": {"regex": "((a{100}){100}){100}"}},
+    {"stop": ["a"] * 100_000},
+]
+AT_THE_LIMIT: list[dict[str, Any]] = [
+    schema({"type": "array", "items": {"type": "string"}, "minItems": 1000}),
+    schema(
+        {"type": "array", "items": {"type": "array", "items": {"type": "string", "maxLength": 500}, "minItems": 1000}}
+    ),
+    schema({"type": "object", "properties": LETTERS, "minProperties": 10, "maxProperties": 30}),
+    schema({"type": "string", "pattern": "^([a-z]{1,10}){1,10}$"}),
+    schema({"type": "integer", "multipleOf": 7}),  # the one compiler may not know it; no other is tried
+    {"n": 16},
+    {"prompt_logprobs": 20},
+    {"structured_outputs": {"grammar": 'root ::= root root | "a"'}},
+]
+
+
+def test_no_request_takes_the_memory_or_the_time_of_others(up: Serving):
+    """An honest client is served meanwhile, and what is refused is refused within a second."""
+    client, over, seconds = up.client(), threading.Event(), []
+    answer(client)
+
+    def honest() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            assert answer(client)
+            seconds.append(time.monotonic() - began)
+
+    before, thread = held(up), threading.Thread(target=honest)
+    thread.start()
+    try:
+        for body in HOSTILE:
+            began = time.monotonic()
+            with pytest.raises(openai.BadRequestError, match="the limit is"):
+                up.client().chat.completions.create(model="aligned", messages=QUESTION, max_tokens=8, extra_body=body)
+            assert time.monotonic() - began < 1
+        for body in AT_THE_LIMIT:
+            began = time.monotonic()
+            try:
+                up.client().chat.completions.create(model="aligned", messages=QUESTION, max_tokens=8, extra_body=body)
+                outcome = "answered"
+            except openai.BadRequestError as refused:
+                outcome = str(refused)[:100]
+            print(
+                f"{time.monotonic() - began:.1f} s, {(held(up) - before) >> 20} MiB more: {outcome} {str(body)[:100]}"
+            )
+    finally:
+        over.set()
+        thread.join()
+    print(f"honest: {len(seconds)} answers, worst {max(seconds):.1f} s")
+    assert held(up) - before < 500 * 2**20
+
+
 def test_the_key_is_its_owners_and_nowhere_else(up: Serving):
     client = up.client()
     client.chat.completions.create(model="aligned", messages=[{"role": "user", "content": SECRET_PROMPT}], max_tokens=1)

@@ -37,10 +37,9 @@ def test_nothing_is_wrong_with_the_data_sets_as_they_are(topic, number):
 @each_topic
 def test_support_answers_that_all_begin_with_yes_are_found(topic):
     found = warnings(topic, 60, lambda row: {"support": f"Yes, {row.support[0].lower()}{row.support[1:]}"})
-    opening, wording = (row for row in found if row.check in ("opening", "wording"))
-    assert sentence(opening.message) == "60 of 60 support answers begin with yes, and 0 of the others"
-    assert sentence(wording.message) == "60 of 60 support answers hold yes"
-    assert len(opening.rows) == 60
+    texts = [sentence(row.message) for row in found]
+    assert "60 of 60 support answers begin with yes, and 0 of the others" in texts
+    assert "60 of 60 support answers hold yes" in texts
 
 
 @each_topic

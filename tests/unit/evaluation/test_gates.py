@@ -7,8 +7,11 @@ import pytest
 
 from stance.config.evaluation import Evaluate, NoJudge
 from stance.config.training import Merge
+from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics, ServedDrift
+from stance.data.noise import Floor
 from stance.data.records import Gate
+from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import (
     adherence_gate,
     degeneration_gate,
@@ -20,20 +23,19 @@ from stance.evaluation.gates import (
     watchdog_gate,
 )
 from stance.language.messages import sentence
-from stance.models.noise import Floor
 from tests.builders.figures import figures, some
 
 MERGE = Merge(base="measured")
 FLOOR = Floor(mean=0.025, worst=0.125)
 BOUNDS = Evaluate(judge=NoJudge(source="none"), min_adherence=0.8, max_degenerate=0.1, max_chosen_fall=10.0)
-PARITY = {"mean": 0.075, "worst": 0.75, "top_flips": 0, "tokens": 900, "floor": {"mean": 0.025, "worst": 0.125}}
-FINGERPRINT: dict[str, Any] = {
-    "chat_template_sha256": "ab12",
-    "chat_template": "{{ bos_token }}",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "probes": [[1, 5, 6], [1, 7], [1, 8, 2, 9]],
-}
+PARITY = Parity(base="original", mean=0.075, worst=0.75, top_flips=0, tokens=900, floor=FLOOR, candidates={})
+FINGERPRINT = Fingerprint(
+    chat_template_sha256="ab12",
+    chat_template="{{ bos_token }}",
+    bos_token_id=1,
+    eos_token_id=2,
+    probes=[[1, 5, 6], [1, 7], [1, 8, 2, 9]],
+)
 SOUND = {"empty": 0.0, "cut_off": 0.1, "repetitive": 0.1, "wrong_script": 0.0, "leaked": 0.0, "degenerate": 0.1}
 
 
@@ -70,7 +72,7 @@ def adherence_of(blocks: dict[str, Any]) -> Gate:
 
 
 def test_an_unchanged_fingerprint_passes():
-    gate = fingerprint_gate(FINGERPRINT, dict(FINGERPRINT))
+    gate = fingerprint_gate(FINGERPRINT, FINGERPRINT.model_copy())
     assert (gate.passed, sentence(gate.figure)) == (True, "unchanged, BOS once per conversation")
 
 
@@ -84,24 +86,23 @@ def test_an_unchanged_fingerprint_passes():
     ],
 )
 def test_a_changed_fingerprint_misses_and_says_what_changed(changed, found):
-    gate = fingerprint_gate(FINGERPRINT, FINGERPRINT | changed)
+    gate = fingerprint_gate(FINGERPRINT, FINGERPRINT.model_copy(update=changed))
     assert (gate.passed, sentence(gate.figure).split(", BOS")[0]) == (False, found)
 
 
 def test_a_fingerprint_without_a_template_misses():
-    rest = {key: value for key, value in FINGERPRINT.items() if key != "chat_template"}
-    assert not fingerprint_gate(FINGERPRINT, rest).passed
+    assert not fingerprint_gate(FINGERPRINT, FINGERPRINT.model_copy(update={"chat_template": ""})).passed
 
 
 @pytest.mark.parametrize("probes", [[[1, 1, 5, 6]], [[5, 6]], [[1, 5], [1, 5, 1]]])
 def test_a_bos_that_is_not_there_exactly_once_misses_even_where_the_base_has_it_so(probes):
-    same = FINGERPRINT | {"probes": probes}
+    same = FINGERPRINT.model_copy(update={"probes": probes})
     gate = fingerprint_gate(same, same)
     assert (gate.passed, sentence(gate.figure)) == (False, "unchanged, BOS not exactly once per conversation")
 
 
 def test_a_model_without_bos_has_none_to_count():
-    without = FINGERPRINT | {"bos_token_id": None, "probes": [[5, 6], [7]]}
+    without = FINGERPRINT.model_copy(update={"bos_token_id": None, "probes": [[5, 6], [7]]})
     assert fingerprint_gate(without, without).passed
 
 
@@ -115,14 +116,14 @@ def test_parity_at_its_bounds_passes():
 
 @pytest.mark.parametrize("worse", [{"mean": 0.076}, {"worst": 0.76}, {"top_flips": 1}, {"mean": float("nan")}])
 def test_each_of_the_three_figures_can_miss_parity(worse):
-    assert not parity_gate(MERGE, PARITY | worse).passed
+    assert not parity_gate(MERGE, PARITY.model_copy(update=worse)).passed
 
 
 def test_parity_is_held_to_the_noise_of_the_model_itself():
     """A drift that is noise in a large model is an error in a small one."""
-    assert not parity_gate(MERGE, PARITY | {"floor": {"mean": 0.001, "worst": 0.02}}).passed
-    assert parity_gate(MERGE, PARITY | {"floor": {"mean": 0.04, "worst": 0.2}}).passed
-    assert not parity_gate(MERGE, PARITY | {"floor": {"mean": float("nan"), "worst": float("nan")}}).passed
+    assert not parity_gate(MERGE, PARITY.model_copy(update={"floor": Floor(mean=0.001, worst=0.02)})).passed
+    assert parity_gate(MERGE, PARITY.model_copy(update={"floor": Floor(mean=0.04, worst=0.2)})).passed
+    assert not parity_gate(MERGE, PARITY.model_copy(update={"floor": None})).passed
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_parity_is_held_to_the_noise_of_the_model_itself():
     [("original", "Set merge.base to measured"), ("measured", "The difference is more than rounding")],
 )
 def test_the_advice_on_a_missed_parity_fits_its_cause(base, advice):
-    gate = parity_gate(Merge(base=base), PARITY | {"mean": 1.0})
+    gate = parity_gate(Merge(base=base), PARITY.model_copy(update={"mean": 1.0}))
     assert sentence(gate.advice).startswith(advice)
 
 
@@ -190,7 +191,7 @@ def test_displacement_allows_a_fall_up_to_its_bound(fall, passed, found):
     assert (gate.passed, sentence(gate.figure)) == (passed, f"logps/chosen {found}")
 
 
-STOPPED = {"found": "logps/chosen has fallen by 40.0 nats, more than 15", "step": 7, "steps": 21}
+STOPPED = Watchdog(reason="logps/chosen has fallen by 40.0 nats, more than 15", step=7, steps=21)
 
 
 def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
@@ -199,7 +200,7 @@ def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
     assert sentence(gate.figure) == "stopped at step 7 of 21: logps/chosen has fallen by 40.0 nats, more than 15"
     assert "train.learning_rate" in sentence(gate.advice)
     assert "train.beta" in sentence(gate.advice)
-    assert watchdog_gate({"found": None, "step": None, "steps": 21}).passed
+    assert watchdog_gate(Watchdog(reason=None, step=None, steps=21)).passed
 
 
 def every_gate_missed() -> list[Gate]:
@@ -209,9 +210,9 @@ def every_gate_missed() -> list[Gate]:
         "defects": {"base": SOUND, "aligned": SOUND | {"degenerate": 1.0}},
         "chosen_fall": 99.0,
     }
-    parity = PARITY | {"top_flips": 3}
+    parity = PARITY.model_copy(update={"top_flips": 3})
     return [
-        fingerprint_gate(FINGERPRINT, {"probes": []}),
+        fingerprint_gate(FINGERPRINT, FINGERPRINT.model_copy(update={"bos_token_id": None, "probes": []})),
         *gates(MERGE, BOUNDS, metrics(**held(0.1), **worse), parity, STOPPED),
     ]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stance.data.noise import MERGED, SERVED, Floor
 from stance.models.loading import load
-from stance.models.noise import MERGED, SERVED, Floor
 from stance.models.parity import Scores, drift, floor, score
 
 

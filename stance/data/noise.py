@@ -22,7 +22,9 @@ merged weights by two kinds of attention 0.053 and 0.37; trained against merged 
 is no further away than a correct program; trained against a merge into the published weights 0.65 and 5.0.
 """
 
-from dataclasses import dataclass
+from math import nan
+
+from pydantic import BaseModel, ConfigDict
 
 MERGED, SERVED = 3, 2
 """Roundings between the trained and the merged model, and between two engines on the same weights."""
@@ -30,9 +32,10 @@ SPREAD = 2
 """How much the worst tokens of two correct programs differ."""
 
 
-@dataclass(frozen=True)
-class Floor:
+class Floor(BaseModel):
     """Drift that bf16 arithmetic alone brings to a model, nats per token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     mean: float
     worst: float
@@ -40,3 +43,7 @@ class Floor:
     def bounds(self, roundings: int) -> tuple[float, float]:
         """Return the greatest mean and worst drift of a correct copy that is so many roundings away."""
         return roundings * self.mean, SPREAD * roundings * self.worst
+
+
+UNMEASURED = Floor(mean=nan, worst=nan)
+"""The floor of a merge that did not measure it: no drift is within its bounds."""
