@@ -261,7 +261,7 @@ def test_a_model_that_is_not_what_was_measured_is_refused_and_nothing_changes(up
 
 
 def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
-    first, over, answered = up.release(), threading.Event(), []
+    first, started, over, answered = up.release(), threading.Event(), threading.Event(), []
     problems: list[BaseException] = []
 
     def load() -> None:
@@ -270,7 +270,8 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
             while not over.is_set():
                 raw = client.chat.completions.with_raw_response.create(model="aligned", messages=QUESTION, max_tokens=8)
                 answered.append(raw.headers["x-release"])
-                time.sleep(0.05)  # the engine that starts needs the machine; soak has 64 clients without a pause
+                # The engine that starts needs the machine. Soak has 64 clients without a pause.
+                time.sleep(0.05 if started.is_set() else 1)
         except BaseException as problem:
             problems.append(problem)
 
@@ -278,6 +279,7 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
     for thread in threads:
         thread.start()
     swapped = up.command("swap", "--run", "other", "--with-base")
+    started.set()
     second = up.release()
     time.sleep(2)
     rolled = up.command("rollback")
