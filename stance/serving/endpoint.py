@@ -5,8 +5,10 @@ measurements of its run, and only then lets the proxy send requests to it. Order
 `stance.serving.control`.
 """
 
+import ipaddress
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stance.client.local import key_place, make_key, remove_state, write_state
@@ -17,7 +19,7 @@ from stance.serving import engine as engines
 from stance.serving import engine_memory, remains
 from stance.serving.candidate import ServableModel
 from stance.serving.engine import Engine, ServeRequest
-from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
+from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_certificate, require_port
 from stance.serving.proxy import LOG as PROXY_LOG
 
 EVERYWHERE = "0.0.0.0"
@@ -52,11 +54,23 @@ class Budget:
 class Endpoint:
     """The proxy and the engines behind it."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Refuse a port in use and a machine without HAProxy, before anything is started."""
+    def __init__(
+        self, host: str, port: int, certificate: Path | None = None, *, public_pages: bool | None = None
+    ) -> None:
+        """Refuse a port in use, a wrong certificate and a machine without HAProxy, before anything is started.
+
+        Args:
+            host: The address to listen on.
+            port: The port to listen on.
+            certificate: A PEM file with a certificate and its private key, for TLS.
+            public_pages: May everybody read `/metrics` and `/provenance`? By default only on the loopback address.
+        """
         require_port(port)
         program()
-        self.host, self.port, self.key = host, port, make_key()
+        if certificate:
+            require_certificate(certificate)
+        self.host, self.port, self.key, self.certificate = host, port, make_key(), certificate
+        self.public_pages = is_loopback(host) if public_pages is None else public_pages
         self.proxy: Proxy | None = None
         self.running: list[Engine] = []
         self.live: Engine | None = None
@@ -67,7 +81,8 @@ class Endpoint:
     @property
     def address(self) -> str:
         """The base URL for a client of the OpenAI API."""
-        return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
     def open(self, request: ServeRequest, say: Say) -> str:
         """Start the first engine and the proxy, and return a line that says what is up.
@@ -81,7 +96,7 @@ class Endpoint:
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
         first = self._start(request, candidate, say)
-        self.proxy = Proxy(self.host, self.port)
+        self.proxy = Proxy(self.host, self.port, self.certificate)
         self.live = first
         self._answer_from(first, self.slot)
         return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
@@ -158,6 +173,17 @@ class Endpoint:
         remains.clear()
         remove_state()
 
+    def exposure(self) -> str:
+        """Return a line that says what other machines can see; empty if only this machine can connect."""
+        if is_loopback(self.host):
+            return ""
+        travel = "encrypted" if self.certificate else "unencrypted (--certificate FILE encrypts them)"
+        pages = "are open to everybody" if self.public_pages else "need a key (--public-pages opens them to everybody)"
+        return (
+            f"visible to every machine that reaches {self.host} port {self.port}: keys, questions and answers travel "
+            f"{travel}; /metrics (load) and /provenance (parameters, gates, data hashes) {pages}; /health is open"
+        )
+
     def described(self, engine: Engine) -> str:
         """Return a line that says which model answers."""
         candidate = engine.candidate
@@ -185,7 +211,7 @@ class Endpoint:
     def _start(self, request: ServeRequest, candidate: ServableModel, say: Say) -> Engine:
         began = time.monotonic()
         say(f"starts an engine for {candidate.name}")
-        fresh = engines.start(request, candidate, self._next(), self.key)
+        fresh = engines.start(request, candidate, self._next(), self.key, private_pages=not self.public_pages)
         self.running.append(fresh)
         try:
             remains.write(self.running)
@@ -217,7 +243,7 @@ class Endpoint:
         self.proxy_budget.spend(ending)
         print(f"{ending}; it is started again", flush=True)
         self.proxy.end()
-        self.proxy = Proxy(self.host, self.port)
+        self.proxy = Proxy(self.host, self.port, self.certificate)
         self._answer_from(self.live, self.slot)
 
     def _again(self, ended: Engine, say: Say) -> Engine:
@@ -279,6 +305,14 @@ class Endpoint:
 def aloud(text: str) -> None:
     """Print a line at once."""
     print(text, flush=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Does an address belong to this machine alone?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def other(slot: Slot) -> Slot:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 from pydantic import BaseModel, ConfigDict
 
 from stance.client.local import ALIGNED, BASE, SERVE
@@ -27,7 +28,7 @@ from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
 from stance.machine.memory import Room, gib, memory
-from stance.machine.ports import HOST, answers, free_port
+from stance.machine.ports import HOST, free_port
 from stance.machine.processes import environment
 from stance.machine.supervisor import guarded, release
 from stance.serving import engine_memory
@@ -36,7 +37,7 @@ from stance.serving.engine_memory import CONFIGURATION, cache_bytes, read_settin
 from stance.serving.file_checks import NOT_SERVED
 from stance.serving.limits import Limits
 from stance.serving.live_checks import live_gates
-from stance.serving.middleware import FILE, KEY
+from stance.serving.middleware import FILE, KEY, PRIVATE
 
 GRAMMARS = {"VLLM_XGRAMMAR_CACHE_MB": "64"}
 """Compiled schemas that an engine keeps; vLLM's default is 512 MB, which is no part of what it says it takes."""
@@ -132,8 +133,17 @@ def prepare(request: ServeRequest, number: int) -> ServableModel:
     return ServableModel.read(out)
 
 
-def start(request: ServeRequest, candidate: ServableModel, number: int, key: str) -> Engine:
+def start(
+    request: ServeRequest, candidate: ServableModel, number: int, key: str, *, private_pages: bool = False
+) -> Engine:
     """Start an engine under a guard, and return it before it is ready.
+
+    Args:
+        request: What was to be served.
+        candidate: The model.
+        number: The files of the engine are named after it.
+        key: The owner's key.
+        private_pages: Ask for a key at `/metrics` and `/provenance`.
 
     Raises:
         InputError: `deploy/limits.yaml` has a wrong value.
@@ -146,6 +156,7 @@ def start(request: ServeRequest, candidate: ServableModel, number: int, key: str
     scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {KEY: key, FILE: str(provenance)}  # every user can read arguments
     settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **GRAMMARS, **secret}
+    settings |= {PRIVATE: "1"} if private_pages else {}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
         log_of(number).replace(log_of(number).with_suffix(".log.old"))
@@ -176,7 +187,10 @@ def await_ready(engine: Engine) -> None:
 
 def answers_health(engine: Engine) -> bool:
     """Does the engine answer? It does once the model is loaded."""
-    return answers(f"{engine.address}/provenance")
+    try:
+        return httpx.get(f"{engine.address}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def check(engine: Engine, key: str) -> list[str]:

@@ -4,6 +4,7 @@ The file `.serve/keys.json` holds the SHA-256 of each named key, never the key. 
 as it changes, so that no restart is needed. `Share` counts what each key makes the engine do at the moment.
 """
 
+import argparse
 import hashlib
 import secrets
 from collections import Counter
@@ -79,7 +80,9 @@ def add(name: str, at_once: int = AT_ONCE, path: Path = KEYS) -> str:
     """
     keys, key = read_keys(path), secrets.token_urlsafe(32)
     if name == OWNER or name in {known.name for known in keys}:
-        raise InputError(f"there is a key {name} already; take another name, or revoke it: stance keys revoke {name}")
+        raise InputError(
+            f"there is a key {name} already; take another name, or revoke it: python -m stance keys revoke {name}"
+        )
     try:
         created = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         write_keys([*keys, NamedKey(name=name, sha256=digest(key), at_once=at_once, created=created)], path)
@@ -179,3 +182,41 @@ class Share:
             yield
         finally:
             self.running[key.name] -= sequences
+
+
+def listed() -> str:
+    """Return a line for each named key."""
+    keys = read_keys()
+    if not keys:
+        return "there are no named keys; make one: python -m stance keys add NAME"
+    return "\n".join(f"{key.name:20} at most {key.at_once} answers at once, made {key.created}" for key in keys)
+
+
+def main() -> None:
+    """Run the action that the command line names."""
+    parser = argparse.ArgumentParser(
+        description="Make, list and revoke named keys of this folder's endpoint, which needs no restart for that."
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "add", "revoke"],
+        help="list: show names and limits (default); add: make a key and print it once, as only its SHA-256 is kept; "
+        "revoke: refuse a key from now on",
+    )
+    parser.add_argument("name", nargs="?", help="for whom the key is; add and revoke need it")
+    parser.add_argument(
+        "--at-once", type=int, default=AT_ONCE, help="the answers that may run at once (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    if options.action == "list":
+        print(listed())
+        return
+    if not options.name:
+        raise InputError(f"no name was given; expected: python -m stance keys {options.action} NAME")
+    if options.action == "add":
+        print(add(options.name, options.at_once))
+    else:
+        revoke(options.name)
+        print(f"revoked: {options.name}")

@@ -67,6 +67,8 @@ class Entrance:
         key = None if path in self.open else self.keys.holder(Headers(scope=scope).get("authorization", ""))
         if path == PATH:
             await Response(self.body, media_type="application/json")(scope, receive, send)
+        elif path == MODELS:
+            await self.app(scope, receive, Rootless(send))
         elif key and path in FIELDS:
             await self._work(scope, receive, send, key)
         else:
@@ -86,6 +88,36 @@ class Entrance:
             await send(message)
 
         return with_release
+
+
+class Rootless:
+    """A `send` for the list of models. vLLM writes the folder of a model as its `root`; the name takes that place."""
+
+    def __init__(self, send: Send) -> None:
+        """Take where the list goes."""
+        self.send = send
+        self.start: Message = {}
+        self.body = b""
+
+    async def __call__(self, message: Message) -> None:
+        """Keep the answer until it is whole."""
+        if message["type"] == "http.response.start":
+            self.start = message
+            return
+        self.body += message.get("body", b"")
+        if not message.get("more_body"):
+            body = rootless(self.body) if self.start["status"] == 200 else self.body
+            headers = [(name, value) for name, value in self.start["headers"] if name.lower() != b"content-length"]
+            await self.send({**self.start, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+            await self.send({"type": "http.response.body", "body": body})
+
+
+def rootless(body: bytes) -> bytes:
+    """Return a list of models with each model's name as its `root`."""
+    models = json.loads(body)
+    for model in models["data"]:
+        model["root"] = model["id"]
+    return json.dumps(models).encode()
 
 
 def require_path(path: str, method: str) -> None:

@@ -49,7 +49,9 @@ class Double:
         return JSONResponse({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "aligned", "object": "model"}]})
+        return JSONResponse(
+            {"object": "list", "data": [{"id": "aligned", "object": "model", "root": "/home/me/data/merged"}]}
+        )
 
     async def page(self, request: Request) -> Response:
         return PlainTextResponse("vllm: 1")

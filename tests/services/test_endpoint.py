@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def candidate(name: str, **values: Any) -> ServableModel:
     return ServableModel(name=name, **known | values)
 
 
-def start(request: ServeRequest, known: ServableModel, number: int, key: str) -> Engine:
+def start(request: ServeRequest, known: ServableModel, number: int, key: str, *, private_pages: bool = False) -> Engine:
     port = free_port()
     return Engine(number, request, known, port, guarded([sys.executable, "-c", ECHO, str(port), f'"{known.name}"']))
 
@@ -608,6 +609,91 @@ def test_a_port_in_use_and_a_missing_proxy_are_refused_in_a_sentence(tmp_path, m
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(InputError, match="haproxy is not installed; `apt-get install haproxy`"):
         Endpoint(HOST, free_port())
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine that it has signed itself, with its key in the same file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    names = [tmp_path / name for name in ("key.pem", "cert.pem", "both.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(names[0]), "-out", str(names[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    names[2].write_bytes(names[1].read_bytes() + names[0].read_bytes())
+    return names[2]
+
+
+def test_tls_is_spoken_with_the_user_s_certificate_and_nothing_else(up: Endpoint, certificate: Path):
+    assert up.live is not None
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    up.close()
+    secure = Endpoint(HOST, port, certificate)
+    try:
+        secure.open(ServeRequest(run="two"), print)
+        assert secure.address == f"https://{HOST}:{port}/v1"
+        trusting = ssl.create_default_context(cafile=certificate)
+        assert httpx.post(f"{secure.address}/echo", content=b"?", verify=trusting).json() == "two"
+        with pytest.raises(httpx.ConnectError, match="self-signed"):
+            httpx.get(f"{secure.address}/models")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://{HOST}:{port}/v1/models")
+        old = ssl.create_default_context(cafile=certificate)
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")  # the client itself would take it
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{secure.address}/models", verify=old)
+    finally:
+        secure.close()
+
+
+def test_a_certificate_that_cannot_be_used_is_refused_before_anything_starts(tmp_path, monkeypatch, certificate):
+    monkeypatch.chdir(tmp_path)
+    for path, found in (
+        (Path("none.pem"), "there is no file none.pem"),
+        (Path("cert.pem"), "cannot be used as a cert"),
+    ):
+        with pytest.raises(InputError, match=rf"{found}.*expected a PEM file with the certificate"):
+            Endpoint(HOST, free_port(), path)
+    spaced = tmp_path / "a b.pem"
+    shutil.copy(certificate, spaced)
+    with pytest.raises(InputError, match="has a space, which HAProxy takes for its end; move the file"):
+        Endpoint(HOST, free_port(), spaced)
+
+
+def test_what_other_machines_see_is_said_in_a_sentence(tmp_path, monkeypatch, certificate):
+    monkeypatch.chdir(tmp_path)
+    for host in (HOST, "localhost", "127.0.0.2", "::1"):
+        alone = Endpoint(host, free_port())
+        assert (alone.exposure(), alone.public_pages) == ("", True)
+    port = free_port()
+    told = Endpoint("0.0.0.0", port).exposure()
+    assert told.startswith(
+        f"visible to every machine that reaches 0.0.0.0 port {port}: keys, questions and answers tra"
+    )
+    assert "travel unencrypted (--certificate FILE encrypts them); /metrics (load) and /provenance" in told
+    assert "need a key (--public-pages opens them to everybody); /health is open" in told
+    told = Endpoint("0.0.0.0", port, certificate, public_pages=True).exposure()
+    assert "travel encrypted;" in told
+    assert "are open to everybody;" in told
+
+
+def test_engines_are_told_whether_their_pages_are_private(up: Endpoint, monkeypatch):
+    assert up.public_pages
+    seen = []
+
+    def start_seen(*given: Any, private_pages: bool) -> Engine:
+        seen.append(private_pages)
+        return start(*given)
+
+    monkeypatch.setattr(engines, "start", start_seen)
+    up.swap(ServeRequest(run="two"), print)
+    up.public_pages = False
+    up.swap(ServeRequest(run="three"), print)
+    assert seen == [False, True]
 
 
 def test_what_a_killed_endpoint_has_left_is_no_endpoint(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from stance.client.ask import answer as stream_answer
@@ -58,6 +59,7 @@ def test_the_model_has_an_alias_and_the_name_of_its_release(up: Serving):
     listed = [model.id for model in client.models.list()]
     assert listed == ["aligned", up.release()]
     assert answer(client, listed[0]) == answer(client, listed[1])
+    assert str(up.folder) not in httpx.get(f"{up.root}/v1/models", headers={"authorization": f"Bearer {up.key}"}).text
 
 
 @pytest.fixture
@@ -315,6 +317,54 @@ def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(up: Servi
     assert apart[0] != apart[1]
     assert together == apart
     assert up.command("rollback").returncode == 0
+
+
+def test_a_named_key_is_accepted_and_revoked_without_a_restart(up: Serving):
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-m", "stance", "keys", *arguments]
+        return subprocess.run(command, cwd=up.folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    key = keys("add", "ada", "--at-once", "2")
+    assert answer(up.client(key))
+    with pytest.raises(openai.RateLimitError, match="the limit is 2 at once"):
+        up.client(key).chat.completions.create(model="aligned", messages=QUESTION, n=3)
+    assert keys("revoke", "ada") == "revoked: ada"
+    with pytest.raises(openai.AuthenticationError, match="revoked"):
+        answer(up.client(key))
+    assert answer(up.client())
+
+
+def test_a_killed_engine_and_a_killed_proxy_come_back(up: Serving):
+    release = up.release()
+    [proxy, *_] = [process for process in up.processes() if process.name() == "haproxy"]
+    proxy.kill()
+    time.sleep(5)
+    assert answer(up.client())
+    live = read_json(up.folder / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
+    for process in up.processes():
+        if "vllm.entrypoints.openai.api_server" in process.cmdline() and live in process.cmdline():
+            process.kill()
+    time.sleep(2)  # the endpoint looks once a second
+    client = openai.OpenAI(base_url=f"{up.root}/v1", api_key=up.key, max_retries=5, timeout=300)
+    assert answer(client)
+    assert up.release() == release
+    log = (up.folder / ".serve/endpoint.log").read_text()
+    assert "HAProxy has ended by itself; .serve/proxy.log may say why; it is started again" in log
+    assert "has ended by itself (it was ended by the signal SIGKILL; see .serve/engine-" in log
+
+
+def test_what_a_killed_endpoint_leaves_is_removed_by_the_next_start(up: Serving):
+    """And the next start is one command, which serves the same release."""
+    release = up.release()
+    remains = read_json(up.folder / ".serve/remains.json")
+    assert remains["folders"]
+    assert all(Path(path).exists() for path in remains["folders"])
+    psutil.Process(read_json(up.folder / ".serve/state.json")["pid"]).kill()
+    printed = up.start()
+    assert f"up: {up.root}/v1  release {release}" in printed
+    log = (up.folder / ".serve/endpoint.log").read_text()
+    assert "removed what a killed endpoint had left: " in log
+    assert not any(Path(path).exists() for path in [*remains["folders"], *remains["shared"]])
 
 
 def test_ending_lets_a_stream_end_first_and_leaves_nothing(up: Serving):

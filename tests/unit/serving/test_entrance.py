@@ -32,6 +32,13 @@ def test_an_honest_request_reaches_the_engine_as_it_was_sent(up: Double):
     assert up.client().completions.create(model="aligned", prompt=["a", "b"]).choices[0].text == "yes"
 
 
+def test_the_list_of_models_tells_no_folder_of_the_machine(up: Double):
+    answer = httpx.get(f"{up.root}/v1/models", headers=HEADERS)
+    assert [model["root"] for model in answer.json()["data"]] == ["aligned"]
+    assert "/home" not in answer.text
+    assert answer.headers["x-release"] == RELEASE
+
+
 @pytest.mark.parametrize(
     ("refused", "act", "param", "code", "message"),
     [

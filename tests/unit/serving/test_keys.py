@@ -80,3 +80,22 @@ def test_a_key_holds_no_more_than_its_share():
             pass
     with share.taken(ada, 4):
         pass
+
+
+def test_the_command_makes_lists_and_revokes(monkeypatch, capsys):
+    def command(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["keys", *arguments])
+        keys.main()
+        return capsys.readouterr().out.strip()
+
+    assert command("list") == "there are no named keys; make one: python -m stance keys add NAME"
+    assert command() == command("list")
+    for action in ("add", "revoke"):
+        with pytest.raises(InputError, match=f"no name was given; expected: python -m stance keys {action} NAME"):
+            command(action)
+    key = command("add", "ada", "--at-once", "3")
+    assert Keys("mine").holder(f"Bearer {key}").name == "ada"
+    assert command("list").startswith("ada                  at most 3 answers at once, made 2")
+    assert key not in command("list")
+    assert command("revoke", "ada") == "revoked: ada"
+    assert command("list").startswith("there are no named keys")
