@@ -21,7 +21,7 @@ from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
 from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
-from stance.runs.released import Release
+from stance.runs.released import RECORD, Release
 from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
