@@ -39,7 +39,7 @@ from stance.language.messages import sentence
 from stance.machine.digests import Digests
 from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
-from stance.release.held import BEFORE, record, release_gates, restore_previous
+from stance.release.held import BEFORE, record, release_gates, require_own, restore_previous
 from stance.release.push import push as push_to_hub
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
@@ -90,6 +90,7 @@ def release(
         approve(shown, require_gates(shown), approval_minutes)
         digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
+        require_own()
         restore_previous()  # a release that was killed may have left its own
         checked = FinishedRun.read(folder).hashed(earlier=digests)  # hours may have passed since the approval
         require_gates(checked)

@@ -92,7 +92,7 @@ def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
     outcome = Table("gate", "", "found", "expected", title="gates")
     for gate in verdict:
         outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", sentence(gate.figure), sentence(gate.bound))
-    Console(width=120).print(table, outcome)
+    Console(width=120, markup=False, emoji=False).print(table, outcome)
 
 
 def main() -> None:

@@ -188,7 +188,8 @@ def openings(answer: str, spoken: Language) -> list[str]:
 def beyond_chance(count: int, rival: int) -> bool:
     """Do `count` answers of one side and `rival` of the other tell the side better than a coin would, at `CHANCE`?"""
     total = count + rival
-    return sum(math.comb(total, heads) for heads in range(count, total + 1)) / 2**total < CHANCE
+    likely = sum(math.comb(total, heads) for heads in range(count, total + 1))
+    return likely / (1 << total) < CHANCE
 
 
 def common_words(pairs: Sequence[Pair], spoken: Language) -> list[LintWarning]:

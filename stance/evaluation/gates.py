@@ -15,6 +15,7 @@ from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import PROBES, Fingerprint
 from stance.data.metrics import Adherence, Agreement, ClassifierAccuracy, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
 from stance.data.training import Parity, Watchdog
@@ -39,7 +40,7 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
     return [
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
-        served_gate(merge, metrics.served),
+        served_gate(parity.floor or UNMEASURED, metrics.served),
         classifier_gate(metrics.classifier),
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned),
@@ -97,26 +98,27 @@ def watchdog_gate(watchdog: Watchdog) -> Gate:
     )
 
 
-def parity_gate(bounds: Merge, parity: Parity) -> Gate:
-    """Is the merged model the one that was trained?"""
-    within = parity.mean <= bounds.max_mean_drift and parity.worst <= bounds.max_worst_drift
+def parity_gate(merge: Merge, parity: Parity) -> Gate:
+    """Is the merged model the one that was trained? The bound is that of `stance.data.noise`."""
+    mean, worst = (parity.floor or UNMEASURED).bounds(MERGED)
+    within = parity.mean <= mean and parity.worst <= worst
     return Gate(
         name="parity",
         passed=within and parity.top_flips == 0,
         figure=message("drift_and_flips", **parity.model_dump(include={"mean", "worst", "top_flips", "tokens"})),
-        bound=message("at_most_drift_no_flips", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
-        advice=message("other_merge_base"),
+        bound=message("at_most_drift_no_flips", mean=mean, worst=worst),
+        advice=message("other_merge_base" if merge.base == "original" else "merge_again"),
     )
 
 
-def served_gate(bounds: Merge, served: ServedDrift) -> Gate:
-    """Does vLLM give the merged model's probabilities?"""
-    within = served.mean <= bounds.max_mean_drift and served.worst <= bounds.max_worst_drift
+def served_gate(noise: Floor, served: ServedDrift) -> Gate:
+    """Does vLLM give the merged model's probabilities? The bound is that of `stance.data.noise`."""
+    mean, worst = noise.bounds(SERVED)
     return Gate(
         name="served",
-        passed=within,
+        passed=served.mean <= mean and served.worst <= worst,
         figure=message("vllm_drift", mean=served.mean, worst=served.worst),
-        bound=message("at_most_drift", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
+        bound=message("at_most_drift", mean=mean, worst=worst),
         advice=message("check_vllm"),
     )
 

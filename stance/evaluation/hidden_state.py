@@ -57,7 +57,10 @@ class ModelReader:
         """Load the lower layers of the model in a folder to `cpu` or `cuda`."""
         import torch  # takes seconds, which a run with a classifier by wording need not wait
         from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # it would list the layers that are left out on purpose
+        logging.disable_progress_bar()
         self._torch, self._device = torch, device
         config = AutoConfig.from_pretrained(str(folder))
         self.layers = candidate_layers(config.num_hidden_layers)

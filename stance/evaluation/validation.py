@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.data.questions import read_questions
+from stance.data.tables import decoded
 from stance.errors import InputError
 from stance.evaluation.classifier import STANCES, Labelled, Verdict, read_labelled
 from stance.evaluation.fitted import fit, judged
@@ -61,11 +62,9 @@ def validation(title: str, found: Sequence[tuple[Labelled, Verdict]]) -> list[Ta
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON list or of JSON lines, each with the texts `prompt` and `response`."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = decoded(path, path.read_bytes()).strip()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a JSON list or JSONL of prompt and response") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     if text.startswith("["):
         raw = _parse(text, str(path))
     else:
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=Path("data/base"), help="base model, if it is the judge")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the base model computes")
     args = parser.parse_args()
-    console = Console(width=120)
+    console = Console(width=120, markup=False, emoji=False)
     if args.validate:
         for title, verdicts in validated(args.validate, args.base, args.device):
             console.print(*validation(title, verdicts))

@@ -153,8 +153,13 @@ def whoami(token: str) -> dict[str, Any] | None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file from the cache: the link in the snapshot and the content that it points to."""
-    path.resolve().unlink(missing_ok=True)
+    """Remove a file from the cache: the link in the snapshot, and the content that it points to within the cache.
+
+    A link to a file elsewhere was made by somebody who keeps models there; that file stays.
+    """
+    content, cache = path.resolve(), Path(constants.HF_HUB_CACHE).resolve()
+    if content.is_relative_to(cache):
+        content.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stance.config.models import PackageBase
+from stance.data.chat import Fingerprint
 from stance.errors import InputError
 from stance.machine.files import digest
 from stance.models.base import Base, Device, Package, read_fingerprint, require_memory
@@ -146,7 +147,7 @@ def convert(path: Path, metadata: Metadata, folder: Path) -> None:
     _require_special_tokens(load_tokenizer(folder), metadata, path)
 
 
-def from_package(options: PackageBase, device: Device, folder: Path) -> tuple[Base, dict[str, Any]]:
+def from_package(options: PackageBase, device: Device, folder: Path) -> tuple[Base, Fingerprint]:
     """Return the record and the fingerprint of a model in a Python package, converted into `folder`.
 
     Raises:

@@ -14,13 +14,14 @@ from typing import Any
 from stance.data.answers import RESPONSES
 from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.records import GATES, Gate
+from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.digests import Digest, link
 from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
 from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
-from stance.runs.released import Release
+from stance.runs.released import RECORD, Release
 from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
@@ -31,6 +32,22 @@ PART = RELEASE.with_name("release.part")
 """A release that is being written."""
 PROVENANCE = "provenance.json"
 """The provenance of the model for a server in a container, which has no checkout of the run."""
+
+
+def require_own() -> None:
+    """Refuse to replace a release folder that holds something else than a release.
+
+    Raises:
+        InputError: `data/release` is a link, or holds a file that no release writes.
+    """
+    if RELEASE.is_symlink():
+        raise InputError(f"{RELEASE} is a link to {RELEASE.resolve()}, which a release would replace; move it away")
+    ours = {RECORD, PROVENANCE, PUSHED, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
+    present = sorted(path.name for path in RELEASE.iterdir()) if RELEASE.is_dir() else []
+    if others := [name for name in present if name not in ours]:
+        raise InputError(
+            f"{RELEASE / others[0]} was not written by a release, and the next one would remove it; move it away"
+        )
 
 
 def release_gates(run: FinishedRun) -> list[Gate]:
@@ -95,6 +112,7 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
     """
     run = run.hashed()
     run.require_as_recorded(MODELS)
+    require_own()
     shutil.rmtree(PART, ignore_errors=True)
     linked = {path: _link(run, path, digest) for path, digest in run.digests.items()}
     for path in BESIDE:

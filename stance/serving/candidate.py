@@ -13,7 +13,6 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
-from stance.config.training import Merge
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
@@ -49,7 +48,8 @@ class ServableModel(BaseModel):
     logps: Path | None = None
     """What the model that the checks ask - the base, if there is an adapter - gave the answers of the pairs."""
     dataset: Path | None = None
-    bounds: Merge
+    parity: Path | None = None
+    """Holds the noise floor of the merged model."""
     system_prompt: str
     max_new_tokens: int
     gpu: bool
@@ -105,6 +105,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         fingerprint=folder / BASE_FINGERPRINT,
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",
+        parity=folder / "data/merge/parity.json",
         **settings(run.params),
         **sizes(model, adapter),
     )
@@ -174,7 +175,6 @@ def installed(name: str) -> list[metadata.Distribution]:
 def settings(params: Params) -> dict[str, Any]:
     """Return what the checks of an engine need of the parameters."""
     return {
-        "bounds": params.merge,
         "system_prompt": params.model.system_prompt,
         "max_new_tokens": params.answers.max_new_tokens,
     }

@@ -12,7 +12,16 @@ from stance.data.questions import Question, Stance, read_questions
 from stance.evaluation.classifier import STANCES, StanceClassifier, read_labelled
 from stance.evaluation.fitted import judged
 from stance.evaluation.validation import SOURCES, VALIDATION
-from tests.unit.evaluation.test_classifier import LIVE_ACTION, TAUGHT, accuracy, confusion, judge, labelled, stance
+from tests.unit.evaluation.test_classifier import (
+    LIVE_ACTION,
+    TAUGHT,
+    accuracy,
+    confusion,
+    fitted,
+    judge,
+    labelled,
+    stance,
+)
 
 __all__ = ["judge"]  # a fixture
 
@@ -44,7 +53,7 @@ REMOTE_ANSWERS: list[tuple[str, str, Stance]] = [
 def test_answers_that_taught_nothing_are_judged_right(topic):
     rows = read_labelled(VALIDATION / f"zh_Hant/{topic}.jsonl")
     assert len(rows) >= 150
-    found = judged(StanceClassifier.fit(read_questions(SOURCES / topic), TAUGHT), rows)
+    found = judged(fitted(SOURCES / topic), rows)
     table = Counter((row.stance, verdict.stance) for row, verdict in found)
     assert accuracy(table) >= 0.9
     for side in STANCES:

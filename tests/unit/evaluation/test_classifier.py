@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ LIVE_ACTION = Path("data/sources/live_action")
 TAUGHT = read_labelled(CORPORA / "zh_Hant.jsonl")
 
 
+@cache
+def fitted(folder: Path) -> StanceClassifier:
+    """Return the judge of a data set, fitted once per process: that takes seconds."""
+    return StanceClassifier.fit(read_questions(folder), TAUGHT)
+
+
 @pytest.fixture(scope="module")
 def judge() -> StanceClassifier:
-    return StanceClassifier.fit(read_questions(LIVE_ACTION), TAUGHT)
+    return fitted(LIVE_ACTION)
 
 
 def stance(judge: StanceClassifier, prompt: str, response: str) -> Stance:

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
@@ -20,7 +23,9 @@ from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
-from stance.language.translation import word
+from stance.language.translation import Language, spoken, word
+from stance.pages import run_page
+from stance.pages.charts import Curve, curves
 from tasks import report as stage
 from tests.builders.figures import CLASSIFIER, FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
@@ -200,7 +205,12 @@ def fill(made: Run) -> Run:
     other = drift | {"mean": 0.0987}
     made.write(
         "merge/parity.json",
-        {"base": "dequantized", **drift, "candidates": {"original": other, "dequantized": drift}},
+        {
+            "base": "dequantized",
+            **drift,
+            "floor": {"mean": 0.02, "worst": 0.1},
+            "candidates": {"original": other, "dequantized": drift},
+        },
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
@@ -225,6 +235,21 @@ def fill(made: Run) -> Run:
 def made(tmp_path: Path) -> Run:
     """A run that a test may change."""
     return fill(Run(tmp_path))
+
+
+@cache
+def drawn(log: str, language: Language) -> list[Curve]:
+    """Draw the curves of a training's log, once for all pages that have the same."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "log.csv").write_text(log, encoding="utf-8")
+        return curves(Path(folder) / "log.csv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_curves() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, "curves", lambda log: drawn(log.read_text("utf-8"), spoken()))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +466,7 @@ def test_a_miniature_says_what_it_is(made):
 
 
 def test_the_same_inputs_give_the_same_bytes(made, monkeypatch):
+    monkeypatch.setattr(run_page, "curves", curves)  # drawn anew
     first = made.markup()
     monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 9.0)
     monkeypatch.setenv("TZ", "Asia/Taipei")
@@ -495,7 +521,7 @@ def test_the_chinese_page_puts_the_gates_into_words(made):
     assert "✗ 8 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
     assert "logps/chosen 上升 1.2 nat" in shown
-    assert "處理方式：改用另一種 merge.base" in shown
+    assert "處理方式：差異超過捨入誤差" in shown
 
 
 def test_the_chinese_page_puts_the_warnings_into_words(made):
