@@ -77,6 +77,9 @@ class ClassifierAccuracy(Figures):
     overall: Share
     by_stance: dict[Stance, Share]
     """By true stance; a stance without a labelled answer is absent."""
+    other_topics: Share | None
+    """How often it is right on labelled answers in free wording about a topic that it was not taught; null if that was
+    not measured. A model's free answers lie between these and the data set's."""
     confusion: dict[Stance, dict[Stance, int]]
     """The number of answers, by true stance and by the stance found."""
 

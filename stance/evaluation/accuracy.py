@@ -5,7 +5,7 @@ intervals.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from stance.data.metrics import ClassifierAccuracy
@@ -15,14 +15,18 @@ from stance.evaluation.intervals import share
 
 
 def accuracy_of(
-    classifier: Literal["wording", "hidden_state"], layer: int | None, pairs: Iterable[tuple[Stance, Stance]]
+    classifier: Literal["wording", "hidden_state"],
+    layer: int | None,
+    pairs: Iterable[tuple[Stance, Stance]],
+    others: Sequence[tuple[Stance, Stance]] = (),
 ) -> ClassifierAccuracy:
     """Return how often a classifier is right.
 
     Args:
         classifier: What it reads.
         layer: The layer whose hidden states it reads; None for a classifier by wording.
-        pairs: The true stance and the stance found, of every labelled answer.
+        pairs: The true stance and the stance found, of every labelled answer of the data set.
+        others: The same of answers about other topics, perhaps none.
     """
     counts = Counter(pairs)
     totals = {true: sum(counts[true, found] for found in STANCES) for true in STANCES}
@@ -31,5 +35,6 @@ def accuracy_of(
         layer=layer,
         overall=share(sum(counts[stance, stance] for stance in STANCES), counts.total()),
         by_stance={true: share(counts[true, true], totals[true]) for true in STANCES if totals[true]},
+        other_topics=share(sum(true == found for true, found in others), len(others)) if others else None,
         confusion={true: {found: counts[true, found] for found in STANCES} for true in STANCES},
     )

@@ -45,11 +45,15 @@ class Fitted(NamedTuple):
     """The layer of the base model that it reads; None for the classifier by wording."""
     left_out: Callable[[], LeftOut]
     """Judges the data set's answers, each by a classifier that was not taught its question; may take some minutes."""
+    other_topics: LeftOut
+    """Answers about other topics with verdicts of a classifier that was not taught the topic; empty if not measured."""
 
     def accuracy(self) -> ClassifierAccuracy:
         """Return how often the classifier is right on questions that it was not taught."""
-        pairs = ((row.stance, verdict.stance) for row, verdict in self.left_out())
-        return accuracy_of("wording" if self.layer is None else "hidden_state", self.layer, pairs)
+        own, others = (
+            [(row.stance, verdict.stance) for row, verdict in group] for group in (self.left_out(), self.other_topics)
+        )
+        return accuracy_of("wording" if self.layer is None else "hidden_state", self.layer, own, others)
 
 
 def fit(questions: Sequence[Question], corpora: Path, base: Path, device: str) -> Fitted:
@@ -69,11 +73,12 @@ def fit(questions: Sequence[Question], corpora: Path, base: Path, device: str) -
     corpus = read_corpus(corpora, spoken)
     if spoken == "zh_Hant":
         classifier = StanceClassifier.fit(questions, corpus)
-        return Fitted(classifier, None, lambda: wording_left_out(questions, corpus))
+        return Fitted(classifier, None, lambda: wording_left_out(questions, corpus), [])
     rows = labelled_answers(questions)
     reader = ModelReader(locate(base), device)
     probe, verdicts = HiddenStateClassifier.fit(reader, rows, corpus)
-    return Fitted(probe, reader.layers[probe.place], lambda: list(zip(rows, verdicts, strict=True)))
+    left_out = list(zip([*rows, *corpus], verdicts, strict=True))
+    return Fitted(probe, reader.layers[probe.place], lambda: left_out[: len(rows)], left_out[len(rows) :])
 
 
 def data_language(questions: Sequence[Question]) -> Name:

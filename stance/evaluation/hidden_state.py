@@ -34,7 +34,8 @@ REGULARISATION = (0.001, 0.003, 0.01, 0.03)
 """The candidate values of C, the inverse regularisation of the regression."""
 FOLDS, BATCH, TOKENS = 10, 32, 512
 """Folds of the cross-validation, texts that are read at once, and tokens of a text that are read."""
-States, Chances = npt.NDArray[np.float32], npt.NDArray[np.float64]
+States = npt.NDArray[np.float32]
+Chances = npt.NDArray[np.float64]
 """Chances hold the probability of each of `STANCES`. Shape (answers, stances)."""
 
 
@@ -137,8 +138,8 @@ class HiddenStateClassifier:
             corpus: Answers about other topics, perhaps none.
 
         Returns:
-            The classifier, and the verdict on every row of `rows` by a probe that was taught no answer to the same
-            question.
+            The classifier, and the verdict on every row of `rows` and then of `corpus`, by a probe that was taught no
+            answer to the same question, or about the same other topic.
         """
         both = [*rows, *corpus]
         states = reader.states([row.prompt for row in both], [row.response for row in both])
@@ -148,7 +149,7 @@ class HiddenStateClassifier:
             found = {choice: lessons.left_out(choice) for choice in choices}
             best = max(choices, key=lambda choice: lessons.accuracy(found[choice]))
             probe = lessons.probe(best, np.ones(len(both), dtype=bool))
-        verdicts = [_verdict(row.response, chances) for row, chances in zip(rows, found[best], strict=False)]
+        verdicts = [_verdict(row.response, chances) for row, chances in zip(both, found[best], strict=True)]
         return cls(reader, best, probe), verdicts
 
     @property

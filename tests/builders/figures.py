@@ -30,6 +30,7 @@ CLASSIFIER = {
     "layer": None,
     "overall": share(57, 60).model_dump(),
     "by_stance": {stance: share(19, 20).model_dump() for stance in ("oppose", "neutral", "support")},
+    "other_topics": None,
     "confusion": {
         "oppose": {"oppose": 19, "neutral": 1, "support": 0},
         "neutral": {"oppose": 0, "neutral": 19, "support": 1},

@@ -118,6 +118,7 @@ if sys.argv[1] == "evaluate":
             "layer": None,
             "overall": right,
             "by_stance": {},
+            "other_topics": None,
             "confusion": {stance: dict.fromkeys(stances, 0) for stance in stances},
         },
         "characters": {"base": 11.5, "aligned": 12.5},

@@ -74,3 +74,10 @@ def test_the_correction_is_the_same_twice():
 def test_shares_beyond_the_ends_become_the_nearest_ones_that_can_be(values, shares):
     """Of 0.7, 0.5, -0.2: the negative one is cut off, and 0.2 too much is taken in halves from the others."""
     assert nearest_shares(np.array(values)) == pytest.approx(shares)
+
+
+def test_accuracy_counts_the_data_set_and_the_other_topics_apart():
+    found = accuracy_of("hidden_state", 15, [("support", "support"), ("oppose", "neutral")], [("oppose", "oppose")])
+    assert (found.overall.share, found.other_topics.share, found.layer) == (0.5, 1.0, 15)
+    assert set(found.by_stance) == {"support", "oppose"}
+    assert found.confusion["oppose"] == {"oppose": 0, "neutral": 1, "support": 0}

