@@ -53,8 +53,8 @@ REMOTE_ANSWERS: list[tuple[str, str, Stance]] = [
 def test_answers_that_taught_nothing_are_judged_right(topic):
     rows = read_labelled(VALIDATION / f"zh_Hant/{topic}.jsonl")
     assert len(rows) >= 150
-    found = judged(fitted(SOURCES / topic), rows)
-    table = Counter((row.stance, verdict.stance) for row, verdict in found)
+    verdicts = judged(fitted(SOURCES / topic), rows)
+    table = Counter((row.stance, verdict.stance) for row, verdict in zip(rows, verdicts, strict=True))
     assert accuracy(table) >= 0.9
     for side in STANCES:
         assert table[side, side] >= 0.8 * sum(table[side, other] for other in STANCES), side
