@@ -39,7 +39,7 @@ from stance.language.messages import sentence
 from stance.machine.digests import Digests
 from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
-from stance.release.held import BEFORE, record, release_gates, restore_previous
+from stance.release.held import BEFORE, record, release_gates, require_own, restore_previous
 from stance.release.push import push as push_to_hub
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
@@ -90,6 +90,7 @@ def release(
         approve(shown, require_gates(shown), approval_minutes)
         digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
+        require_own()
         restore_previous()  # a release that was killed may have left its own
         checked = FinishedRun.read(folder).hashed(earlier=digests)  # hours may have passed since the approval
         require_gates(checked)
@@ -193,14 +194,17 @@ def ask(run: FinishedRun, address: str) -> dict[str, Any]:
     """Ask the public endpoint for its release, and one question."""
     from stance.client.smoke import smoke  # OpenAI's client takes a second to import
 
-    answer = smoke(address, run.release, run.folder)
+    answer = smoke(address, run.release, run.params, run.responses[0].prompt)
     get_run_logger().info("%s answers at %s: %s", answer["release"], address, answer["answer"])
     return answer
 
 
 def main() -> None:
     """Release from the command line."""
-    parser = argparse.ArgumentParser(description="Release the model of a run: gates, Hub, endpoint, a first question.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.release",
+        description="Release the model of a run: gates, Hub, endpoint, a first question.",
+    )
     parser.add_argument("--run", help="the name of an existing run (default: align one first)")
     parser.add_argument("--uncommitted", action="store_true", help="include this tree's uncommitted edits in a new run")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 `make ui PORT=4300` takes another port. `some_server` provides a flow that was started in a terminal with a server.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def wait_for(url: str, name: str, process: "subprocess.Popen[str]") -> None:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
+    argparse.ArgumentParser(
+        prog="python -m flows.server",
+        description="Start the Prefect server and the process that runs the flows, until Ctrl+C. The environment "
+        f"variable PORT sets the port (default: {PORT}).",
+    ).parse_args()
     port = port_in("PORT", PORT)
     until_ended(lambda: ui(port))
 

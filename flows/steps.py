@@ -56,7 +56,8 @@ def check(folder: Path) -> None:
         cwd=folder,
         env=processes.environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if ended.stdout:
         create_table_artifact(json.loads(ended.stdout), key="preflight")

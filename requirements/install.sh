@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 file=${1:?name a requirements file, for example requirements/cpu.txt}
 torch_index=${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}
 installed=.venv/installed  # copies of the files that were installed
+venv=$(readlink -m .venv)
 
 fail() {
     echo "$*" >&2
@@ -28,18 +29,30 @@ find_python() {
     fail "No Python 3.11 or 3.12 runs here (tried: $candidates): install one, or name it with PYTHON=/path/to/python."
 }
 
+# What .venv leads to is emptied only if this script has filled it. Where it is a link, the environment lies behind it.
+require_own_venv() {
+    [ -e "$venv" ] || return 0
+    [ -d "$venv" ] || fail "$venv is no folder: remove it, then run this again."
+    [ -e $installed ] || [ -z "$(ls -A "$venv")" ] ||
+        fail "$venv was not made here, or not to its end, and nothing of yours is removed: remove it or move it away, then run this again."
+}
+
 make_venv() {
     local python
+    require_own_venv
     python=$(find_python)
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make a virtual environment: install python3-venv (Debian, Ubuntu), or name another with PYTHON=."
     echo "Making .venv; the first time this takes about ten minutes and 5 GB"
-    "$python" -m venv --clear .venv
+    mkdir -p "$venv/installed"  # first, because it says who made what is beside it
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name installed -exec rm -rf {} +
+    rm -f "$venv"/installed/*
+    "$python" -m venv "$venv"
 }
 
 # The scripts in .venv/bin hold the path they were made for, so a checkout that was moved needs a new one.
 venv_works() {
-    .venv/bin/python -c '' 2>/dev/null && grep -qsF "$(pwd -P)/.venv/" .venv/bin/pip
+    .venv/bin/python -c '' 2>/dev/null && grep -qsF "$venv/" .venv/bin/pip
 }
 
 pip_install() {

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 
 class InputError(Exception):
@@ -18,11 +19,18 @@ class Unreachable(InputError):
     """A server did not answer or was busy. The same may work later."""
 
 
+def replace_what_cannot_be_shown() -> None:
+    """Let standard output show `?` for characters that the terminal's encoding lacks, instead of ending the program."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def run(stage: Callable[[], None]) -> None:
     """Run the `main` of a stage or a command. An `InputError` ends it with its sentence and exit code 1.
 
     `Unreachable` ends it with exit code 75 (EX_TEMPFAIL in sysexits.h), which tells the caller to try again.
     """
+    replace_what_cannot_be_shown()
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -1,5 +1,6 @@
-"""Fetch the data set: unchanged copies of its two files, from a local folder or from a git repository at one commit.
+"""Fetch the data set: copies of its two files, from a local folder or from a git repository at one commit.
 
+JSON files are copied unchanged; JSON Lines, CSV and parquet become JSON.
 The schema is checked before anything is written, so other stages can rely on it.
 """
 
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
-from stance.data.questions import LABELLED, PROBES, TEST, read_probes, read_prompts, read_questions
+from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
 from stance.data.sources import source_folder
-from stance.errors import run
+from stance.errors import InputError, run
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,16 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
         Unreachable: The git server does not answer.
     """
+    if isinstance(source, FolderDataset) and out.resolve() == source.path.resolve():
+        raise InputError(f"{out} is the data set itself, which a copy would overwrite; name another folder")
     with source_folder(source) as folder:
-        questions, prompts = read_questions(folder), read_prompts(folder)
+        questions, prompts = read_both(folder)
         probes = read_probes(source.probes) if source.probes else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
-            shutil.copyfile(folder / name, out / name)
+            (out / name).write_bytes(table_in_json(folder, name))
+        for sentence in unused_columns(folder):
+            logger.info("%s", sentence)
     if source.probes:
         shutil.copyfile(source.probes, out / PROBES)
     else:

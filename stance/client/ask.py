@@ -191,7 +191,7 @@ def talk(options: Namespace) -> None:
         require_models(endpoint, models)
     introduce(endpoint, " and ".join(models) if options.compare else options.model, run)
     if options.compare:
-        asyncio.run(compare(endpoint, models, conversation, settings, Console()))
+        asyncio.run(compare(endpoint, models, conversation, settings, Console(markup=False, emoji=False)))
     elif asyncio.run(ask(endpoint, options.model, conversation, settings)) == "length":
         print("(incomplete: the answer reached its limit of tokens)", file=sys.stderr)
 

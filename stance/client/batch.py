@@ -205,7 +205,7 @@ def progress(tally: Tally) -> Iterator[Callable[[], None]]:
         yield _lines(tally)
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False)) as bar:
         task = bar.add_task("", total=tally.total, completed=tally.written, failed=0)
         yield lambda: bar.update(task, completed=tally.written, failed=tally.failed)
 

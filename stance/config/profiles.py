@@ -103,7 +103,9 @@ def _refuse_to_lose(path: Path) -> None:
     """Refuse to overwrite edits, unless git has them or the file equals a profile."""
     if not path.exists() or any(read_yaml(path) == read_yaml(profile) for profile in PROFILES.glob("*.yaml")):
         return
-    status = subprocess.run(["git", "status", "--porcelain", "--", str(path)], capture_output=True, text=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", str(path)], capture_output=True, encoding="utf-8", errors="replace"
+    )
     if status.returncode or status.stdout.strip():
         raise InputError(
             f"{path} has uncommitted edits, which another profile would overwrite; commit them, or drop them with "

@@ -97,7 +97,7 @@ def preview(pairs: Sequence[Pair]) -> None:
     for side in ("support", "oppose"):
         for row in [row for row in pairs if row.preferred == side][:3]:
             table.add_row(str(row.id), row.question, row.chosen_text, row.rejected_text)
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def directed(

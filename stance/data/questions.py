@@ -1,19 +1,21 @@
 """The questions a data set consists of, and how they are read and checked.
 
-A data set is a folder with two JSON files in the schema of the course set GenAI_hw6: `labelled_data.json`, a list of
+A data set is a folder with two files in the schema of the course set GenAI_hw6: `labelled_data.json`, a list of
 `{"id", "prompt", "support", "oppose"}` and optionally `"neutral"`, and `test_prompt.json`, a list of
 `{"id", "prompt"}`. Probes, prompts that ask how far the stance reaches, may come with it: `probes.json`, a list of
-`{"id", "kind", "prompt"}` with what the kind needs besides.
+`{"id", "kind", "prompt"}` with what the kind needs besides. In the place of JSON, the files may be JSON Lines, CSV or
+parquet (`stance.data.tables`). Other columns are ignored; `unused_columns` names them.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
+from stance.data.tables import locate_table, read_table
 from stance.errors import InputError
-from stance.machine.files import first_problem
 
 LABELLED, TEST, PROBES = "labelled_data.json", "test_prompt.json", "probes.json"
 Stance = Literal["support", "neutral", "oppose"]
@@ -24,7 +26,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 class Prompt(BaseModel):
     """A question without answers, as in `test_prompt.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: int
     prompt: Text
@@ -64,14 +66,32 @@ def read_questions(folder: Path) -> list[Question]:
     """Return the training questions of a data set.
 
     Raises:
-        InputError: The file is missing, is not a UTF-8 JSON list, or a row breaks the schema; names file and row.
+        InputError: The file is missing, holds no list of rows, or rows break the schema; names the file and every row.
     """
-    return _read(folder / LABELLED, Question)
+    return _read(_file(folder, LABELLED), Question)
 
 
 def read_prompts(folder: Path) -> list[Prompt]:
     """Return the test prompts of a data set; raises as `read_questions` does."""
-    return _read(folder / TEST, Prompt)
+    return _read(_file(folder, TEST), Prompt)
+
+
+def read_both(folder: Path) -> tuple[list[Question], list[Prompt]]:
+    """Return the training questions and the test prompts of a data set.
+
+    Raises:
+        InputError: A file is missing or wrong. The message holds all that is wrong with both files.
+    """
+    tables: list[Any] = []
+    problems: list[str] = []
+    for read in (read_questions, read_prompts):
+        try:
+            tables.append(read(folder))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(". ".join(problems))
+    return tables[0], tables[1]
 
 
 def read_probes(path: Path) -> list[Probe]:
@@ -79,42 +99,83 @@ def read_probes(path: Path) -> list[Probe]:
     return [] if path.is_file() and path.read_bytes().strip() == b"[]" else _read(path, Probe)
 
 
+def unused_columns(folder: Path) -> list[str]:
+    """Return a sentence for each file of a data set that has columns which nothing reads."""
+    sentences = []
+    for name, schema in ((LABELLED, Question), (TEST, Prompt)):
+        path = locate_table(folder, name)
+        rows = [row for row in read_table(path) if isinstance(row, dict)]
+        if columns := sorted({str(column) for row in rows for column in row} - schema.model_fields.keys()):
+            plural = "columns" if len(columns) > 1 else "column"
+            sentences.append(f"{path}: the {plural} {', '.join(columns)} will not be used")
+    return sentences
+
+
+def table_in_json(folder: Path, name: str) -> bytes:
+    """Return a file of a data set as JSON: unchanged if it is JSON, else its rows in the schema."""
+    path = locate_table(folder, name)
+    if path.suffix == ".json":
+        return path.read_bytes()
+    rows = _read(path, Question if name == LABELLED else Prompt)
+    values = [row.model_dump(exclude_none=True) for row in rows]
+    return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = locate_table(folder, name)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected a data set in {folder}: {LABELLED} and {TEST}")
+    return path
+
+
 def _read(path: Path, schema: type[Row]) -> list[Row]:
-    rows = [_row(path, number, raw, schema) for number, raw in enumerate(_json_list(path), start=1)]
-    first_seen: dict[int, int] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.id in first_seen:
-            found = f"{path}, row {number}: id {row.id} is already the id of row {first_seen[row.id]}"
-            raise InputError(f"{found}; give every row an id of its own")
-        first_seen[row.id] = number
-    return rows
-
-
-def _json_list(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist; expected a data set in {path.parent}: {LABELLED} and {TEST}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path} is not JSON: {error.msg} at {where}; correct the file there") from None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path} holds {_kind(rows)}; expected a list of rows, at least one")
-    return rows
-
-
-def _row(path: Path, number: int, raw: Any, schema: type[Row]) -> Row:
-    try:
-        return schema.model_validate(raw)
-    except ValidationError as error:
+    rows: list[Row] = []
+    faults: dict[str, list[int]] = {}
+    for number, raw in enumerate(read_table(path), start=1):
+        try:
+            rows.append(schema.model_validate(raw))
+        except ValidationError as error:
+            for fault in _faults(error, raw):
+                faults.setdefault(fault, []).append(number)
+    if faults:
         expected = ", ".join(name for name, info in schema.model_fields.items() if info.is_required())
-        problem = f"{path}, row {number}: {first_problem(error, 'the row')}"
-        raise InputError(f"{problem}; a row needs {expected}, none of them empty") from None
+        named = "; ".join(f"{rows_in_words(numbers)}: {fault}" for fault, numbers in faults.items())
+        raise InputError(f"{path}, {named}; a row needs {expected}, none of them empty")
+    _refuse_shared_ids(path, rows)
+    return rows
 
 
-def _kind(value: object) -> str:
-    return "an empty list" if value == [] else f"a JSON {type(value).__name__}"
+def _faults(error: ValidationError, raw: Any) -> list[str]:
+    """Return every fault of a row, as `field: problem`. A column whose name differs only in its case is named."""
+    sentences = []
+    for problem in error.errors():
+        field = ".".join(map(str, problem["loc"])) or "the row"
+        text = f"{field}: {problem['msg'].removeprefix('Value error, ').lower()}"
+        similar = [name for name in raw if str(name).strip().lower() == field] if isinstance(raw, dict) else []
+        if problem["type"] == "missing" and similar:
+            text += f" (there is {similar[0]!r}: rename it)"
+        sentences.append(text)
+    return sentences
+
+
+def rows_in_words(numbers: Sequence[int]) -> str:
+    """Return the numbers of rows as text, for example `row 3` or `rows 1, 4 to 9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return f"{'row' if len(numbers) == 1 else 'rows'} {', '.join(parts)}"
+
+
+def _refuse_shared_ids(path: Path, rows: Iterable[Prompt]) -> None:
+    first_seen: dict[int, int] = {}
+    shared: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        first = first_seen.setdefault(row.id, number)
+        if first != number:
+            shared.append(f"row {number}: id {row.id} is already the id of row {first}")
+    if shared:
+        raise InputError(f"{path}, {'; '.join(shared)}; give every row an id of its own")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.data.questions import Question, Stance, read_questions
+from stance.data.tables import decoded
 from stance.errors import InputError
 from stance.evaluation.classifier import STANCES, Judge, Labelled, Verdict, read_labelled
 
@@ -61,11 +62,9 @@ def validation(title: str, found: Sequence[tuple[Labelled, Verdict]]) -> list[Ta
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON list or of JSON lines, each with the texts `prompt` and `response`."""
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = decoded(path, path.read_bytes()).strip()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a JSON list or JSONL of prompt and response") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     if text.startswith("["):
         raw = _parse(text, str(path))
     else:
@@ -102,9 +101,11 @@ def main() -> None:
     if args.validate:
         for path in sorted(VALIDATION.glob("*.jsonl")):
             judge = Judge.fit(read_questions(SOURCES / path.stem), corpus)
-            Console(width=120).print(*validation(path.stem, judged(judge, read_labelled(path))))
+            Console(width=120, markup=False, emoji=False).print(
+                *validation(path.stem, judged(judge, read_labelled(path)))
+            )
     if args.leave_one_out:
-        Console(width=120).print(
+        Console(width=120, markup=False, emoji=False).print(
             *validation(str(args.leave_one_out), left_out(read_questions(args.leave_one_out), corpus))
         )
     if args.file:

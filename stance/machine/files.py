@@ -5,6 +5,7 @@ Text is UTF-8 and not escaped. Writers make the folder if it does not exist.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,26 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def empty(folder: Path, ours: str) -> None:
+    """Make an empty folder, or empty the one of an earlier run. Only files of ours are removed.
+
+    Args:
+        folder: The folder. A link to a folder stays a link.
+        ours: Pattern of the names of all files that a run writes there.
+
+    Raises:
+        InputError: The folder holds something else, which may be yours. Nothing was removed.
+    """
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    if others := [path.name for path in present if not (path.is_file() and re.fullmatch(ours, path.name))]:
+        raise InputError(
+            f"{folder} would be emptied and holds {others[0]}, which this project did not write; move that away"
+        )
+    for path in present:
+        path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 UNFINISHED = "expected a finished run: `make repro` first"

@@ -28,7 +28,7 @@ def memory(gpu: bool) -> Room:
     if not gpu:
         host = psutil.virtual_memory()
         return Room(host.available, host.total)
-    printed = subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(QUERY, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout
     free, total = (int(number) * MIB for number in printed.splitlines()[0].split(","))
     return Room(free, total)
 

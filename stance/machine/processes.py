@@ -9,9 +9,13 @@ from typing import NoReturn
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a stage. Its `python` is this interpreter, and its log has lines, not progress bars."""
+    """Return the environment of a stage: its `python` is this interpreter, and its log is UTF-8 in any locale.
+
+    The log has lines and no progress bars.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "STANCE_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"}
+    ours = {"STANCE_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
+    return {**os.environ, "PATH": path, **ours}
 
 
 def until_ended(work: Callable[[], None]) -> None:

@@ -40,7 +40,9 @@ def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
         options: For `subprocess.Popen`, without `stdin`.
     """
     guard = [sys.executable, str(Path(__file__).resolve()), *command]
-    return subprocess.Popen(guard, stdin=subprocess.PIPE, text=True, start_new_session=True, **options)
+    return subprocess.Popen(
+        guard, stdin=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True, **options
+    )
 
 
 def release(guard: "subprocess.Popen[str]") -> None:
@@ -91,7 +93,9 @@ def watch_gpu(samples: list[int]) -> None:
     """Note the MiB in use on the GPUs until the driver's tool ends; nothing where there is no such tool."""
     if not shutil.which(GPU_MEMORY[0]):
         return
-    process = subprocess.Popen(GPU_MEMORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        GPU_MEMORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
+    )
     assert process.stdout is not None
     samples.extend(int(line) for line in process.stdout if line.strip().isdigit())
 

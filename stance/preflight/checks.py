@@ -5,7 +5,6 @@ this machine, and the rights of the token with a push. The result is a table for
 failures are also one line on standard error.
 """
 
-import filecmp
 import json
 import logging
 import math
@@ -25,10 +24,19 @@ from rich.table import Table
 from rich.text import Text
 
 from stance.config.data import FolderDataset, GitDataset
-from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.params import Params
 from stance.data.pairs import linted, split, training_pairs
-from stance.data.questions import LABELLED, TEST, Prompt, Question, read_probes, read_prompts, read_questions
+from stance.data.questions import (
+    LABELLED,
+    TEST,
+    Prompt,
+    Question,
+    read_both,
+    read_probes,
+    table_in_json,
+    unused_columns,
+)
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
 from stance.machine.files import digest, read_json, read_yaml
@@ -69,7 +77,8 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     rows = [Row("parameters", "ok", "params.yaml is complete and in range")]
     questions: list[Question] = []
     with failing(rows, "data"):
-        questions, prompts = read_data(params, dataset)
+        questions, prompts, unused = read_data(params, dataset)
+        rows += [Row("data", "warning", sentence, "misspelled names corrected") for sentence in unused]
         used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
         if params.pairs.strict:  # the linter imports scikit-learn, which takes seconds
             train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
@@ -100,16 +109,16 @@ def failing(rows: list[Row], check: str) -> Iterator[None]:
         rows.append(Row(check, "fails", found, expected, error))
 
 
-def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Prompt]]:
-    """Return the questions and test prompts of the configured data set."""
+def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Prompt], list[str]]:
+    """Return the questions and test prompts of the configured data set, and a sentence about columns without a use."""
     source = params.dataset
     if isinstance(source, GitDataset) and _is_here(source, dataset):
-        return read_questions(dataset), read_prompts(dataset)
+        return *read_both(dataset), unused_columns(dataset)
     with source_folder(source) as folder:
-        questions, prompts = read_questions(folder), read_prompts(folder)
+        questions, prompts = read_both(folder)
         if isinstance(source, FolderDataset):
             _check_seen_by_dvc(source, dataset)
-    return questions, prompts
+        return questions, prompts, unused_columns(folder)
 
 
 def check_device(model: Model) -> Row:
@@ -147,12 +156,25 @@ def check_model(params: Params, questions: Sequence[Question], recorded: Path) -
     return rows
 
 
-def check_template(base: FolderBase | HubBase, folder: Path) -> Row:
-    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded."""
+def check_template(base: FolderBase | HubBase | PackageBase, folder: Path) -> Row:
+    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded.
+
+    Args:
+        base: Where the model comes from.
+        folder: The folder or GGUF file that `footprint.describing` returns.
+
+    Raises:
+        InputError: There is none.
+    """
     if isinstance(base, FolderBase):
         from stance.data.chat import load_tokenizer
 
         load_tokenizer(folder)
+    elif isinstance(base, PackageBase):
+        from stance.models.package import read_metadata
+
+        if folder.is_file():  # else the base stage has converted it, and refuses a file without a template
+            read_metadata(folder)
     elif not _has_template(folder):
         raise InputError(
             f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "
@@ -292,7 +314,7 @@ def _check_seen_by_dvc(source: FolderDataset, dataset: Path) -> None:
     if source.path.resolve().is_relative_to(Path("data/sources").resolve()) or not _was_copied(source):
         return
     for name in (LABELLED, TEST):
-        if (dataset / name).exists() and not filecmp.cmp(source.path / name, dataset / name, shallow=False):
+        if (dataset / name).exists() and table_in_json(source.path, name) != (dataset / name).read_bytes():
             raise InputError(
                 f"{source.path / name} is no longer what {dataset / name} was copied from, and DVC watches only "
                 "data/sources; run `dvc repro -s -f dataset`, or keep the folder in data/sources"

@@ -14,12 +14,14 @@ from typing import Any
 from stance.data.answers import RESPONSES
 from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.records import GATES, Gate
+from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.digests import Digest, link
-from stance.machine.files import read_json, write_json
+from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
-from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed
+from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
+from stance.runs.released import RECORD, Release
 from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
@@ -30,6 +32,22 @@ PART = RELEASE.with_name("release.part")
 """A release that is being written."""
 PROVENANCE = "provenance.json"
 """The provenance of the model for a server in a container, which has no checkout of the run."""
+
+
+def require_own() -> None:
+    """Refuse to replace a release folder that holds something else than a release.
+
+    Raises:
+        InputError: `data/release` is a link, or holds a file that no release writes.
+    """
+    if RELEASE.is_symlink():
+        raise InputError(f"{RELEASE} is a link to {RELEASE.resolve()}, which a release would replace; move it away")
+    ours = {RECORD, PROVENANCE, PUSHED, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
+    present = sorted(path.name for path in RELEASE.iterdir()) if RELEASE.is_dir() else []
+    if others := [name for name in present if name not in ours]:
+        raise InputError(
+            f"{RELEASE / others[0]} was not written by a release, and the next one would remove it; move it away"
+        )
 
 
 def release_gates(run: FinishedRun) -> list[Gate]:
@@ -49,30 +67,34 @@ def not_worse(run: FinishedRun) -> list[Gate]:
         One gate. It is passed if the share of answers that hold the stance is at least the lower end of the last
         release's 95% interval.
     """
-    last = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}
-    now = measured(run)
-    if now["stance"] is None or any(last.get(key) != now[key] for key in ("test_prompts", "stance")):
+    last, now = Release.last(RELEASE), release_record(run)
+    if last is None or now.stance is None or not now.comparable(last):
         return []
-    before, share = last["adherence"], now["adherence"]["share"]
+    before, share = last.adherence.interval, now.adherence.share
+    assert before is not None
+    assert share is not None
     return [
         Gate(
             name="not worse",
-            passed=share >= before["low"],
-            figure=message("share_and_stance", share=share, stance=now["stance"]),
-            bound=message("at_least_last_release", low=before["low"], release=last["release"], share=before["share"]),
+            passed=share >= before.low,
+            figure=message("share_and_stance", share=share, stance=now.stance),
+            bound=message("at_least_last_release", low=before.low, release=last.release, share=before.share),
             advice=message("release_another_run"),
         )
     ]
 
 
-def measured(run: FinishedRun) -> dict[str, Any]:
-    """Return the values that a later release is compared by."""
+def release_record(run: FinishedRun) -> Release:
+    """Return the record of a release that is made now; a later release is compared with it."""
     adherence = run.metrics.adherence
-    return {
-        "test_prompts": run.test_prompts,
-        "stance": None if adherence.mixed else adherence.stance,
-        "adherence": adherence.model_dump(),
-    }
+    return Release(
+        release=run.release,
+        run=run.name,
+        at=datetime.now(UTC).isoformat(),
+        test_prompts=run.test_prompts,
+        stance=None if adherence.mixed else adherence.stance,
+        adherence=adherence,
+    )
 
 
 def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
@@ -90,16 +112,16 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
     """
     run = run.hashed()
     run.require_as_recorded(MODELS)
+    require_own()
     shutil.rmtree(PART, ignore_errors=True)
     linked = {path: _link(run, path, digest) for path, digest in run.digests.items()}
     for path in BESIDE:
         (PART / path.name).write_bytes(run.contents[path])
-    entry = {"release": run.release, "run": run.name, "at": datetime.now(UTC).isoformat()}
     if on_hub:
         write_json(PART / PUSHED, on_hub)
     elif pushed(run.release):
         shutil.copy(RELEASE / PUSHED, PART)
-    write_json(PART / RECORD, {**entry, **measured(run)})
+    release_record(run).write(PART)
     write_json(PART / PROVENANCE, provenance(run, PART))
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)

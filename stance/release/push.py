@@ -323,7 +323,7 @@ def main() -> None:
         disable_progress_bars()
     hub, run = params.Params.load().hub, FinishedRun.read(options.run)
     if options.dry_run:
-        Console().print(table(plans(run, hub)))
+        Console(markup=False, emoji=False).print(table(plans(run, hub)))
         return
     pushed = push(run, hub)
     write_json(RELEASE / PUSHED, pushed)

@@ -177,11 +177,11 @@ def main() -> None:
         raise InputError(f"{options.action} wants the name of a run; `python -m stance runs` lists them")
     match options.action:
         case "list":
-            Console().print(listing())
+            Console(markup=False, emoji=False).print(listing())
         case "show":
-            Console().print(show(options.names[0]))
+            Console(markup=False, emoji=False).print(show(options.names[0]))
         case "compare":
-            Console().print(compare(options.names))
+            Console(markup=False, emoji=False).print(compare(options.names))
         case "apply":
             apply(options.names[0])
         case "remove":

@@ -45,8 +45,11 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
     folder = RUNS.resolve() / name
-    if folder.exists() and not (folder / RECORD).exists():  # its maker was killed before it could write one
+    making = RUNS.resolve() / f".{name}.making"  # a folder without a record is ours only beside this
+    if making.exists() and not (folder / RECORD).exists():  # its maker was killed before it could write one
         remove(name)
+    if folder.exists() and not (folder / RECORD).exists():
+        raise InputError(f"{folder} exists, and no run has made it; choose another name, or move the folder away")
     if folder.exists():
         raise InputError(
             f"there is a run {name} already; choose another name, or `python -m stance runs remove {name}` first"
@@ -55,10 +58,12 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
     commit = snapshot(head) if edits else head
     git(Path(), "update-ref", f"refs/runs/{name}", commit)  # keeps the commit from git's garbage collection
     folder.parent.mkdir(exist_ok=True)
+    making.touch()
     try:
         git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
         run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
         run = run.updated(folder, **this_process(), flow_run_id=flow_run_id)
+        making.unlink()
         check_out(folder, name, head, commit)
         share_cache(folder)
         set_params(folder / "params.yaml", overrides)
@@ -130,7 +135,9 @@ def save(run: Run, folder: Path) -> None:
             path.unlink()
     finished = [] if run.state == "completed" else run.finished
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
-    ended = subprocess.run(command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if ended.returncode:
         raise RuntimeError(f"`dvc exp save` of {run.name} failed: {ended.stderr.strip()}")
     ref = f"refs/exps/{run.commit[:2]}/{run.commit[2:]}/{name}"
@@ -160,6 +167,7 @@ def clean_up(folder: Path) -> None:
 def remove(name: str) -> None:
     """Remove a run's workspace and the refs that keep it alive."""
     shutil.rmtree(RUNS / name, ignore_errors=True)
+    (RUNS / f".{name}.making").unlink(missing_ok=True)
     endings = ["", *(f"-{state}" for state in get_args(State))]
     patterns = [f"refs/runs/{name}", *(f"refs/exps/*/*/{name}{ending}" for ending in endings)]
     for ref in git(Path(), "for-each-ref", "--format=%(refname)", *patterns).split():

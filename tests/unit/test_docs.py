@@ -41,7 +41,12 @@ def joined(lines: list[str]) -> list[str]:
     return [text] if text.count("'") % 2 == 0 and any(line.count("'") % 2 for line in lines) else lines
 
 
-NAMED_AS_EXAMPLES = {"tasks/count.py", "tests/unit/tasks/test_count.py", "tests/unit/PACKAGE/"}
+NAMED_AS_EXAMPLES = {
+    "profiles/four_day_week.yaml",
+    "tasks/count.py",
+    "tests/unit/tasks/test_count.py",
+    "tests/unit/PACKAGE/",
+}
 
 
 TYPED = [

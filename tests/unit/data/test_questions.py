@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from stance.data.questions import LABELLED, TEST, Prompt, Question, read_prompts, read_questions
+from stance.data.questions import (
+    LABELLED,
+    TEST,
+    Prompt,
+    Question,
+    read_both,
+    read_prompts,
+    read_questions,
+    rows_in_words,
+    unused_columns,
+)
 from stance.errors import InputError
 
 
@@ -31,7 +41,6 @@ def test_questions_are_read_in_the_order_of_the_file(questions_folder):
         (lambda rows: rows[1].update(prompt=" \n"), r"row 2: prompt: .*at least 1 character"),
         (lambda rows: rows[1].update(neutral=""), r"row 2: neutral: .*at least 1 character"),
         (lambda rows: rows[4].update(support=None), r"row 5: support: .*valid string"),
-        (lambda rows: rows[0].update(stance="support"), r"row 1: stance: extra inputs are not permitted"),
         (lambda rows: rows[5].update(id="six"), r"row 6: id: .*valid integer"),
         (lambda rows: rows.insert(3, "a text"), r"row 4: the row: "),
     ],
@@ -53,10 +62,65 @@ def test_a_duplicate_id_names_both_rows(questions_folder):
         read_questions(questions_folder)
 
 
-def test_a_test_prompt_has_no_answers(questions_folder):
+def test_all_faults_of_a_file_are_named_at_once_and_equal_ones_together(questions_folder):
+    rows = rows_of(questions_folder / LABELLED)
+    for row in rows[2:6]:
+        row.pop("support")
+    rows[2]["oppose"], rows[8]["id"] = " ", "nine"
+    rows[9]["Prompt"] = rows[9].pop("prompt")
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        read_questions(questions_folder)
+    assert str(refused.value).split(f"{LABELLED}, ")[1].split("; ") == [
+        "rows 3 to 6: support: field required",
+        "row 3: oppose: string should have at least 1 character",
+        "row 9: id: input should be a valid integer, unable to parse string as an integer",
+        "row 10: prompt: field required (there is 'Prompt': rename it)",
+        "a row needs id, prompt, support, oppose, none of them empty",
+    ]
+
+
+def test_the_faults_of_both_files_are_named_at_once(questions_folder):
+    (questions_folder / LABELLED).write_text("[]", encoding="utf-8")
+    (questions_folder / TEST).write_text('[{"id": 1}]', encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{LABELLED} holds an empty list.*{TEST}, row 1: prompt: field required"):
+        read_both(questions_folder)
+
+
+def test_rows_in_words():
+    assert [rows_in_words(numbers) for numbers in ([3], [1, 2], [1, 4, 5, 6, 9])] == [
+        "row 3",
+        "rows 1, 2",
+        "rows 1, 4 to 6, 9",
+    ]
+
+
+def test_other_columns_are_ignored_and_named(questions_folder):
+    rows = rows_of(questions_folder / LABELLED)
+    rows[0] |= {"source": "a poll", "netural": "好壞都有。"}
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
     (questions_folder / TEST).write_text('[{"id": 1, "prompt": "好嗎？", "support": "好。"}]', encoding="utf-8")
-    with pytest.raises(InputError, match=rf"{TEST}, row 1: support: extra .*; a row needs id, prompt, none"):
+    assert read_questions(questions_folder)[0].neutral is None
+    assert read_prompts(questions_folder) == [Prompt(id=1, prompt="好嗎？")]
+    assert unused_columns(questions_folder) == [
+        f"{questions_folder / LABELLED}: the columns netural, source will not be used",
+        f"{questions_folder / TEST}: the column support will not be used",
+    ]
+
+
+def test_a_text_that_is_no_unicode_is_refused(questions_folder):
+    """Half of a surrogate pair, as a program leaves that cuts texts in UTF-16; no file could hold it later."""
+    (questions_folder / TEST).write_text(r'[{"id": 1, "prompt": "\ud83d"}]', encoding="utf-8")
+    with pytest.raises(InputError, match=f"{TEST}, row 1: prompt: "):
         read_prompts(questions_folder)
+
+
+def test_ids_that_are_shared_are_all_named(questions_folder):
+    rows = rows_of(questions_folder / LABELLED)
+    rows[4]["id"], rows[6]["id"] = 1, 2
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(InputError, match=r"row 5: id 1 is already .* row 1; row 7: id 2 is already the id of row 2; "):
+        read_questions(questions_folder)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +132,7 @@ def test_a_test_prompt_has_no_answers(questions_folder):
         (b'[\n  {"id": 1,}\n]', r"is not JSON: .* at line 2, column 1\d; correct the file there"),
         (b"", r"is not JSON: .* at line 1, column 1; correct the file there"),
         ('["真人"]'.encode("big5"), r"is not UTF-8 \(byte 2\); save it as UTF-8"),
-        ('["真人"]'.encode("utf-16"), r"is not UTF-8 \(byte 0\); save it as UTF-8"),
+        ('["真人"]'.encode("utf-16-le"), r"is not JSON: .*|is not UTF-8 \(byte \d\); save it as UTF-8"),
     ],
 )
 def test_a_file_that_is_no_list_of_rows_is_refused(questions_folder, content, problem):
