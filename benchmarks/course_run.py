@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.watch import Cost, cost
 from stance.config.profiles import compose
 from stance.data.training import Parity
-from stance.evaluation.validation import CORPUS
+from stance.evaluation.validation import CORPORA
 from stance.machine.files import read_json, read_jsonl, write_json
 from stance.machine.memory import gib
 
@@ -97,7 +97,7 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
     """Run all stages, and those that answer once more for every other limit of tokens."""
     last = tokens[-1]
     write_params(folder, model, small, last)
-    shutil.copytree(CORPUS.parent, folder / CORPUS.parent)
+    shutil.copytree(CORPORA.parent, folder / CORPORA.parent)
     costs = {name: stage(folder, name) for name in STAGES}
     answered = {str(last): lengths(folder)}
     for limit in tokens[:-1]:

@@ -19,15 +19,14 @@ from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts
 from stance.errors import run
-from stance.evaluation.classifier import Judge, read_labelled
 from stance.evaluation.defects import defects
+from stance.evaluation.fitted import fit, judged
 from stance.evaluation.gates import gates_of
 from stance.evaluation.measures import (
     STANCES,
     adherence,
     agreement,
     chosen_fall,
-    judged,
     of_answers,
     of_likelihood,
     probed,
@@ -41,7 +40,7 @@ from stance.machine.files import write_json
 
 def evaluate(
     params: Params,
-    dataset: Path, corpus: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, judge: Path,
+    dataset: Path, corpora: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, judge: Path,
     out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
@@ -49,8 +48,8 @@ def evaluate(
     Args:
         params: All of them; of most only the bounds of the gates.
         dataset: `data/dataset`; the judge learns the topic from its training questions.
-        corpus: Labelled answers about other topics; they teach the judge the language.
-        base: `data/base`, for its fingerprint.
+        corpora: Folder with labelled answers about other topics, by language; they teach the judge the language.
+        base: `data/base`, for its fingerprint; its hidden states judge answers that are not in Chinese.
         pairs: `data/pairs`, for which answers were chosen.
         train: `data/train`, for the log of the training.
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
@@ -59,17 +58,17 @@ def evaluate(
         out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json` and `probes.json`.
     """
     questions = read_questions(dataset)
-    by_wording = Judge.fit(questions, read_labelled(corpus))
+    fitted = fit(questions, corpora, base, params.model.device)
     rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
-    verdicts = {name: judged(by_wording, found) for name, found in rows.items()}
+    verdicts = {name: judged(fitted.classifier, found) for name, found in rows.items()}
     flaws = {
         name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
     }
-    probes = probed(by_wording, read_probes(dataset / PROBES), answers)
+    probes = probed(fitted.classifier, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
     metrics = Metrics(
-        **of_answers(rows, verdicts, flaws),
+        **of_answers(rows, verdicts, flaws, fitted.accuracy()),
         adherence=held,
         judge=agreement(Opinion.read(judge / "verdicts.json"), verdicts),
         probes=boundary(probes, held.stance),
@@ -97,7 +96,7 @@ def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.evaluate DATASET CORPUS BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
+    """Run the stage: `python -m tasks.evaluate DATASET CORPORA BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
     evaluate(Params.load(), *map(Path, sys.argv[1:]))
 
 

@@ -13,29 +13,33 @@ import sys
 from pathlib import Path
 
 from stance.config.data import Pairs
+from stance.config.models import Model
 from stance.config.params import Params
+from stance.data.answers import read_answers
 from stance.data.pairs import directed, linted, preview, split, training_pairs
 from stance.data.preferences import write_pairs
 from stance.data.questions import read_prompts, read_questions
 from stance.data.records import write_warnings
 from stance.errors import run
-from stance.evaluation.classifier import neutral_answers
+from stance.evaluation.fitted import fit, neutral_answers
 from stance.language.messages import sentence
 
 logger = logging.getLogger(__name__)
 
 
 def pairs(
-    options: Pairs, system_prompt: str, seed: int, dataset: Path, corpus: Path, answered: Path, out: Path
+    options: Pairs, model: Model, seed: int, dataset: Path, corpora: Path, base: Path, answered: Path, out: Path
 ) -> None:
     """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty) and `lint.json` to `out`.
 
     Args:
         options: The block `pairs`.
-        system_prompt: Stands before every question.
+        model: The block `model`; its system prompt stands before every question.
         seed: For the order `shuffled`.
         dataset: `data/dataset`.
-        corpus: Labelled answers about other topics, for the judge that finds the base's neutral answers.
+        corpora: Folder with labelled answers about other topics, by language, for the judge that finds the neutral
+            answers of the base model.
+        base: `data/base`; its hidden states judge answers that are not in Chinese.
         answered: The base model's answers to the training questions.
         out: Receives the three files.
 
@@ -44,7 +48,10 @@ def pairs(
     """
     questions = read_questions(dataset)
     used, held_out = split(questions, options.data_size, options.offset)
-    neutral = neutral_answers(questions, corpus, answered) if options.rejected == "base" else {}
+    system_prompt = model.system_prompt
+    neutral: dict[int, str] = {}
+    if options.rejected == "base":
+        neutral = neutral_answers(fit(questions, corpora, base, model.device).classifier, read_answers(answered))
     train = training_pairs(used, options, system_prompt, seed, neutral)
     warnings = linted(train, read_prompts(dataset), options, system_prompt)
     write_pairs(out / "train.jsonl", train)
@@ -69,9 +76,9 @@ def pairs(
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.pairs DATASET CORPUS ANSWERED OUT`."""
+    """Run the stage: `python -m tasks.pairs DATASET CORPORA BASE ANSWERED OUT`."""
     params = Params.load()
-    pairs(params.pairs, params.model.system_prompt, params.seed, *map(Path, sys.argv[1:]))
+    pairs(params.pairs, params.model, params.seed, *map(Path, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,50 @@ class Adherence(Figures):
         return None if self.share is None else Share(**values)
 
 
+class ClassifierAccuracy(Figures):
+    """How often the stance classifier is right on the data set's labelled answers to questions that it was not taught.
+
+    Answers of a model may be harder than these, above all long, hedged or conceding ones.
+    """
+
+    classifier: Literal["wording", "hidden_state"]
+    layer: int | None
+    """The layer of the base model whose hidden states are read; null for the classifier by wording."""
+    overall: Share
+    by_stance: dict[Stance, Share]
+    """By true stance; a stance without a labelled answer is absent."""
+    confusion: dict[Stance, dict[Stance, int]]
+    """The number of answers, by true stance and by the stance found."""
+
+
+class CorrectedShare(Figures):
+    """A share corrected for the classifier's errors, with its 95 % interval."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Corrected(Figures):
+    """The corrected share of each stance in the answers of one model."""
+
+    support: CorrectedShare
+    neutral: CorrectedShare
+    oppose: CorrectedShare
+
+    def __getitem__(self, stance: Stance) -> CorrectedShare:
+        """Return the share of one stance."""
+        share: CorrectedShare = getattr(self, stance)
+        return share
+
+
+class BothCorrected(Figures):
+    """The corrected shares of both models."""
+
+    base: Corrected
+    aligned: Corrected
+
+
 class Characters(Figures):
     """The mean number of characters in an answer, of each model."""
 
@@ -181,6 +225,9 @@ class Metrics(Figures):
 
     base: Shares
     aligned: Shares
+    corrected: BothCorrected | None
+    """The same shares corrected for the classifier's errors; null if a stance has no labelled answer."""
+    classifier: ClassifierAccuracy
     characters: Characters
     defects: Defects
     adherence: Adherence

@@ -34,6 +34,8 @@ class Gate(BaseModel):
     bound: Message
     advice: Message
     """What to do when the gate is missed."""
+    warning: bool = False
+    """Does the gate only warn? Then a push, a server or a release takes the model even if the gate is missed."""
 
 
 class LintWarning(BaseModel):
@@ -113,8 +115,8 @@ def require(gates: Iterable[Gate], refusal: str) -> None:
         refusal: The first words of the error: what is not done, and what stays as it is.
 
     Raises:
-        InputError: A gate is missed; names figure, bound and advice of each.
+        InputError: A gate that does not only warn is missed; names figure, bound and advice of each.
     """
-    if missed := [in_words(gate) for gate in gates if not gate.passed]:
+    if missed := [in_words(gate) for gate in gates if not gate.passed and not gate.warning]:
         reasons = ("{name}: found {found}, expected {expected}. {advice}".format(**gate) for gate in missed)
         raise InputError(f"{refusal}: {' '.join(reasons)}")

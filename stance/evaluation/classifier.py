@@ -1,4 +1,4 @@
-"""The stance of an answer towards the topic of a data set: support, neutral or oppose, with a score.
+"""The stance of a Chinese answer towards the topic of a data set: support, neutral or oppose, with a score.
 
 Stance is not yes or no: a negated question ("does it suffer from X?") answered "X can be solved" is support. The data
 set's own questions teach the topic, and some thousand labelled answers about other topics, `data/sources/stance`, teach
@@ -8,7 +8,7 @@ fitted in seconds, always to the same result, and their log-probabilities are ad
 itself is neutral with score 0.
 
     python -m stance label FILE [--dataset DIR]     # rows of {"prompt", "response"}, each with stance and score
-    python -m stance label --validate               # labelled answers that taught nothing, right or wrong
+    python -m stance label --validate [LANGUAGE]    # labelled answers that taught nothing, right or wrong
     python -m stance label --leave-one-out DIR      # each question of a data set by a judge that has not seen it
 """
 
@@ -27,7 +27,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
 from threadpoolctl import threadpool_limits
 
-from stance.data.answers import read_answers
 from stance.data.questions import Question, Stance
 from stance.errors import InputError
 from stance.language.detect import is_chinese
@@ -63,8 +62,8 @@ class Labelled(BaseModel):
     """What is special about it: blunt, hedged, negated, broken, ..."""
 
 
-class Judge:
-    """Labels answers; made by `fit`."""
+class StanceClassifier:
+    """Judges Chinese answers by their wording; made by `fit`."""
 
     def __init__(self, words: "Words", linear: LogisticRegression, bayes: ComplementNB) -> None:
         """Keep the fitted parts."""
@@ -83,7 +82,7 @@ class Judge:
             linear.fit(_with_figures(ngrams, prompts, responses), stances)
         return cls(words, linear, ComplementNB(alpha=ALPHA).fit(ngrams, stances))
 
-    def verdicts(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+    def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Return one verdict per answer."""
         if not responses:
             return []
@@ -94,8 +93,14 @@ class Judge:
         chances = softmax(both, axis=1)[:, order]
         return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
 
+    @staticmethod
+    def is_broken(text: str) -> bool:
+        """Is a text hardly Chinese, or does it repeat itself?"""
+        pairs = _pairs(text)
+        return not is_chinese(text) or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))
+
     def _verdict(self, response: str, chances: Features) -> Verdict:
-        if is_broken(response):
+        if self.is_broken(response):
             return Verdict("neutral", 0.0)
         return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
 
@@ -137,12 +142,6 @@ def _pairs(text: str) -> list[str]:
     return re.findall("(?=([\u4e00-\u9fff]{2}))", text)
 
 
-def is_broken(text: str) -> bool:
-    """Is a text hardly Chinese, or does it repeat itself?"""
-    pairs = _pairs(text)
-    return not is_chinese(text) or (len(pairs) > 11 and len(set(pairs)) < 0.4 * len(pairs))
-
-
 def _examples(number: int, question: Question) -> list[tuple[str, str, Stance]]:
     body = question.prompt.rstrip("？?嗎呢")
     hedges = _listed(TEMPLATES)
@@ -182,13 +181,11 @@ def read_labelled(path: Path) -> list[Labelled]:
         ) from None
 
 
-def neutral_answers(questions: Sequence[Question], corpus: Path, answered: Path) -> dict[int, str]:
-    """Return the base model's own answers that take no stance, by the id of the question."""
-    rows = read_answers(answered)
-    judge = Judge.fit(questions, read_labelled(corpus))
-    verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
-    return {
-        row.id: row.response
-        for row, verdict in zip(rows, verdicts, strict=True)
-        if verdict.stance == "neutral" and row.finish_reason == "stop" and not is_broken(row.response)
-    }
+def labelled_answers(questions: Sequence[Question]) -> list[Labelled]:
+    """Return the answers of a data set, each with its stance; `neutral` is absent where a question has none."""
+    return [
+        Labelled(topic="", prompt=question.prompt, response=text, stance=stance, kind="data set")
+        for question in questions
+        for stance in STANCES
+        if (text := getattr(question, stance))
+    ]

@@ -14,7 +14,7 @@ from stance.config.evaluation import Evaluate
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import PROBES, Fingerprint
-from stance.data.metrics import Adherence, Agreement, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.metrics import Adherence, Agreement, ClassifierAccuracy, JudgeProblem, Metrics, ServedDrift, Shares
 from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
@@ -23,6 +23,9 @@ from stance.language.messages import Message, message
 
 ADDED_TURNS = {1, 2}
 """Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
+
+MIN_ACCURACY = 0.9
+"""Share of the labelled answers, to questions that it was not taught, on which the stance classifier is to be right."""
 
 
 def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
@@ -38,6 +41,7 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
         served_gate(parity.floor or UNMEASURED, metrics.served),
+        classifier_gate(metrics.classifier),
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned),
         degeneration_gate(bounds, metrics.defects.aligned),
@@ -116,6 +120,19 @@ def served_gate(noise: Floor, served: ServedDrift) -> Gate:
         figure=message("vllm_drift", mean=served.mean, worst=served.worst),
         bound=message("at_most_drift", mean=mean, worst=worst),
         advice=message("check_vllm"),
+    )
+
+
+def classifier_gate(accuracy: ClassifierAccuracy) -> Gate:
+    """Is the stance classifier right often enough for its verdicts to be believed?"""
+    right = accuracy.overall
+    return Gate(
+        name="classifier",
+        passed=right.share >= MIN_ACCURACY,
+        figure=message("classifier_right", share=right.share, low=right.low, high=right.high),
+        bound=message("at_least_right", share=MIN_ACCURACY),
+        advice=message("teach_the_classifier"),
+        warning=True,
     )
 
 

@@ -13,7 +13,9 @@ from stance.data.answers import Answer, Response, read_answers
 from stance.data.metrics import (
     Adherence,
     Agreement,
+    BothCorrected,
     Characters,
+    ClassifierAccuracy,
     Defects,
     JudgeProblem,
     Margin,
@@ -26,8 +28,10 @@ from stance.data.metrics import (
 from stance.data.preferences import Pair, one_way
 from stance.data.questions import Probe, Stance
 from stance.data.verdicts import AnswerVerdict, Opinion, PromptVerdicts
-from stance.evaluation.classifier import Judge, Verdict
+from stance.evaluation.classifier import Verdict
+from stance.evaluation.correction import corrected_shares
 from stance.evaluation.defects import defect_shares
+from stance.evaluation.fitted import Classifier, judged
 from stance.evaluation.intervals import share
 from stance.evaluation.probes import Probed, drift
 from stance.machine.files import read_json
@@ -40,10 +44,14 @@ def of_answers(
     rows: Mapping[str, Sequence[Answer]],
     verdicts: Mapping[str, Sequence[Verdict]],
     flaws: Mapping[str, Sequence[set[str]]],
+    accuracy: ClassifierAccuracy,
 ) -> dict[str, Any]:
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
+    corrected = {name: corrected_shares(judged_answers, accuracy) for name, judged_answers in verdicts.items()}
     return {
         **{name: shares(judged_answers) for name, judged_answers in verdicts.items()},
+        "corrected": BothCorrected(**corrected) if all(corrected.values()) else None,
+        "classifier": accuracy,
         "characters": Characters(**{name: fmean(len(row.response) for row in texts) for name, texts in rows.items()}),
         "defects": Defects(**{name: defect_shares(defects) for name, defects in flaws.items()}),
     }
@@ -63,12 +71,7 @@ def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Sequence[Pair
     }
 
 
-def judged(judge: Judge, rows: Sequence[Answer]) -> list[Verdict]:
-    """Return the judge's verdict on every answer."""
-    return judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
-
-
-def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]:
+def probed(classifier: Classifier, probes: Sequence[Probe], answers: Path) -> list[Probed]:
     """Return every probe with both answers, judged."""
     if not probes:
         return []
@@ -76,7 +79,7 @@ def probed(judge: Judge, probes: Sequence[Probe], answers: Path) -> list[Probed]
     return [
         Probed(probe, before.response, after.response, *verdicts)
         for probe, before, after, *verdicts in zip(
-            probes, base, aligned, judged(judge, base), judged(judge, aligned), strict=True
+            probes, base, aligned, judged(classifier, base), judged(classifier, aligned), strict=True
         )
     ]
 

@@ -10,35 +10,35 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stance.data.questions import Question, Stance, read_questions
+from stance.data.questions import read_questions
 from stance.data.tables import decoded
 from stance.errors import InputError
-from stance.evaluation.classifier import STANCES, Judge, Labelled, Verdict, read_labelled
+from stance.evaluation.classifier import STANCES, Labelled, Verdict, read_labelled
+from stance.evaluation.fitted import fit, judged
 
 SOURCES = Path("data/sources")
-CORPUS, VALIDATION = SOURCES / "stance/corpus.jsonl", SOURCES / "stance/validation"
+CORPORA, VALIDATION = SOURCES / "stance/corpus", SOURCES / "stance/validation"
 WORST = 12
 """Cases that are shown."""
 
 
-def left_out(questions: Sequence[Question], corpus: Sequence[Labelled]) -> list[tuple[Labelled, Verdict]]:
-    """Return the verdicts on the answers of every question by a judge that was not taught it."""
-    found = []
-    for number, question in enumerate(questions):
-        judge = Judge.fit([*questions[:number], *questions[number + 1 :]], corpus)
-        sides: tuple[Stance, ...] = ("support", "oppose")
-        rows = [
-            Labelled(topic="", prompt=question.prompt, response=getattr(question, side), stance=side, kind="data set")
-            for side in sides
-        ]
-        found += judged(judge, rows)
-    return found
+def validated(language: str, base: Path, device: str) -> list[tuple[str, list[tuple[Labelled, Verdict]]]]:
+    """Return the verdicts on the labelled answers in a language that taught nothing, by file and topic.
 
-
-def judged(judge: Judge, rows: Sequence[Labelled]) -> list[tuple[Labelled, Verdict]]:
-    """Return each labelled answer with the judge's verdict."""
-    verdicts = judge.verdicts([row.prompt for row in rows], [row.response for row in rows])
-    return list(zip(rows, verdicts, strict=True))
+    Args:
+        language: A folder of `data/sources/stance/validation`.
+        base: `data/base`, for a language that is judged by hidden states.
+        device: `cpu` or `cuda`, where the base model computes.
+    """
+    results = []
+    for path in sorted((VALIDATION / language).glob("*.jsonl")):
+        rows = read_labelled(path)
+        for topic in sorted({row.topic for row in rows}):
+            classifier = fit(read_questions(SOURCES / topic), CORPORA, base, device).classifier
+            answers = [row for row in rows if row.topic == topic]
+            title = topic if path.stem == topic else f"{path.stem} {topic}"
+            results.append((title, list(zip(answers, judged(classifier, answers), strict=True))))
+    return results
 
 
 def validation(title: str, found: Sequence[tuple[Labelled, Verdict]]) -> list[Table]:
@@ -92,26 +92,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stance label", description=main.__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="JSON list or JSONL with prompt and response")
     parser.add_argument("--dataset", type=Path, default=Path("data/dataset"), help="data set that teaches the topic")
-    parser.add_argument("--validate", action="store_true", help="judge the labelled answers that taught nothing")
     parser.add_argument(
-        "--leave-one-out", type=Path, metavar="DATASET", help="judge each question of a data set untaught"
+        "--validate",
+        nargs="?",
+        const="zh_Hant",
+        metavar="LANGUAGE",
+        help="judge the labelled answers in a language that taught nothing: zh_Hant (the default) or en",
     )
+    parser.add_argument(
+        "--leave-one-out",
+        type=Path,
+        metavar="DATASET",
+        help="judge each question of a data set by a judge that was not taught it",
+    )
+    parser.add_argument("--base", type=Path, default=Path("data/base"), help="base model, if it is the judge")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the base model computes")
     args = parser.parse_args()
-    corpus = read_labelled(CORPUS)
+    console = Console(width=120, markup=False, emoji=False)
     if args.validate:
-        for path in sorted(VALIDATION.glob("*.jsonl")):
-            judge = Judge.fit(read_questions(SOURCES / path.stem), corpus)
-            Console(width=120, markup=False, emoji=False).print(
-                *validation(path.stem, judged(judge, read_labelled(path)))
-            )
+        for title, verdicts in validated(args.validate, args.base, args.device):
+            console.print(*validation(title, verdicts))
     if args.leave_one_out:
-        Console(width=120, markup=False, emoji=False).print(
-            *validation(str(args.leave_one_out), left_out(read_questions(args.leave_one_out), corpus))
-        )
+        fitted = fit(read_questions(args.leave_one_out), CORPORA, args.base, args.device)
+        console.print(*validation(str(args.leave_one_out), fitted.left_out()))
     if args.file:
         rows = read_rows(args.file)
-        judge = Judge.fit(read_questions(args.dataset), corpus)
-        verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+        classifier = fit(read_questions(args.dataset), CORPORA, args.base, args.device).classifier
+        verdicts = classifier.predict([row["prompt"] for row in rows], [row["response"] for row in rows])
         for row, verdict in zip(rows, verdicts, strict=True):
             print(json.dumps(row | verdict._asdict(), ensure_ascii=False))
     if not (args.validate or args.leave_one_out or args.file):

@@ -63,6 +63,7 @@ GATES = (
     N_("watchdog"),
     N_("parity"),
     N_("served"),
+    N_("classifier"),
     N_("judge"),
     N_("adherence"),
     N_("degeneration"),
@@ -135,6 +136,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "at_most_drift": N_("at most {mean:.4f} mean and {worst:.3f} worst, by the measured noise of bf16"),
         "check_vllm": N_(
             "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."
+        ),
+        # classifier
+        "classifier_right": N_("right on {share:.0%} of the labelled answers (95% interval {low:.0%} to {high:.0%})"),
+        "at_least_right": N_("at least {share:.0%}, on questions that it was not taught"),
+        "teach_the_classifier": N_(
+            "This is a warning: a release goes ahead. Read the answers in the report yourself, and give every question "
+            "of the data set clear answers, also a neutral one."
         ),
         # judge
         "problem": N_("{problem}"),

@@ -25,6 +25,17 @@ FINGERPRINT = {
     "probes": [[1, 5], [1, 6], [1, 7]],
 }
 """The content of a `fingerprint.json`."""
+CLASSIFIER = {
+    "classifier": "wording",
+    "layer": None,
+    "overall": share(57, 60).model_dump(),
+    "by_stance": {stance: share(19, 20).model_dump() for stance in ("oppose", "neutral", "support")},
+    "confusion": {
+        "oppose": {"oppose": 19, "neutral": 1, "support": 0},
+        "neutral": {"oppose": 0, "neutral": 19, "support": 1},
+        "support": {"oppose": 0, "neutral": 1, "support": 19},
+    },
+}
 MARGIN = {"base": -0.5, "aligned": 4.0, "change": 4.5}
 
 
@@ -38,6 +49,8 @@ def figures(**changes: Any) -> dict[str, Any]:
     values = {
         "base": {"support": 0.5, "neutral": 0.5, "oppose": 0.0},
         "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
+        "corrected": None,
+        "classifier": CLASSIFIER,
         "characters": {"base": 13.0, "aligned": 15.0},
         "defects": {"base": FLAWLESS, "aligned": FLAWLESS},
         "adherence": {"stance": "support", "mixed": False, **some(2, 2)},

@@ -55,7 +55,7 @@ def prepare(root: Path, chosen: Params) -> None:
     dataset = write_dataset(root / "dataset")
     base(chosen.base, chosen.model.system_prompt, chosen.seed, dataset, root / "base")
     nowhere = root / "unused"  # the rejected answers are the opposite ones
-    pairs(chosen.pairs, chosen.model.system_prompt, chosen.seed, dataset, nowhere, nowhere, root / "pairs")
+    pairs(chosen.pairs, chosen.model, chosen.seed, dataset, nowhere, root / "base", nowhere, root / "pairs")
 
 
 def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:

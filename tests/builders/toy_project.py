@@ -107,9 +107,19 @@ if sys.argv[1] == "evaluate":
     flaws = "empty cut_off repetitive wrong_script leaked too_long hedged no_stance degenerate".split()
     half = {"share": 0.5, "low": 0.3, "high": 0.7, "count": 1, "total": 2, "margin": 1.5}
     held = {"share": ratio, "low": 0.0, "high": 1.0, "count": int(ratio), "total": 1}
+    right = {"share": 0.95, "low": 0.86, "high": 0.98, "count": 57, "total": 60}
+    stances = ("support", "neutral", "oppose")
     metrics = {
         "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
         "aligned": shares,
+        "corrected": None,
+        "classifier": {
+            "classifier": "wording",
+            "layer": None,
+            "overall": right,
+            "by_stance": {},
+            "confusion": {stance: dict.fromkeys(stances, 0) for stance in stances},
+        },
         "characters": {"base": 11.5, "aligned": 12.5},
         "defects": {
             "base": dict.fromkeys(flaws, 0.0),

@@ -24,8 +24,8 @@ def test_our_losses_equal_those_of_the_notebook_step_by_step(tiny_model: Path, t
     base(chosen.base, chosen.model.system_prompt, chosen.seed, tmp_path / "dataset", tmp_path / "base")
     nowhere = tmp_path / "unused"
     pairs(
-        chosen.pairs, chosen.model.system_prompt, chosen.seed,
-        tmp_path / "dataset", nowhere, nowhere, tmp_path / "pairs",
+        chosen.pairs, chosen.model, chosen.seed,
+        tmp_path / "dataset", nowhere, tmp_path / "base", nowhere, tmp_path / "pairs",
     )  # fmt: skip
     train_in(tmp_path, chosen)
     theirs = notebook(tiny_model, tmp_path / "dataset", tmp_path / "pairs", [2])

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from stance.data.questions import Question, Stance, read_questions
-from stance.evaluation.classifier import STANCES, Judge, read_labelled
-from stance.evaluation.validation import SOURCES, VALIDATION, judged
+from stance.evaluation.classifier import STANCES, StanceClassifier, read_labelled
+from stance.evaluation.fitted import judged
+from stance.evaluation.validation import SOURCES, VALIDATION
 from tests.unit.evaluation.test_classifier import (
     LIVE_ACTION,
     TAUGHT,
@@ -50,7 +51,7 @@ REMOTE_ANSWERS: list[tuple[str, str, Stance]] = [
 
 @pytest.mark.parametrize("topic", ["live_action", "ai_art"])
 def test_answers_that_taught_nothing_are_judged_right(topic):
-    rows = read_labelled(VALIDATION / f"{topic}.jsonl")
+    rows = read_labelled(VALIDATION / f"zh_Hant/{topic}.jsonl")
     assert len(rows) >= 150
     found = judged(fitted(SOURCES / topic), rows)
     table = Counter((row.stance, verdict.stance) for row, verdict in found)
@@ -64,28 +65,28 @@ def test_questions_left_out_of_the_fit_are_judged_right():
     table: Counter[tuple[Stance, Stance]] = Counter()
     for fold in range(3):
         rest = [question for number, question in enumerate(questions) if number % 3 != fold]
-        table += confusion(Judge.fit(rest, TAUGHT), labelled(questions[fold::3]))
+        table += confusion(StanceClassifier.fit(rest, TAUGHT), labelled(questions[fold::3]))
     assert accuracy(table) >= 0.9
 
 
 def test_fitting_is_deterministic(judge):
-    again = Judge.fit(read_questions(LIVE_ACTION), TAUGHT)
-    rows = read_labelled(VALIDATION / "live_action.jsonl")
+    again = StanceClassifier.fit(read_questions(LIVE_ACTION), TAUGHT)
+    rows = read_labelled(VALIDATION / "zh_Hant/live_action.jsonl")
     prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
-    assert again.verdicts(prompts, responses) == judge.verdicts(prompts, responses)
+    assert again.predict(prompts, responses) == judge.predict(prompts, responses)
 
 
 def test_eight_questions_on_another_topic_are_enough_to_judge_seven_answers_of_eight():
     rows = enumerate(REMOTE_WORK, start=1)
     questions = [Question(id=number, prompt=ask, support=good, oppose=bad) for number, (ask, good, bad) in rows]
-    judge = Judge.fit(questions, TAUGHT)
+    judge = StanceClassifier.fit(questions, TAUGHT)
     right = [stance(judge, prompt, response) == expected for prompt, response, expected in REMOTE_ANSWERS]
     assert sum(right) >= 7
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_command_prints_every_row_with_its_verdict(tmp_path, ending):
-    known = read_labelled(VALIDATION / "live_action.jsonl")[:3]
+    known = read_labelled(VALIDATION / "zh_Hant/live_action.jsonl")[:3]
     rows = [{"id": number, "prompt": row.prompt, "response": row.response} for number, row in enumerate(known)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     file = tmp_path / f"answers.{ending}"

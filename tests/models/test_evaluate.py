@@ -14,7 +14,7 @@ from stance.data.pairs import pair
 from stance.data.preferences import write_pairs
 from stance.data.questions import read_questions
 from stance.data.records import read_gates
-from stance.evaluation.validation import CORPUS
+from stance.evaluation.validation import CORPORA
 from stance.language.messages import sentence
 from tasks.evaluate import evaluate
 from tests.builders.figures import FINGERPRINT
@@ -82,7 +82,7 @@ def run(tmp_path_factory) -> Path:
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
         write_pairs(root / f"pairs/{name}.jsonl", [pair(row, None, support=True, system_prompt="？") for row in used])
     folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "judge", "evaluation"))
-    evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPUS, *folders)
+    evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPORA, *folders)
     return root
 
 
@@ -112,6 +112,17 @@ def test_the_stage_measures_a_run(run):
     assert metrics["rewards"]["held_out"]["margin"] == pytest.approx(0.1 * 3.0)
     assert metrics["defects"]["aligned"]["degenerate"] == 0.1
     assert metrics["defects"]["base"]["no_stance"] == 1.0
+
+
+def test_the_stage_says_how_often_the_judge_is_right_and_corrects_the_shares_for_it(run):
+    metrics = load(run / "evaluation/metrics.json")
+    measured = metrics["classifier"]
+    assert (measured["classifier"], measured["layer"]) == ("wording", None)
+    assert measured["overall"]["total"] == 3 * len(read_questions(LIVE_ACTION))
+    assert measured["overall"]["share"] >= 0.9
+    assert sum(map(sum, (row.values() for row in measured["confusion"].values()))) == measured["overall"]["total"]
+    support = metrics["corrected"]["aligned"]["support"]
+    assert support["low"] < metrics["aligned"]["support"] < support["high"]
 
 
 def test_the_stage_says_how_far_the_stance_reaches(run):
@@ -146,9 +157,9 @@ def test_the_second_judges_agreement_is_over_the_answers_that_it_could_be_read_o
 
 def test_the_stage_writes_every_gate_with_its_advice(run):
     found = load(run / "evaluation/gates.json")
-    names = "fingerprint watchdog parity served judge adherence degeneration displacement"
+    names = "fingerprint watchdog parity served classifier judge adherence degeneration displacement"
     assert " ".join(gate["name"] for gate in found if gate["passed"]) == names
-    assert all(set(gate) == {"name", "passed", "figure", "bound", "advice"} for gate in found)
+    assert all(set(gate) == {"name", "passed", "figure", "bound", "advice", "warning"} for gate in found)
     assert all(sentence(gate.advice).endswith(".") for gate in read_gates(run / "evaluation/gates.json"))
 
 

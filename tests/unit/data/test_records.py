@@ -58,6 +58,7 @@ def test_a_file_holds_no_sentence(tmp_path):
         "figure": {"id": "share_of_stance", "values": {"stance": "support", "share": 0.5, "low": 0.25, "high": 0.75}},
         "bound": {"id": "at_least_share", "values": {"share": 0.8}},
         "advice": {"id": "longer_training", "values": {}},
+        "warning": False,
     }
 
 

@@ -11,32 +11,32 @@ import pytest
 
 from stance.data.questions import Question, Stance, read_questions
 from stance.errors import InputError
-from stance.evaluation.classifier import STANCES, Judge, read_labelled
-from stance.evaluation.validation import CORPUS, VALIDATION, read_rows
+from stance.evaluation.classifier import STANCES, StanceClassifier, read_labelled
+from stance.evaluation.validation import CORPORA, VALIDATION, read_rows
 from stance.language.zh_hant import polarity
 
 LIVE_ACTION = Path("data/sources/live_action")
-TAUGHT = read_labelled(CORPUS)
+TAUGHT = read_labelled(CORPORA / "zh_Hant.jsonl")
 
 
 @cache
-def fitted(folder: Path) -> Judge:
+def fitted(folder: Path) -> StanceClassifier:
     """Return the judge of a data set, fitted once per process: that takes seconds."""
-    return Judge.fit(read_questions(folder), TAUGHT)
+    return StanceClassifier.fit(read_questions(folder), TAUGHT)
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> StanceClassifier:
     return fitted(LIVE_ACTION)
 
 
-def stance(judge: Judge, prompt: str, response: str) -> Stance:
-    return judge.verdicts([prompt], [response])[0].stance
+def stance(judge: StanceClassifier, prompt: str, response: str) -> Stance:
+    return judge.predict([prompt], [response])[0].stance
 
 
-def confusion(judge: Judge, rows: Iterable[dict[str, Any]]) -> Counter[tuple[Stance, Stance]]:
+def confusion(judge: StanceClassifier, rows: Iterable[dict[str, Any]]) -> Counter[tuple[Stance, Stance]]:
     rows = list(rows)
-    verdicts = judge.verdicts([row["prompt"] for row in rows], [row["response"] for row in rows])
+    verdicts = judge.predict([row["prompt"] for row in rows], [row["response"] for row in rows])
     return Counter((row["stance"], verdict.stance) for row, verdict in zip(rows, verdicts, strict=True))
 
 
@@ -54,7 +54,7 @@ def labelled(questions: Sequence[Question]) -> list[dict[str, Any]]:
 
 
 def test_no_answer_is_both_taught_and_validated():
-    validated = {row.response for path in VALIDATION.glob("*.jsonl") for row in read_labelled(path)}
+    validated = {row.response for path in VALIDATION.glob("*/*.jsonl") for row in read_labelled(path)}
     assert validated.isdisjoint(row.response for row in TAUGHT)
 
 
@@ -158,14 +158,14 @@ def test_what_wanes_counts_against_what_is_named_before_it(clause, expected):
 
 @pytest.mark.parametrize("response", ["", "？？？", "OK, sure.", "吸引新觀眾" * 20, "<pad><pad>\ufffd的"])
 def test_broken_text_is_neutral_with_score_zero(judge, response):
-    assert judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
+    assert judge.predict(["真人化是否能夠吸引新觀眾？"], [response]) == [("neutral", 0.0)]
 
 
 @pytest.mark.parametrize(
     "response", ["Netflix改編很成功。", "CGI很棒。", "ChatGPT能提升效率。", "Midjourney讓創作更自由。"]
 )
 def test_a_name_in_latin_letters_does_not_break_an_answer(judge, response):
-    [verdict] = judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response])
+    [verdict] = judge.predict(["真人化是否能夠吸引新觀眾？"], [response])
     assert verdict.stance == "support"
     assert verdict.score > 0
 
@@ -181,12 +181,12 @@ def test_a_name_in_latin_letters_does_not_break_an_answer(judge, response):
     ],
 )
 def test_score_is_near_one_for_support_minus_one_for_opposition_and_zero_for_neither(judge, response, low, high):
-    [verdict] = judge.verdicts(["真人化是否能夠吸引新觀眾？"], [response])
+    [verdict] = judge.predict(["真人化是否能夠吸引新觀眾？"], [response])
     assert low <= verdict.score <= high
 
 
 def test_no_answers_give_no_verdicts(judge):
-    assert judge.verdicts([], []) == []
+    assert judge.predict([], []) == []
 
 
 def test_code_knows_no_topic():

@@ -92,7 +92,7 @@ def hedged_share(rows: list[Labelled]) -> float:
 
 @pytest.mark.parametrize("topic", ["live_action", "ai_art"])
 def test_nine_of_ten_hedged_answers_are_found_and_one_of_ten_blunt_ones_at_most(topic):
-    rows = read_labelled(VALIDATION / f"{topic}.jsonl")
+    rows = read_labelled(VALIDATION / f"zh_Hant/{topic}.jsonl")
     assert hedged_share([row for row in rows if row.kind == "hedged"]) >= 0.9
     assert hedged_share([row for row in rows if row.kind == "blunt"]) <= 0.1
     assert hedged_share([row for row in rows if row.kind == "blunt" and row.stance != "neutral"]) <= 0.02

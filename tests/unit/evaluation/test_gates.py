@@ -10,10 +10,11 @@ from stance.config.training import Merge
 from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics, ServedDrift
 from stance.data.noise import Floor
-from stance.data.records import Gate
+from stance.data.records import Gate, require
 from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import (
     adherence_gate,
+    classifier_gate,
     degeneration_gate,
     displacement_gate,
     fingerprint_gate,
@@ -23,7 +24,7 @@ from stance.evaluation.gates import (
     watchdog_gate,
 )
 from stance.language.messages import sentence
-from tests.builders.figures import figures, some
+from tests.builders.figures import CLASSIFIER, figures, some
 
 MERGE = Merge(base="measured")
 FLOOR = Floor(mean=0.025, worst=0.125)
@@ -203,11 +204,21 @@ def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
     assert watchdog_gate(Watchdog(reason=None, step=None, steps=21)).passed
 
 
+@pytest.mark.parametrize(("right", "passed"), [(54, True), (53, False)])
+def test_the_classifier_gate_warns_below_nine_of_ten(right, passed):
+    metrics = Metrics.model_validate(figures(classifier=CLASSIFIER | {"overall": some(right, 60)}))
+    gate = classifier_gate(metrics.classifier)
+    assert (gate.passed, gate.warning) == (passed, True)
+    assert f"right on {right / 60:.0%} of the labelled answers" in sentence(gate.figure)
+    require([gate], "not pushed")  # a warning refuses nothing
+
+
 def every_gate_missed() -> list[Gate]:
     worse = {
         "served": {"mean": 1.0, "worst": 9.0},
         "judge": {"judge": "a model", "problem": "it does not answer"},
         "defects": {"base": SOUND, "aligned": SOUND | {"degenerate": 1.0}},
+        "classifier": CLASSIFIER | {"overall": some(53, 60)},
         "chosen_fall": 99.0,
     }
     parity = PARITY.model_copy(update={"top_flips": 3})
@@ -224,6 +235,7 @@ def test_every_missed_gate_says_what_to_do():
         "watchdog",
         "parity",
         "served",
+        "classifier",
         "judge",
         "adherence",
         "degeneration",

@@ -27,7 +27,7 @@ from stance.language.translation import Language, spoken, word
 from stance.pages import run_page
 from stance.pages.charts import Curve, curves
 from tasks import report as stage
-from tests.builders.figures import FINGERPRINT, some
+from tests.builders.figures import CLASSIFIER, FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
@@ -39,6 +39,12 @@ CHINESE = "index.zh-TW.html"
 LONGER = {"id": "problem", "values": {"problem": "2 of 26 answers are longer"}}
 PARAMS = Params.load(PROFILES / "breeze-7b.yaml")
 FOLDERS = ("dataset", "base", "pairs", "train", "merge", "answers", "evaluation")
+
+
+CORRECTED = {
+    stance: {"share": share, "low": share - 0.07, "high": share + 0.09}
+    for stance, share in (("support", 0.61), ("neutral", 0.12), ("oppose", 0.27))
+}
 
 
 @dataclass
@@ -142,6 +148,8 @@ def fill_answers(made: Run) -> None:
         {
             "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
             "aligned": {"support": 2 / 3, "neutral": 0.0, "oppose": 1 / 3},
+            "corrected": {name: CORRECTED for name in ("base", "aligned")},
+            "classifier": CLASSIFIER,
             "adherence": {"stance": "support", "mixed": False, **some(2, 3)},
             "margin": {
                 "trained": {"base": 1.25, "aligned": 4.75, "change": 3.5},
@@ -510,7 +518,7 @@ def test_both_pages_show_the_gates_of_the_file_and_make_none_again(made):
 def test_the_chinese_page_puts_the_gates_into_words(made):
     made.judge()
     shown = made.page(CHINESE).shown
-    assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
+    assert "✗ 8 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
     assert "logps/chosen 上升 1.2 nat" in shown
     assert "處理方式：差異超過捨入誤差" in shown
@@ -538,6 +546,17 @@ SECOND = {
     "base": {"support": 0.0, "neutral": 1.0, "oppose": 0.0},
     "aligned": {"support": 1.0, "neutral": 0.0, "oppose": 0.0},
 }
+
+
+def test_the_judges_own_accuracy_and_the_corrected_shares_stand_on_both_pages(made):
+    page, chinese = made.markup(), made.markup(CHINESE)
+    assert "it is right in 95% (86% to 98%) (oppose 95%, neutral 95%, support 95%)" in page
+    assert "after support 61% (54% to 70%), neutral 12% (5% to 21%), oppose 27% (20% to 36%)" in page
+    assert "The judge reads the wording." in page
+    assert "有標記的回答判對 95% (86% 至 98%)" in chinese
+    assert "訓練後 支持 61% (54% 至 70%)" in chinese
+    made.change("evaluation/metrics.json", classifier=CLASSIFIER | {"classifier": "hidden_state", "layer": 15})
+    assert "The judge reads the hidden states of the base model, layer 15." in made.markup()
 
 
 def test_the_second_judge_speaks_on_both_pages(made):
