@@ -18,6 +18,8 @@ from flows.align import align
 from flows.release import release
 from flows.serve import serve as serve_flow
 from flows.sweep import sweep
+from stance.errors import prepare
+from stance.machine.processes import name_the_user
 from stance.runs import workspace
 
 
@@ -49,6 +51,8 @@ def show_crashed(flow_run: UUID) -> None:
 
 def main() -> None:
     """Mark crashed runs, then serve the deployments until the process ends."""
+    prepare()
+    name_the_user()
     for name in mark_crashed():
         print(f"{name} had crashed")
     deployments = (

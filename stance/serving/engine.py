@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
-from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, without_others
 from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
@@ -123,7 +123,7 @@ def start(request: ServeRequest, candidate: ServableModel, number: int, key: str
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
     scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {"VLLM_API_KEY": key, FILE: str(provenance)}  # every user can read arguments
-    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
+    settings = {**without_others(environment()), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
         log_of(number).replace(log_of(number).with_suffix(".log.old"))
