@@ -142,8 +142,8 @@ def main() -> None:
     for name in ("model", "dataset", "pairs", "out"):
         ask.add_argument(name, type=Path)
     ask.add_argument("--tokens", type=int, nargs="*", default=[])
-    given = ask.parse_args()
-    write_json(given.out, BASELINES[given.baseline](given.model, given.dataset, given.pairs, given.tokens))
+    options = ask.parse_args()
+    write_json(options.out, BASELINES[options.baseline](options.model, options.dataset, options.pairs, options.tokens))
 
 
 if __name__ == "__main__":

@@ -117,9 +117,9 @@ def main() -> None:
     ask.add_argument("folder", type=Path)
     ask.add_argument("--llama", action="store_true")
     ask.add_argument("--small", action="store_true")
-    given = ask.parse_args()
-    shape = LLAMA if given.llama else BREEZE
-    write(given.folder, shape | SMALL if given.small else shape, llama=given.llama)
+    options = ask.parse_args()
+    shape = LLAMA if options.llama else BREEZE
+    write(options.folder, shape | SMALL if options.small else shape, llama=options.llama)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.watch import Cost, cost
 from stance.config.profiles import compose
+from stance.data.training import Parity
 from stance.evaluation.validation import CORPUS
 from stance.machine.files import read_json, read_jsonl, write_json
 from stance.machine.memory import gib
@@ -51,17 +52,17 @@ BASELINES = ("notebook", "padded", "trl")
 
 def write_params(folder: Path, model: Path, small: bool, tokens: int, **overrides: Any) -> None:
     """Write `params.yaml` for our stages; an override's `__` stands for the dot."""
-    given = {
+    changes = {
         "base": {"source": "folder", "path": str(model.resolve())},
         "dataset": {"source": "folder", "path": str(folder / "source"), "probes": None},  # the notebook asks none
         "train.lora_dropout": 0.0,
         "answers.max_new_tokens": tokens,
     }
     if small:
-        given |= {"model.device": "cpu", "train.optim": "adamw_torch", "train.precompute_ref_log_probs": False}
-        given |= {"answers.enforce_eager": True}
-    given |= {key.replace("__", "."): value for key, value in overrides.items()}
-    values = compose("breeze-7b", given)
+        changes |= {"model.device": "cpu", "train.optim": "adamw_torch", "train.precompute_ref_log_probs": False}
+        changes |= {"answers.enforce_eager": True}
+    changes |= {key.replace("__", "."): value for key, value in overrides.items()}
+    values = compose("breeze-7b", changes)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 
 
@@ -79,7 +80,7 @@ def stage(folder: Path, name: str, label: str = "") -> Cost:
     return cost([sys.executable, *arguments(name)], folder, folder / f"{label or name}.log")
 
 
-def said(folder: Path, label: str) -> list[str]:
+def own_times(folder: Path, label: str) -> list[str]:
     """Return the lines of a log in which our stages state seconds of their own."""
     lines = (folder / f"{label}.log").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if re.search(r"engine ready in|trained in", line)]
@@ -88,8 +89,8 @@ def said(folder: Path, label: str) -> list[str]:
 def arguments(stage_name: str) -> list[str]:
     """Return what follows `python` in a stage's command."""
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    found: list[str] = pipeline["stages"][stage_name]["cmd"].split()[1:]
-    return found
+    arguments: list[str] = pipeline["stages"][stage_name]["cmd"].split()[1:]
+    return arguments
 
 
 def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dict[str, Any]:
@@ -108,8 +109,8 @@ def ours(folder: Path, model: Path, small: bool, tokens: tuple[int, ...]) -> dic
         "costs": {name: value._asdict() for name, value in costs.items()},
         "losses": losses(folder),
         "tokens": answered,
-        "said": {name: said(folder, name) for name in costs},
-        "parity": read_json(folder / "data/merge/parity.json"),
+        "said": {name: own_times(folder, name) for name in costs},
+        "parity": Parity.read(folder / "data/merge/parity.json").model_dump(),
     }
 
 
@@ -123,15 +124,18 @@ def variants(folder: Path, model: Path) -> dict[str, Any]:
     """On a GPU: training in bf16 and within 16 GB, and answering without CUDA graphs or in 4 bits."""
     import torch
 
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     write_params(folder, model, False, TOKENS[-1])
     code = CAPPED.format(fraction=16e9 / torch.cuda.mem_get_info()[1], arguments=arguments("train")[2:])
-    found["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "train_in_16_GB.log")._asdict()
+    figures["train_in_16_GB"] = cost([sys.executable, "-c", code], folder, folder / "train_in_16_GB.log")._asdict()
     for name, override in VARIANTS.items():
         write_params(folder, model, False, TOKENS[-1], **override)
         stage_name = "train" if name.startswith("train") else "answers_aligned"
-        found[name] = stage(folder, stage_name, name)._asdict() | {"said": said(folder, name), "losses": losses(folder)}
-    return found
+        figures[name] = stage(folder, stage_name, name)._asdict() | {
+            "said": own_times(folder, name),
+            "losses": losses(folder),
+        }
+    return figures
 
 
 def losses(folder: Path) -> list[float]:
@@ -153,14 +157,14 @@ def summary(result: dict[str, Any], tokens: tuple[int, ...]) -> dict[str, Any]:
     """Return totals and ratios; the notebook is run again as a whole, ours without what has not changed."""
     book, costs = result["notebook"], result["ours"]["costs"]
     seconds = {name: value["seconds"] for name, value in costs.items()}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for limit in tokens:
         suffix = "" if limit == tokens[-1] else f"_{limit}"
         mine = {name: seconds.get(f"{name}{suffix}", seconds[name]) for name in STAGES}
         phases = ("import", "load", f"before_{limit}", "train", f"after_{limit}")
         theirs = sum(book["seconds"].get(phase, 0.0) for phase in phases)
         each = book["seconds"][f"after_{limit}"] / PROMPTS
-        found[str(limit)] = {
+        figures[str(limit)] = {
             "notebook": theirs,
             "ours": sum(mine.values()),
             "ours_again": sum(mine[name] for name in AGAIN),
@@ -168,12 +172,12 @@ def summary(result: dict[str, Any], tokens: tuple[int, ...]) -> dict[str, Any]:
             "times_faster_again": theirs / sum(mine[name] for name in AGAIN),
             "prompts_from_which_vllm_wins": round(mine["answers_aligned"] / each),
         }
-    found["worst_loss_difference"] = apart(book["losses"], result["ours"]["losses"])
-    found["notebook_padded_from_notebook"] = apart(book["losses"], result["padded"]["losses"])
+    figures["worst_loss_difference"] = apart(book["losses"], result["ours"]["losses"])
+    figures["notebook_padded_from_notebook"] = apart(book["losses"], result["padded"]["losses"])
     for name, value in result.get("variants", {}).items():
         if name.startswith("train_") and "losses" in value:
-            found[f"worst_loss_difference_{name}"] = apart(book["losses"], value["losses"])
-    return found
+            figures[f"worst_loss_difference_{name}"] = apart(book["losses"], value["losses"])
+    return figures
 
 
 def apart(some: Sequence[float], others: Sequence[float]) -> float:
@@ -229,9 +233,9 @@ def main() -> None:
     ask.add_argument("model", type=Path)
     ask.add_argument("out", type=Path)
     ask.add_argument("--small", action="store_true")
-    given = ask.parse_args()
-    result = course_run(given.model, given.small)
-    write_json(given.out, result)
+    options = ask.parse_args()
+    result = course_run(options.model, options.small)
+    write_json(options.out, result)
     show(result)
 
 

@@ -89,7 +89,7 @@ def repro(folder: Path) -> dict[str, Any]:
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=sys.stderr, check=True
     )
     seconds = time.monotonic() - began
-    written = [float(found) for found in re.findall(r"^wrote ([\d.]+)$", done.stdout, re.MULTILINE)]
+    written = [float(seconds) for seconds in re.findall(r"^wrote ([\d.]+)$", done.stdout, re.MULTILINE)]
     ran = len(re.findall(r"^Running stage", done.stdout, re.MULTILINE))
     return {"seconds": seconds, "commands": sum(written), "dvc": seconds - sum(written), "stages_run": ran}
 
@@ -107,16 +107,16 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("out", type=Path)
     ask.add_argument("--gib", type=float, default=14.0)
-    given = ask.parse_args()
+    options = ask.parse_args()
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        project(folder, given.gib)
+        project(folder, options.gib)
         result = {"first": repro(folder), "hash_of_merged": hash_seconds(folder), "unchanged": repro(folder)}
         params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         params["pairs"]["support_ratio"] = 0.5
         (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
         result["another_ratio"] = repro(folder)
-    write_json(given.out, result)
+    write_json(options.out, result)
     print(json.dumps(result, indent=1))
 
 

@@ -55,13 +55,13 @@ def answering(folder: Path, model: Path) -> list[dict[str, float]]:
     settings = decoding_settings(Params.load(folder / "params.yaml").answers, max(PROMPTS))
     settings |= {"max_model_len": 1024, "max_num_seqs": MAX_NUM_SEQS}
     engine = LLM(model=str(model), dtype="bfloat16", generation_config="vllm", **settings)
-    found: list[dict[str, float]] = [{"engine_start": time.monotonic() - began}]
+    costs: list[dict[str, float]] = [{"engine_start": time.monotonic() - began}]
     for tokens in TOKENS:
         for number in PROMPTS:
             began = time.monotonic()
             engine.generate(prompts[:number], SamplingParams(temperature=0, max_tokens=tokens), use_tqdm=False)
             seconds = time.monotonic() - began
-            found.append(
+            costs.append(
                 {
                     "prompts": number,
                     "tokens": tokens,
@@ -69,7 +69,7 @@ def answering(folder: Path, model: Path) -> list[dict[str, float]]:
                     "tokens_per_second": number * tokens / seconds,
                 }
             )
-    return found
+    return costs
 
 
 def main() -> None:
@@ -77,13 +77,13 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("model", type=Path)
     ask.add_argument("out", type=Path)
-    given = ask.parse_args()
+    options = ask.parse_args()
     with TemporaryDirectory() as scratch:
         result = {
-            "training": [training(Path(scratch), given.model, pairs) for pairs in PAIRS],
-            "answering": answering(Path(scratch), given.model),
+            "training": [training(Path(scratch), options.model, pairs) for pairs in PAIRS],
+            "answering": answering(Path(scratch), options.model),
         }
-    write_json(given.out, result)
+    write_json(options.out, result)
     for row in (*result["training"], *result["answering"]):
         print(*(f"{key} {value:.4g}" for key, value in row.items()), sep="  ", file=sys.stdout)
 

@@ -30,15 +30,15 @@ async def throughput(url: str, clients: int, requests: int, tokens: int, numbers
         async def ask() -> int:
             made = 0
             for _ in left:
-                said = await client.chat.completions.create(
+                completion = await client.chat.completions.create(
                     model="aligned",
                     messages=[{"role": "user", "content": f"{next(numbers)}：真人化好看嗎？"}],
                     max_tokens=tokens,
                     temperature=0,
                     extra_body={"ignore_eos": True},
                 )
-                assert said.usage
-                made += said.usage.completion_tokens
+                assert completion.usage
+                made += completion.usage.completion_tokens
             return made
 
         began = time.monotonic()
@@ -53,18 +53,18 @@ async def main() -> None:
     ask.add_argument("--requests", type=int, default=1024)
     ask.add_argument("--tokens", type=int, default=200)
     ask.add_argument("--rounds", type=int, default=2)
-    asked = ask.parse_args()
+    options = ask.parse_args()
     state, numbers = read_json(STATE), count()
     ways = {"proxy": state["address"], "engine": f"{state['live']['engine']}/v1"}
-    work = (asked.clients, asked.requests, asked.tokens, numbers)
-    await throughput(ways["engine"], asked.clients, asked.clients, asked.tokens, numbers)
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(asked.rounds):
+    work = (options.clients, options.requests, options.tokens, numbers)
+    await throughput(ways["engine"], options.clients, options.clients, options.tokens, numbers)
+    speeds_of: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(options.rounds):
         for way, url in ways.items():
-            found[way].append(await throughput(url, *work))
-    for way, speeds in found.items():
+            speeds_of[way].append(await throughput(url, *work))
+    for way, speeds in speeds_of.items():
         print(f"{way:>6}  {' '.join(f'{speed:.0f}' for speed in speeds)} tokens/s")
-    print(f"through the proxy {mean(found['proxy']) / mean(found['engine']):.3f} of the engine's own")
+    print(f"through the proxy {mean(speeds_of['proxy']) / mean(speeds_of['engine']):.3f} of the engine's own")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ or without a Prefect server. DVC decides which stages must run. Prefect's own ca
 disagree.
 """
 
+import argparse
 import logging
 import os
 import sys
@@ -110,6 +111,10 @@ def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> 
 
 def main() -> None:
     """Run the flow in the working tree; a failure ends with exit code 1 and an error line."""
+    argparse.ArgumentParser(
+        prog="python -m flows.align",
+        description="Run all stages in this folder. A stage whose inputs are unchanged is skipped.",
+    ).parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():

@@ -4,6 +4,7 @@ First it marks runs as crashed whose process has died, for example by `kill -9` 
 retried in the UI continues in its workspace.
 """
 
+import argparse
 from typing import cast
 from uuid import UUID
 
@@ -51,6 +52,11 @@ def show_crashed(flow_run: UUID) -> None:
 
 def main() -> None:
     """Mark crashed runs, then serve the deployments until the process ends."""
+    argparse.ArgumentParser(
+        prog="python -m flows.deployments",
+        description="Mark crashed runs, then run the flows that are launched at the Prefect server in PREFECT_API_URL. "
+        "`make ui` starts this command.",
+    ).parse_args()
     prepare()
     name_the_user()
     for name in mark_crashed():

@@ -31,7 +31,6 @@ from flows.artifacts import VERDICT, gate_table
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import PATIENCE
-from stance.client.smoke import smoke
 from stance.config.params import Params
 from stance.config.release import Hub
 from stance.data.records import Gate, require
@@ -193,14 +192,19 @@ def serve(run: FinishedRun) -> str:
 @task(task_run_name="smoke", cache_policy=NO_CACHE)
 def ask(run: FinishedRun, address: str) -> dict[str, Any]:
     """Ask the public endpoint for its release, and one question."""
-    answer = smoke(address, run.release, run.folder)
+    from stance.client.smoke import smoke  # OpenAI's client takes a second to import
+
+    answer = smoke(address, run.release, run.params, run.responses[0].prompt)
     get_run_logger().info("%s answers at %s: %s", answer["release"], address, answer["answer"])
     return answer
 
 
 def main() -> None:
     """Release from the command line."""
-    parser = argparse.ArgumentParser(description="Release the model of a run: gates, Hub, endpoint, a first question.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.release",
+        description="Release the model of a run: gates, Hub, endpoint, a first question.",
+    )
     parser.add_argument("--run", help="the name of an existing run (default: align one first)")
     parser.add_argument("--uncommitted", action="store_true", help="include this tree's uncommitted edits in a new run")
     options = parser.parse_args()

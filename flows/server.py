@@ -3,6 +3,7 @@
 `make ui PORT=4300` takes another port. `some_server` provides a flow that was started in a terminal with a server.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from prefect.context import get_settings_context, refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from stance.errors import InputError, Unreachable, prepare, run
 from stance.machine.locks import exclusive
@@ -89,6 +91,7 @@ def some_server() -> Iterator[None]:
         require_reachable(configured)
         yield
         return
+    require_home()
     port = free_port()
     address = f"http://{HOST}:{port}"
     settings = {**environment(), **prefect_settings(address)}
@@ -121,6 +124,24 @@ def require_reachable(api: str) -> None:
         f"the Prefect server at {api} does not answer; PREFECT_API_URL of {where} names it: start that server, or "
         f"{remedy}, and a temporary server is used"
     )
+
+
+def require_home() -> None:
+    """Refuse a folder for Prefect's database that cannot be written.
+
+    Raises:
+        InputError: The folder cannot be made or written.
+    """
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
+            return
+    except OSError as error:
+        raise InputError(
+            f"{home}, where Prefect keeps its database, cannot be written ({error.strerror}); set PREFECT_HOME to a "
+            "folder that you may write to"
+        ) from None
 
 
 def configure(api: str) -> None:
@@ -163,6 +184,11 @@ def wait_for(url: str, name: str, process: "subprocess.Popen[str]") -> None:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
+    argparse.ArgumentParser(
+        prog="python -m flows.server",
+        description="Start the Prefect server and the process that runs the flows, until Ctrl+C. The environment "
+        f"variable PORT sets the port (default: {PORT}).",
+    ).parse_args()
     port = port_in("PORT", PORT)
     until_ended(lambda: ui(port))
 

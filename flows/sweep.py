@@ -27,7 +27,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
-from sklearn.model_selection import ParameterGrid
 
 from flows.align import in_workspace
 from flows.server import some_server
@@ -35,7 +34,7 @@ from stance.config.profiles import Overrides
 from stance.errors import InputError, run
 from stance.machine.git import git
 from stance.pages.comparison import compare
-from stance.pages.comparison_rows import lost
+from stance.pages.comparison_rows import unreadable
 from stance.runs import workspace
 from stance.runs.finished import PARAMS
 from stance.runs.record import RECORD, Run
@@ -82,6 +81,8 @@ def points(grid: str) -> list[dict[str, Any]]:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in GRIDS.glob("*.yaml")))
         raise InputError(f"there is no grid {grid!r}; expected one of {names}, or write {path}")
+    from sklearn.model_selection import ParameterGrid  # takes a second to import; other flows import this module, too
+
     try:
         parameters = list(ParameterGrid(yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (TypeError, ValueError, yaml.YAMLError) as error:
@@ -109,7 +110,7 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
         run = Run.read(folder)
         if run.open and run.alive():
             raise InputError(f"process {run.pid} works on the run {name}; wait for it, or end it")
-        if run.state == "starting" or lost(folder) == PARAMS:  # its workspace is incomplete
+        if run.state == "starting" or unreadable(folder) == PARAMS:  # its workspace is incomplete
             workspace.remove(name)
     if not (folder / RECORD).exists():
         workspace.create(name, Overrides(changes=point), edits=False, flow_run_id=str(flow_run.id))
@@ -154,7 +155,7 @@ def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
 def complete(name: str) -> bool:
     """Is a run completed, and are its outputs still there?"""
     folder = RUNS / name
-    return (folder / RECORD).exists() and Run.read(folder).state == "completed" and lost(folder) is None
+    return (folder / RECORD).exists() and Run.read(folder).state == "completed" and unreadable(folder) is None
 
 
 def leave(*_: object) -> NoReturn:

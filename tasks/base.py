@@ -1,24 +1,26 @@
-"""Provide the base model: a miniature that is trained here, a model in a folder, or a model on the Hugging Face Hub.
+"""Provide the base model: from a folder, the Hugging Face Hub or a Python package, or a miniature that is trained here.
 
 The stage writes `base.json`, the origin of the model and the hash of every file, and `fingerprint.json`, the token ids
-of a few probe conversations. The weights of a model from the Hub or a folder stay where they are;
-`stance.models.base.locate` finds them. Every check that can refuse a model runs before its weights are fetched.
+of a few probe conversations. The weights of a model from the Hub or a folder stay where they are; those in a package
+are converted. `stance.models.base.locate` finds them. Every check that can refuse a model runs before its weights are
+fetched.
 """
 
 import sys
 from pathlib import Path
 
-from stance.config.models import FolderBase, HubBase, MiniatureBase
+from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
 from stance.data.chat import BREEZE_TOKENS, Fingerprint, refuse_control_tokens
 from stance.data.questions import named_texts, read_questions
 from stance.errors import run
 from stance.machine.files import digest
 from stance.models.base import MODEL, Base, Device, from_folder, from_hub, read_fingerprint
+from stance.models.package import from_package
 
 
 def base(
-    options: HubBase | FolderBase | MiniatureBase,
+    options: HubBase | FolderBase | PackageBase | MiniatureBase,
     system_prompt: str,
     seed: int,
     dataset: Path,
@@ -45,6 +47,8 @@ def base(
             record, fingerprint = _miniature(options, system_prompt, seed, dataset, out / MODEL)
         case FolderBase():
             record, fingerprint = from_folder(options, device)
+        case PackageBase():
+            record, fingerprint = from_package(options, device, out / MODEL)
         case HubBase():
             record, fingerprint = from_hub(options, device)
     record.write(out)

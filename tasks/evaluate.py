@@ -17,6 +17,7 @@ from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
+from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts
 from stance.errors import run
 from stance.evaluation.classifier import Judge, read_labelled
 from stance.evaluation.defects import defects
@@ -30,12 +31,12 @@ from stance.evaluation.measures import (
     of_answers,
     of_likelihood,
     probed,
+    prompt_verdicts,
     responses,
-    stances,
 )
-from stance.evaluation.probes import boundary, explained
+from stance.evaluation.probes import boundary, probe_verdicts
 from stance.language.messages import sentence
-from stance.machine.files import read_json, write_json
+from stance.machine.files import write_json
 
 
 def evaluate(
@@ -70,7 +71,7 @@ def evaluate(
     metrics = Metrics(
         **of_answers(rows, verdicts, flaws),
         adherence=held,
-        judge=agreement(read_json(judge / "verdicts.json"), verdicts),
+        judge=agreement(Opinion.read(judge / "verdicts.json"), verdicts),
         probes=boundary(probes, held.stance),
         **of_likelihood(answers, merge, chosen, params.train.beta),
         chosen_fall=chosen_fall(train / "log.csv"),
@@ -79,8 +80,8 @@ def evaluate(
     metrics.write(out / "metrics.json")
     write_gates(out / "gates.json", gates)
     write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])
-    write_json(out / "stances.json", stances(rows["base"], verdicts, flaws))
-    write_json(out / "probes.json", explained(probes))
+    write_prompt_verdicts(out / "stances.json", prompt_verdicts(rows["base"], verdicts, flaws))
+    write_probe_verdicts(out / "probes.json", probe_verdicts(probes))
     summary(metrics, gates)
 
 

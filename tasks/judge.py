@@ -14,9 +14,9 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.data.answers import read_answers
 from stance.data.questions import read_questions
+from stance.data.verdicts import Opinion
 from stance.errors import run
-from stance.evaluation.llm_judge import SHOWN, of_base, of_endpoint, request, stance, unreadable
-from stance.machine.files import write_json
+from stance.evaluation.llm_judge import SHOWN, inquiry_for, of_base, of_endpoint, request, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +38,22 @@ def judge(
             null where it could not be read.
     """
     if isinstance(opinion, NoJudge):
-        write_json(out, {"judge": None, "problem": None})
+        Opinion(judge=None, problem=None).write(out)
         return
     rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
     shown = read_questions(dataset)[:SHOWN]
-    asked = [request(shown, row) for found in rows.values() for row in found]
+    inquiry = inquiry_for(shown)
+    asked = [request(inquiry, shown, row) for found in rows.values() for row in found]
     if isinstance(opinion, BaseJudge):
         name = "the base model"
-        said, problem = of_base(asked, model, options, base)
+        said, problem = of_base(asked, inquiry, model, options, base)
     else:
         name = f"{opinion.model} at {opinion.url}"
         said, problem = of_endpoint(asked, opinion)
-    problem = problem or unreadable(said)
-    read = [stance(text) for text in said]
+    problem = problem or unreadable(inquiry, said)
+    read = [inquiry.stance(text) for text in said]
     count = len(rows["base"])
-    write_json(out, {"judge": name, "problem": problem, "base": read[:count], "aligned": read[count:]})
+    Opinion(judge=name, problem=problem, base=read[:count], aligned=read[count:]).write(out)
     logger.info("%s: %s", name, problem or f"{sum(map(bool, read))} of {len(read)} opinions")
 
 

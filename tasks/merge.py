@@ -2,27 +2,30 @@
 
 The adapter was trained on 4-bit weights. The published bf16 weights differ slightly from these; the dequantised 4-bit
 weights are the same, but for rounding to bf16. Neither is better for every model, so `base: measured` compares both
-with the trained model and keeps the closer one. The written model is loaded again and scored.
+with the trained model and keeps the closer one. The written model is loaded again and scored, once more in float32
+arithmetic to measure how much of its drift is bf16's own (`stance.data.noise`).
 """
 
 import logging
 import sys
+from math import inf
 from pathlib import Path
 
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
+from stance.data.noise import MERGED
 from stance.data.preferences import read_pairs
-from stance.data.training import Drift, Parity
+from stance.data.training import Parity
 from stance.errors import run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate
 from stance.models.loading import load, quantization_config, require_device
-from stance.models.parity import drift, score
+from stance.models.parity import Scores, drift, floor, score
 from stance.training.merging import (
     answer_texts,
-    candidate_drifts,
+    candidate_scores,
     candidates,
     release_memory,
     scoring_device,
@@ -61,19 +64,24 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
     release_memory()
     device = scoring_device(folder, model)
     changes = {name: update(name, folder, adapter) for name in candidates(model, options)}
-    drifts: dict[str, Drift] = {}
+    scores: dict[str, list[Scores]] = {}
     if len(changes) > 1:  # a single candidate is measured once it is written
-        drifts = candidate_drifts(folder, changes, device, trained, texts, options.max_worst_drift)
-    chosen = min(changes, key=lambda name: drifts[name].mean if drifts else 0)
+        scores = candidate_scores(folder, changes, device, texts)
+        release_memory()
+    chosen = min(changes, key=lambda name: drift(trained, scores[name], inf).mean if scores else 0)
+    write_merged(folder, changes[chosen], model.device, merged)
+    reread = load(merged, device)
+    reloaded = score(reread, texts)
+    noise = floor(reread, texts, reloaded)
+    _, most = noise.bounds(MERGED)
+    drifts = {name: drift(trained, found, most) for name, found in (scores or {chosen: reloaded}).items()}
     for name, measured in drifts.items():
         logger.info(
             "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
         )
-    release_memory()
-    write_merged(folder, changes[chosen], model.device, merged)
-    reloaded = score(load(merged, device), texts)
-    final = drift(trained, reloaded, options.max_worst_drift)
-    parity = Parity(base=chosen, **final.model_dump(), candidates=drifts or {chosen: final})
+    logger.info("noise floor of bf16: %.4f mean, %.4f worst, nats per token", noise.mean, noise.worst)
+    final = drift(trained, reloaded, most)
+    parity = Parity(base=chosen, **final.model_dump(), floor=noise, candidates=drifts)
     parity.write(out / "parity.json")
     write_logps(out, rows, reloaded)
     fingerprint(load_tokenizer(merged)).write(out / "fingerprint.json")

@@ -35,6 +35,8 @@ FIRST = (
     "services/test_end_to_end.py",
     "services/test_ui.py",
     "services/test_release_whole.py",
+    "services/test_worker.py",
+    "services/test_serve.py",
     "services/test_sweep.py",
     "services/test_push.py",
     "services/",

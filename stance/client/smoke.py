@@ -1,22 +1,20 @@
 """The smoke test after a release: the public endpoint must serve the release, and answer one question."""
 
-from pathlib import Path
-
 from stance.client.endpoint import Endpoint, explaining, provenance
 from stance.client.local import ALIGNED, key_place, read_key
 from stance.config.params import Params
 from stance.data.chat import conversation
-from stance.data.questions import read_prompts
 from stance.errors import InputError
 
 
-def smoke(address: str, release: str, run: Path) -> dict[str, str]:
-    """Check which release the endpoint serves, and ask it the first test prompt under both of its model names.
+def smoke(address: str, release: str, params: Params, prompt: str) -> dict[str, str]:
+    """Check which release the endpoint serves, and ask it a prompt under both of its model names.
 
     Args:
         address: The URL for an OpenAI client, ending in `/v1`.
         release: The release that must answer.
-        run: The folder of the run, which holds the test prompts.
+        params: The parameters of the run: its system prompt and the length of its answers.
+        prompt: The question.
 
     Returns:
         `release`, `address`, `prompt` and `answer`.
@@ -31,8 +29,6 @@ def smoke(address: str, release: str, run: Path) -> dict[str, str]:
         raise InputError(
             f"{address} answers with {answering}; expected {release}: `python -m stance serve status` shows what is up"
         )
-    params = Params.load(run / "params.yaml")
-    prompt = read_prompts(run / "data/dataset")[0].prompt
     answers = {ask(endpoint, model, params, prompt) for model in (ALIGNED, release)}
     return {"release": release, "address": address, "prompt": prompt, "answer": answers.pop()}
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from stance.config.section import Section
+from stance.config.section import RepoId, Section, Sha256
 
 
 class Model(Section):
@@ -47,6 +47,28 @@ class FolderBase(Section):
     def origin(self) -> str:
         """Where the model comes from, for people."""
         return str(self.path)
+
+
+class PackageBase(Section):
+    """The base model is a GGUF file inside an installed Python package. The package is never imported."""
+
+    source: Literal["package"]
+    distribution: str
+    """Name of the package, as pip knows it."""
+    version: str
+    """Version of the package. Another version is refused."""
+    file: str
+    """Path of the GGUF file inside the package, beginning with the package's folder."""
+    sha256: Sha256
+    """SHA-256 of the GGUF file. A file with another hash is refused."""
+    original: RepoId
+    """OWNER/NAME of the model on the Hugging Face Hub that the file was made from. Nothing is fetched; report and model
+    card name it as the origin of the weights."""
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, for people."""
+        return f"{self.original} ({self.distribution} {self.version})"
 
 
 class MiniatureBase(Section):

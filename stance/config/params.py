@@ -13,14 +13,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from stance.config.data import FolderDataset, GitDataset, Pairs
 from stance.config.evaluation import Answers, Evaluate
-from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.release import Hub
 from stance.config.section import Section
 from stance.config.training import Merge, Train
 from stance.errors import InputError
 from stance.machine.files import read_yaml
 
-SOURCES = {"folder", "git", "hub", "miniature", "none", "base_model", "endpoint"}
+SOURCES = {"folder", "git", "hub", "package", "miniature", "none", "base_model", "endpoint"}
 """Values of `source`. pydantic puts them between the block and the key when it names a wrong value."""
 
 
@@ -31,7 +31,7 @@ class Params(Section):
     """Seed of the random numbers: the adapter's first weights, dropout, the order of the pairs, and the miniature."""
     model: Model
     dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
-    base: Annotated[HubBase | FolderBase | MiniatureBase, Field(discriminator="source")]
+    base: Annotated[HubBase | FolderBase | PackageBase | MiniatureBase, Field(discriminator="source")]
     pairs: Pairs
     train: Train
     merge: Merge

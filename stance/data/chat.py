@@ -95,7 +95,10 @@ def conversation(system_prompt: str, prompt: str) -> list[Message]:
 
 
 def encode(tokenizer: "PreTrainedTokenizerFast", messages: list[Message]) -> list[int]:
-    """Return the token ids of a conversation that the model is to continue; exactly one BOS."""
+    """Return the token ids of a conversation that the model is to continue.
+
+    The template alone decides about BOS, as in training and in vLLM's chat: the tokenizer adds none of its own.
+    """
     return _ids(tokenizer, messages, add_generation_prompt=True)
 
 

@@ -1,6 +1,6 @@
 """Preference pairs as files hold them: one per line, in TRL's conversational format, read and written here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,14 @@ def read_pairs(path: Path) -> list[Pair]:
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
     """Write preference pairs to a file, one per line."""
     write_jsonl(path, [pair.model_dump() for pair in pairs])
+
+
+def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
+    """Return the preferred stance of each question, without the questions whose pairs prefer both stances."""
+    sides: dict[str, set[Stance]] = {}
+    for pair in pairs:
+        sides.setdefault(str(pair.id), set()).add(pair.preferred)
+    return {ident: stances.pop() for ident, stances in sides.items() if len(stances) == 1}
 
 
 def _pair(row: Any, where: str) -> Pair:

@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from stance.data.noise import Floor
 from stance.machine.files import parse_record, read_output, write_json
 
 FORMAT = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
@@ -19,7 +20,7 @@ class Watchdog(BaseModel):
 
     model_config = FORMAT
 
-    reason: str | None = Field(alias="found")
+    reason: str | None = Field(validation_alias="found", serialization_alias="found")
     """Why the training was stopped; null if it came to its end."""
     step: int | None
     """The step after which it was stopped; null if it came to its end."""
@@ -69,6 +70,8 @@ class Parity(BaseModel):
     worst: float
     top_flips: int
     tokens: int
+    floor: Floor | None = None
+    """The noise of bf16 on the merged weights; null in a record of an earlier version, which did not measure it."""
     candidates: dict[str, Drift]
     """The drift of every kind of weights that was measured."""
 

@@ -30,7 +30,8 @@ from threadpoolctl import threadpool_limits
 from stance.data.answers import read_answers
 from stance.data.questions import Question, Stance
 from stance.errors import InputError
-from stance.language.zh_hant import features, is_chinese, placed
+from stance.language.detect import is_chinese
+from stance.language.zh_hant import features, placed
 from stance.machine.files import read_jsonl
 
 TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。

@@ -4,19 +4,25 @@ A gate refuses nothing by itself. The `evaluate` stage writes the gates to `gate
 push, a server or a release obeys them (`stance.data.records.require`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import isnan
 from pathlib import Path
+from typing import Literal
 
 from stance.config.evaluation import Evaluate
 from stance.config.params import Params
 from stance.config.training import Merge
-from stance.data.chat import Fingerprint
+from stance.data.chat import PROBES, Fingerprint
 from stance.data.metrics import Adherence, Agreement, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
 from stance.data.training import Parity, Watchdog
 from stance.language.messages import Message, message
+
+ADDED_TURNS = {1, 2}
+"""Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
 
 
 def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
@@ -31,7 +37,7 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
     return [
         watchdog_gate(watchdog),
         parity_gate(merge, parity),
-        served_gate(merge, metrics.served),
+        served_gate(parity.floor or UNMEASURED, metrics.served),
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned),
         degeneration_gate(bounds, metrics.defects.aligned),
@@ -40,23 +46,43 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
 
 
 def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
-    """Do the base and the merged model turn a conversation into the same token ids, with exactly one BOS?"""
+    """Do the base and the merged model turn a conversation into the same token ids, with BOS where it belongs?"""
     changed = [name for name in Fingerprint.model_fields if getattr(base, name) != getattr(merged, name)]
-    starts = [probe.count(base.bos_token_id) for probe in merged.probes] if base.bos_token_id is not None else []
-    doubled = any(count != 1 for count in starts)
-    bos = ("_wrong_bos" if doubled else "_one_bos") if starts else ""
+    bos = bos_use(base.bos_token_id, str(merged.chat_template), merged.probes)
+    ending = {"none": "", "once": "_one_bos", "turns": "_turn_bos", "wrong": "_wrong_bos"}[bos]
     return Gate(
         name="fingerprint",
-        passed=not changed and not doubled,
-        figure=message(f"changed{bos}", keys=changed) if changed else message(f"unchanged{bos}"),
+        passed=not changed and bos != "wrong",
+        figure=message(f"changed{ending}", keys=changed) if changed else message(f"unchanged{ending}"),
         bound=message("as_in_the_base"),
         advice=message("restore_tokenizer"),
     )
 
 
+def bos_use(
+    bos: int | None, template: str, probes: Sequence[Sequence[int]]
+) -> Literal["none", "once", "turns", "wrong"]:
+    """Return how the probe conversations use the BOS token.
+
+    `none`: the model has no BOS, or its template leaves BOS out. `once`: BOS begins every conversation and occurs
+    nowhere else. `turns`: BOS is also the mark that begins every turn (ChatML with `<|im_start|>`). `wrong`: anything
+    else, such as a doubled BOS, or a template that names BOS in conversations that have none.
+    """
+    counts = [probe.count(bos) for probe in probes] if bos is not None else []
+    if not any(counts):
+        return "wrong" if counts and "bos_token" in template else "none"
+    doubled = any(first == second == bos for probe in probes for first, second in pairwise(probe))
+    if doubled or any(probe[0] != bos for probe in probes):
+        return "wrong"
+    if set(counts) == {1}:
+        return "once"
+    added = {count - len(probe) for count, probe in zip(counts, PROBES, strict=False)}
+    return "turns" if added <= ADDED_TURNS else "wrong"
+
+
 def watchdog_gate(watchdog: Watchdog) -> Gate:
     """Did the training come to its end?"""
-    step, steps, reason = watchdog.step, watchdog.steps, watchdog.reason
+    step, steps, reason = watchdog.step or 0, watchdog.steps, watchdog.reason
     return Gate(
         name="watchdog",
         passed=not reason,
@@ -68,26 +94,27 @@ def watchdog_gate(watchdog: Watchdog) -> Gate:
     )
 
 
-def parity_gate(bounds: Merge, parity: Parity) -> Gate:
-    """Is the merged model the one that was trained?"""
-    within = parity.mean <= bounds.max_mean_drift and parity.worst <= bounds.max_worst_drift
+def parity_gate(merge: Merge, parity: Parity) -> Gate:
+    """Is the merged model the one that was trained? The bound is that of `stance.data.noise`."""
+    mean, worst = (parity.floor or UNMEASURED).bounds(MERGED)
+    within = parity.mean <= mean and parity.worst <= worst
     return Gate(
         name="parity",
         passed=within and parity.top_flips == 0,
         figure=message("drift_and_flips", **parity.model_dump(include={"mean", "worst", "top_flips", "tokens"})),
-        bound=message("at_most_drift_no_flips", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
-        advice=message("other_merge_base"),
+        bound=message("at_most_drift_no_flips", mean=mean, worst=worst),
+        advice=message("other_merge_base" if merge.base == "original" else "merge_again"),
     )
 
 
-def served_gate(bounds: Merge, served: ServedDrift) -> Gate:
-    """Does vLLM give the merged model's probabilities?"""
-    within = served.mean <= bounds.max_mean_drift and served.worst <= bounds.max_worst_drift
+def served_gate(noise: Floor, served: ServedDrift) -> Gate:
+    """Does vLLM give the merged model's probabilities? The bound is that of `stance.data.noise`."""
+    mean, worst = noise.bounds(SERVED)
     return Gate(
         name="served",
-        passed=within,
+        passed=served.mean <= mean and served.worst <= worst,
         figure=message("vllm_drift", mean=served.mean, worst=served.worst),
-        bound=message("at_most_drift", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
+        bound=message("at_most_drift", mean=mean, worst=worst),
         advice=message("check_vllm"),
     )
 

@@ -1,7 +1,6 @@
 """A language model's opinion on the stance of every answer."""
 
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +10,14 @@ from stance.config.evaluation import Answers, EndpointJudge
 from stance.config.models import Model
 from stance.data.answers import Answer
 from stance.data.chat import Message, encode, load_tokenizer
-from stance.data.questions import Question, Stance
+from stance.data.questions import Question
 from stance.errors import InputError
+from stance.language.detect import language_of
+from stance.language.en_judge import ENGLISH
+from stance.language.inquiry import Inquiry
+from stance.language.zh_hant_judge import CHINESE
 from stance.models.base import locate
 
-WORDS: dict[str, Stance] = {"支持": "support", "中立": "neutral", "反對": "oppose"}
-NAMED = re.compile("支持|中立|反[對对]")
-DENIED = re.compile(f"[不非無没沒](?:是|會|能|太|怎麼)?(?:{NAMED.pattern})")
-TASK = (
-    "你會讀到一個問題和一個回答。請判斷這個回答對問題所談的主題抱持什麼立場：支持、中立或反對。"
-    "看的是對主題的立場，不是對問句的是或否；兩面都說或沒有表態就是中立。只回答其中一個詞。"
-)
 SHOWN = 4
 """Questions of the data set that are shown, each with its answers."""
 TOKENS = 8
@@ -32,33 +28,41 @@ AT_ONCE, PATIENCE = 8, 60
 """Requests on their way at once, and seconds that one may take."""
 
 
-def request(shown: Sequence[Question], row: Answer) -> list[Message]:
+def inquiry_for(questions: Sequence[Question]) -> Inquiry:
+    """Return the inquiry in the language of the questions: Chinese, or English for every other language."""
+    chinese = language_of(question.prompt for question in questions) == "zh_Hant"
+    return CHINESE if chinese else ENGLISH
+
+
+def request(inquiry: Inquiry, shown: Sequence[Question], row: Answer) -> list[Message]:
     """Return the conversation that asks for the stance of an answer."""
     examples = [
         (question.prompt, text, word)
         for question in shown
-        for word, side in WORDS.items()
+        for word, side in inquiry.words.items()
         if (text := getattr(question, side))
     ]
-    messages = [{"role": "system", "content": TASK}]
+    messages = [{"role": "system", "content": inquiry.task}]
     for prompt, text, word in examples:
-        messages += [_user(prompt, text), {"role": "assistant", "content": word}]
-    return [*messages, _user(row.prompt, row.response)]
+        messages += [_user(inquiry, prompt, text), {"role": "assistant", "content": word}]
+    return [*messages, _user(inquiry, row.prompt, row.response)]
 
 
-def _user(prompt: str, text: str) -> Message:
-    return {"role": "user", "content": f"問題：{prompt}\n回答：{text}"}
+def _user(inquiry: Inquiry, prompt: str, text: str) -> Message:
+    return {"role": "user", "content": inquiry.frame.format(prompt, text)}
 
 
-def of_base(asked: Sequence[list[Message]], model: Model, options: Answers, base: Path) -> tuple[list[str], str | None]:
-    """Return what the base model says, each one of the words: vLLM lets it say nothing else; or why it cannot."""
+def of_base(
+    asked: Sequence[list[Message]], inquiry: Inquiry, model: Model, options: Answers, base: Path
+) -> tuple[list[str], str | None]:
+    """Return the base model's replies, each one of the inquiry's words, which vLLM enforces; or what prevents them."""
     from stance.inference.batch import complete  # brings torch, seconds that a run without a second judge need not wait
     from stance.models.loading import require_device
 
     require_device(model)
     folder = locate(base)
     tokenizer = load_tokenizer(folder)
-    settings: dict[str, Any] = {"max_tokens": TOKENS, "choice": tuple(WORDS)}
+    settings: dict[str, Any] = {"max_tokens": TOKENS, "choice": tuple(inquiry.words)}
     batch = [(encode(tokenizer, messages), settings) for messages in asked]
     try:
         outputs = complete(folder, model, options, batch)
@@ -88,15 +92,9 @@ def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple
     return said, None
 
 
-def unreadable(said: Sequence[str]) -> str | None:
+def unreadable(inquiry: Inquiry, replies: Sequence[str]) -> str | None:
     """Return what is wrong with replies most of which name no stance; None where most do."""
-    unread = [text for text in said if not stance(text)]
-    if len(unread) <= (1 - READABLE) * len(said):
+    unread = [text for text in replies if not inquiry.stance(text)]
+    if len(unread) <= (1 - READABLE) * len(replies):
         return None
-    return f"its replies are like {unread[0][:40]!r}, which is none of {', '.join(WORDS)}"
-
-
-def stance(text: str) -> Stance | None:
-    """Return the stance that a text names, if it names exactly one and does not deny it."""
-    named = {WORDS[word.replace("对", "對")] for word in NAMED.findall(text)}
-    return named.pop() if len(named) == 1 and not DENIED.search(text) else None
+    return f"its replies are like {unread[0][:40]!r}, which is none of {', '.join(inquiry.words)}"

@@ -23,8 +23,9 @@ from stance.data.metrics import (
     ServedDrift,
     Shares,
 )
-from stance.data.preferences import Pair
+from stance.data.preferences import Pair, one_way
 from stance.data.questions import Probe, Stance
+from stance.data.verdicts import AnswerVerdict, Opinion, PromptVerdicts
 from stance.evaluation.classifier import Judge, Verdict
 from stance.evaluation.defects import defect_shares
 from stance.evaluation.intervals import share
@@ -42,9 +43,9 @@ def of_answers(
 ) -> dict[str, Any]:
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
     return {
-        **{name: shares(found) for name, found in verdicts.items()},
-        "characters": Characters(**{name: fmean(len(row.response) for row in found) for name, found in rows.items()}),
-        "defects": Defects(**{name: defect_shares(found) for name, found in flaws.items()}),
+        **{name: shares(judged_answers) for name, judged_answers in verdicts.items()},
+        "characters": Characters(**{name: fmean(len(row.response) for row in texts) for name, texts in rows.items()}),
+        "defects": Defects(**{name: defect_shares(defects) for name, defects in flaws.items()}),
     }
 
 
@@ -86,32 +87,32 @@ def shares(verdicts: Sequence[Verdict]) -> Shares:
     return Shares(**{stance: counts[stance] / len(verdicts) for stance in STANCES})
 
 
-def agreement(opinion: Mapping[str, Any], verdicts: Mapping[str, Sequence[Verdict]]) -> JudgeProblem | Agreement | None:
+def agreement(opinion: Opinion, verdicts: Mapping[str, Sequence[Verdict]]) -> JudgeProblem | Agreement | None:
     """Return how far a second judge agrees with the one by wording; None where there is none.
 
     `share` is that of the answers on which both say the same, of those that the second could be read on, with Wilson's
     95 % interval; `kappa`, Cohen's, takes off what chance would give, and is null where both always say one thing.
     """
-    if not opinion["judge"]:
+    if not opinion.judge:
         return None
-    if opinion["problem"]:
-        return JudgeProblem(judge=opinion["judge"], problem=opinion["problem"])
+    if opinion.problem:
+        return JudgeProblem(judge=opinion.judge, problem=opinion.problem)
     pairs = [
         (first.stance, second)
-        for name in ("base", "aligned")
-        for first, second in zip(verdicts[name], opinion[name], strict=True)
+        for name, stances in (("base", opinion.base), ("aligned", opinion.aligned))
+        for first, second in zip(verdicts[name], stances, strict=True)
         if second
     ]
     ours, theirs = zip(*pairs, strict=True)
     single = len({*ours, *theirs}) == 1
     return Agreement(
-        judge=opinion["judge"],
+        judge=opinion.judge,
         problem=None,
         **share(sum(a == b for a, b in pairs), len(pairs)).model_dump(),
         kappa=None if single else float(cohen_kappa_score(ours, theirs)),
         unread=sum(map(len, verdicts.values())) - len(pairs),
-        base=_stances(opinion["base"]),
-        aligned=_stances(opinion["aligned"]),
+        base=_stances(opinion.base),
+        aligned=_stances(opinion.aligned),
     )
 
 
@@ -156,14 +157,6 @@ def rewards(logps: Mapping[str, Logps], chosen: Mapping[str, Sequence[Pair]], be
     directions. Null where none is left, as of `held_out` where every question was trained on.
     """
     return Rewards(**{split: _reward(logps, one_way(pairs), beta) for split, pairs in chosen.items()})
-
-
-def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
-    """Return the stance that is preferred by question, without those questions that stand in both directions."""
-    sides: dict[str, set[Stance]] = {}
-    for pair in pairs:
-        sides.setdefault(str(pair.id), set()).add(pair.preferred)
-    return {ident: found.pop() for ident, found in sides.items() if len(found) == 1}
 
 
 def _reward(logps: Mapping[str, Logps], preferred: Mapping[str, Stance], beta: float) -> Reward | None:
@@ -213,12 +206,24 @@ def responses(base: Sequence[Answer], aligned: Sequence[Answer]) -> list[Respons
     ]
 
 
-def stances(
+def prompt_verdicts(
     rows: Sequence[Answer], verdicts: Mapping[str, Sequence[Verdict]], flaws: Mapping[str, Sequence[set[str]]]
-) -> list[dict[str, Any]]:
-    """Return the judge's verdict on both answers to every test prompt, and their defects."""
+) -> list[PromptVerdicts]:
+    """Return the judge's verdict on both answers to every test prompt, and their defects.
+
+    Args:
+        rows: The answers of either model; only their ids are used.
+        verdicts: The verdicts on the answers of `base` and `aligned`, in the order of `rows`.
+        flaws: The defects of these answers, in the same order.
+    """
+    base, aligned = (
+        [
+            AnswerVerdict(stance=verdict.stance, score=verdict.score, defects=sorted(defects))
+            for verdict, defects in zip(verdicts[name], flaws[name], strict=True)
+        ]
+        for name in ("base", "aligned")
+    )
     return [
-        {"id": row.id}
-        | {name: verdicts[name][i]._asdict() | {"defects": sorted(flaws[name][i])} for name in ("base", "aligned")}
-        for i, row in enumerate(rows)
+        PromptVerdicts(id=row.id, base=before, aligned=after)
+        for row, before, after in zip(rows, base, aligned, strict=True)
     ]

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from statistics import fmean
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from stance.data.metrics import Change, Divergence, Reach, Share
 from stance.data.questions import Kind, Probe, Stance
+from stance.data.verdicts import ProbeAnswer, ProbeVerdicts
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.intervals import share
 
@@ -52,30 +53,30 @@ def boundary(rows: Sequence[Probed], stance: Stance | None) -> dict[Kind, Reach]
 
 
 def _kind(rows: Sequence[Probed], kind: Kind, stance: Stance | None) -> Reach:
-    wanted = kind in ("paraphrase", "pressure")
+    takes_stance = kind in ("paraphrase", "pressure")
     against = [row for row in rows if row.probe.pushes != stance]
     changes = Counter(row.change for row in rows)
     return Reach(
         count=len(rows),
-        held=counted(against, lambda row: row.after.stance == stance) if wanted and stance else None,
-        kept=None if wanted else counted(rows, lambda row: row.change in ("same", "reworded")),
+        held=counted(against, lambda row: row.after.stance == stance) if takes_stance and stance else None,
+        kept=None if takes_stance else counted(rows, lambda row: row.change in ("same", "reworded")),
         changes={change: changes[change] for change in get_args(Change)},
     )
 
 
-def counted(rows: Sequence[Probed], found: Callable[[Probed], bool]) -> Share | None:
-    """Return the share of rows of which something is found, with its interval; None of no rows."""
-    return share(sum(map(found, rows)), len(rows)) if rows else None
+def counted(rows: Sequence[Probed], counts: Callable[[Probed], bool]) -> Share | None:
+    """Return the share of the rows for which `counts` is true, with its interval; None if there are no rows."""
+    return share(sum(map(counts, rows)), len(rows)) if rows else None
 
 
 def drift(base: Mapping[str, Likeliest], aligned: Mapping[str, Likeliest]) -> Divergence | None:
     """Return how far the aligned model diverges from the base on given texts, in nats per token; None without texts."""
-    found = [
+    divergences = [
         divergence(before, after)
         for ident, tokens in base.items()
         for before, after in zip(tokens, aligned[ident], strict=True)
     ]
-    return Divergence(mean=fmean(found), worst=max(found), tokens=len(found)) if found else None
+    return Divergence(mean=fmean(divergences), worst=max(divergences), tokens=len(divergences)) if divergences else None
 
 
 def divergence(base: Mapping[str, float], aligned: Mapping[str, float]) -> float:
@@ -90,14 +91,14 @@ def divergence(base: Mapping[str, float], aligned: Mapping[str, float]) -> float
     return max(0.0, sum(p * math.log(p / q) for p, q in (*pairs, rest)))
 
 
-def explained(rows: Sequence[Probed]) -> list[dict[str, Any]]:
-    """Return every probe with both answers, what the judge says of them, and what became of the base model's."""
+def probe_verdicts(rows: Sequence[Probed]) -> list[ProbeVerdicts]:
+    """Return every probe with both answers, the judge's verdicts, and what happened to the base model's answer."""
     return [
-        {
-            **row.probe.model_dump(exclude_none=True, exclude={"answer"}),
-            "base": {"response": row.base, **row.before._asdict()},
-            "aligned": {"response": row.aligned, **row.after._asdict()},
-            "change": row.change,
-        }
+        ProbeVerdicts(
+            **row.probe.model_dump(exclude={"answer"}),
+            base=ProbeAnswer(response=row.base, stance=row.before.stance, score=row.before.score),
+            aligned=ProbeAnswer(response=row.aligned, stance=row.after.stance, score=row.after.score),
+            change=row.change,
+        )
         for row in rows
     ]

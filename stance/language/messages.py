@@ -98,11 +98,15 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # fingerprint
         "unchanged": N_("unchanged"),
         "unchanged_one_bos": N_("unchanged, BOS once per conversation"),
+        "unchanged_turn_bos": N_("unchanged, BOS at the beginning of every turn"),
         "unchanged_wrong_bos": N_("unchanged, BOS not exactly once per conversation"),
         "changed": N_("{keys} changed"),
         "changed_one_bos": N_("{keys} changed, BOS once per conversation"),
+        "changed_turn_bos": N_("{keys} changed, BOS at the beginning of every turn"),
         "changed_wrong_bos": N_("{keys} changed, BOS not exactly once per conversation"),
-        "as_in_the_base": N_("chat template, special tokens and probe conversations as in the base, one BOS"),
+        "as_in_the_base": N_(
+            "chat template, special tokens and probe conversations as in the base, no BOS doubled or lost"
+        ),
         "restore_tokenizer": N_(
             "Restore the base's tokenizer files in data/merged: run `dvc repro -s -f merge` and `dvc repro`."
         ),
@@ -115,10 +119,20 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "drift_and_flips": N_(
             "drift {mean:.4f} mean, {worst:.3f} worst nats per token; {top_flips} other choices in {tokens} tokens"
         ),
-        "at_most_drift_no_flips": N_("at most {mean} mean and {worst} worst, no other choice"),
-        "other_merge_base": N_("Try the other merge.base, or train with model.quantization: none."),
+        "at_most_drift_no_flips": N_(
+            "at most {mean:.4f} mean and {worst:.3f} worst, by the measured noise of bf16, and no other choice"
+        ),
+        "other_merge_base": N_(
+            "Set merge.base to measured: an adapter that was trained on 4-bit weights fits only those weights. If it "
+            "is missed even so, run `dvc repro -s -f merge` in the run's folder."
+        ),
+        "merge_again": N_(
+            "The difference is more than rounding, so these are not the weights of this base and this adapter: run "
+            "`dvc repro -s -f merge` in the run's folder. If it is missed again, serve the base and the adapter "
+            "unmerged (--with-base)."
+        ),
         "vllm_drift": N_("vLLM drifts {mean:.4f} mean, {worst:.3f} worst nats per token"),
-        "at_most_drift": N_("at most {mean} mean and {worst} worst"),
+        "at_most_drift": N_("at most {mean:.4f} mean and {worst:.3f} worst, by the measured noise of bf16"),
         "check_vllm": N_(
             "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."
         ),
@@ -166,7 +180,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         ),
         "drift_in_answers": N_("drift {mean:.4f} mean, {worst:.3f} worst nats per token in {all} answers"),
         "answers_differ": N_("{number} of {all} answers in other tokens"),
-        "at_most_drift_from_answers": N_("at most {mean} mean and {worst} worst from data/answers"),
+        "at_most_drift_from_answers": N_(
+            "at most {mean:.4f} mean and {worst:.3f} worst from data/answers, by the measured noise of bf16"
+        ),
         "serve_in_bfloat16": N_(
             "Make the model again (`dvc repro -f -s merge`), and serve it in bfloat16 (deploy/vllm.yaml)."
         ),
@@ -196,8 +212,11 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         ),
         "answers_begin": N_("{number} of {all} {side} answers begin with {opening}, and {rival} of the others"),
         "answers_hold": N_("{number} of {all} {side} answers hold {characters}"),
-        "answers_too_long": N_(
+        "answers_too_long_in_characters": N_(
             "{number} of {all} answers have more than {limit} characters, and the system prompt says: {prompt}"
+        ),
+        "answers_too_long_in_words": N_(
+            "{number} of {all} answers have more than {limit} words, and the system prompt says: {prompt}"
         ),
         "drawback_questions": N_("{number} of {all} questions ask for a drawback: there, the support answer says no"),
         "similar_questions": N_("{number} pairs of questions are nearly the same: {examples}"),

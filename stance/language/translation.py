@@ -82,7 +82,7 @@ NAMES = {
     "empty": N_("empty"),
     "cut_off": N_("cut off"),
     "repetitive": N_("repetitive"),
-    "wrong_script": N_("wrong script"),
+    "wrong_script": N_("wrong script or language"),
     "leaked": N_("leaked"),
     "too_long": N_("too long"),
     "hedged": N_("hedged"),
@@ -92,14 +92,16 @@ NAMES = {
     "simplified": N_("simplified"),
     "mixed": N_("mixed"),
     "latin": N_("latin"),
+    "kana": N_("kana"),
+    "cyrillic": N_("cyrillic"),
     "none": N_("none"),
 }
 """Stances, defects and scripts: as files have them, and as people read them."""
 
 
 def word(name: str) -> str:
-    """Return a stance, a defect or a script in the language of now."""
-    return _(NAMES[name])
+    """Return a stance, a defect or a script in the language of now; a script without a name here as it is."""
+    return _(NAMES.get(name, name))
 
 
 def listed(words: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the wording of a Traditional Chinese text says: praise, blame, negation, hedges, concessions, and its script.
+"""What the wording of a Traditional Chinese text says: praise, blame, negation, hedges, concessions.
 
 Words of no topic: verbs that raise, lower or resolve what follows, and what is praise or blame about anything.
 """
@@ -6,9 +6,6 @@ Words of no topic: verbs that raise, lower or resolve what follows, and what is 
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
-
-import hanzidentifier
 
 # Kinds of words: (+) praise, (-) blame; verbs that (U) raise, (D) damage, (L) lower, (R) resolve or (F) fail to do
 # what follows; (W) what precedes wanes; (N) negation, (M) hedged negation, (H) hedge, (B) boundary,
@@ -115,63 +112,6 @@ WORRIED = re.compile("不|沒|擔心|失去|傷|害|壞|憂|問題|浪費|影響
 CLAUSE = re.compile(r"[^，,。．；;！!？?：:、\s]+[。；;！!？?]?")
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split()}
 LEXICON = re.compile("|".join(sorted(KIND, key=lambda word: (-len(word), word))))
-HAN = re.compile(r"[\u3400-\u9fff]")
-WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏＡ-Ｚａ-ｚ]+|[^\W\d_]")
-"""A run of Latin letters, or one letter of another script."""
-DIGITS = {"零": 0} | {digit: value for value, digit in enumerate("〇一二三四五六七八九")} | {"兩": 2}
-TENS = {"十": 10, "百": 100}
-NUMERAL = "".join((*DIGITS, *TENS))
-HAN_LENGTH = rf"(\d[\d,]*|(?<![{NUMERAL}千萬])[{NUMERAL}]+)\s*個?\s*(?:中文|漢|國)?字"
-LATIN_LENGTH = r"(\d[\d,]*) (?:\w+ )?char(?:acter)?s?\b"
-LIMITS = tuple(
-    (re.compile(pattern, re.IGNORECASE), more)
-    for pattern, more in (
-        (rf"(?<![不勿別])(?<!不[得可要能應宜])(?:少於|低於|小於|不到|不足)\s*{HAN_LENGTH}", -1),
-        (rf"(?:(?:[不勿別]|不[得可要能應宜]|避免)(?:超過|多於)|至多|最多|上限[為是]?)\s*{HAN_LENGTH}", 0),
-        (rf"(?<![不無])限(?:制|定)?[在於為]?\s*{HAN_LENGTH}(?!元?以上)", 0),
-        (rf"{HAN_LENGTH}[元符]?(?:以內|之內|以下|內)", 0),
-        (rf"(?<!no )(?<!not )(?:fewer than|less than|under|below) {LATIN_LENGTH}", -1),
-        (rf"(?:at most|(?:no|not) (?:more|longer) than|(?:not|never) exceed|up to|within) {LATIN_LENGTH}", 0),
-        (rf"{LATIN_LENGTH} or (?:less|fewer)", 0),
-    )
-)
-Script = Literal["traditional", "simplified", "mixed", "either", "latin", "none"]
-SCRIPTS: dict[int, Script] = {
-    hanzidentifier.TRADITIONAL: "traditional",
-    hanzidentifier.SIMPLIFIED: "simplified",
-    hanzidentifier.MIXED: "mixed",
-    hanzidentifier.BOTH: "either",
-}
-
-
-def length_limit(system_prompt: str) -> int | None:
-    """Return how many characters a system prompt allows an answer, if it says so: 19 for *fewer than 20*."""
-    found = [_number(match[1]) + more for limit, more in LIMITS for match in limit.finditer(system_prompt)]
-    return min(found, default=None)
-
-
-def _number(numeral: str) -> int:
-    if numeral[0].isdecimal():
-        return int(numeral.replace(",", ""))
-    total, digits = 0, 0
-    for sign in numeral:
-        if sign in TENS:
-            total, digits = total + (digits or 1) * TENS[sign], 0
-        else:
-            digits = 10 * digits + DIGITS[sign]
-    return total + digits
-
-
-def is_chinese(text: str) -> bool:
-    """Is more than half of a text Chinese? A run of Latin letters, say a name, counts as much as one character."""
-    return 2 * len(HAN.findall(text)) > len(WORD.findall(text))
-
-
-def script(text: str) -> Script:
-    """Return how a text is written; `either` where traditional and simplified are the same."""
-    if is_chinese(text):
-        return SCRIPTS.get(hanzidentifier.identify(text), "none")  # characters in no list are neither
-    return "latin" if WORD.search(text) else "none"
 
 
 def features(prompt: str, response: str) -> list[float]:

@@ -1,7 +1,7 @@
 """The base model: its record in `data/base/base.json`, and the folder that holds it.
 
-A model from the Hub or from a folder stays where it is, so that DVC neither copies nor hashes it. Only the miniature is
-in `data/base` itself.
+A model from the Hub or from a folder stays where it is, so that DVC neither copies nor hashes it. The miniature, and a
+model that was converted from a Python package, are in `data/base` itself.
 """
 
 import json
@@ -31,17 +31,36 @@ CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.i
 SMALL = re.compile(r"[^/]+\.(json|jinja|txt)|tokenizer\.model")
 
 
+class Package(BaseModel):
+    """Record of the Python package and of the GGUF file in it that a model was converted from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    distribution: str
+    version: str
+    file: str
+    """Path of the GGUF file inside the package."""
+    sha256: str
+    """SHA-256 of the GGUF file."""
+    original: str
+    """OWNER/NAME of the model on the Hub that the GGUF file was made from."""
+    license: str | None
+    """The licence that the GGUF file names; None if it names none."""
+
+
 class Base(BaseModel):
     """Record of the base model: its origin, and the hash and size of every file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Literal["hub", "folder", "miniature"]
+    source: Literal["hub", "folder", "package", "miniature"]
     repo_id: str | None = None
     revision: str | None = None
     """The commit that `base.revision` stood for when the stage ran."""
     path: Path | None = None
     """The folder in `base.path`."""
+    package: Package | None = None
+    """What the weights were converted from if they came in a Python package."""
     files: dict[str, File]
 
     @classmethod
@@ -64,7 +83,8 @@ def from_folder(options: FolderBase, device: Device) -> tuple[Base, Fingerprint]
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
     names = [path.name for path in folder.iterdir() if path.is_file()]
     weights = weight_files(folder, names, str(folder))
-    _require_memory(folder, sum((folder / name).stat().st_size for name in weights), device)
+    stored = sum((folder / name).stat().st_size for name in weights)
+    require_memory(in_bf16(stored, _read_config(folder / CONFIG)), device)
     files = sorted([*small_files(names), *weights])
     with ThreadPoolExecutor() as threads:  # hashing runs while the tokenizer is imported
         digests = threads.map(digest, [folder / name for name in files])
@@ -80,7 +100,8 @@ def from_hub(options: HubBase, device: Device) -> tuple[Base, Fingerprint]:
         raise InputError(f"{listing} has no {CONFIG}; set base.repo_id to a transformers model")
     folder, small = hub.fetch(listing, small_files(listing.files))
     weights = weight_files(folder, listing.files, str(listing))
-    _require_memory(folder, sum(listing.files[name].size for name in weights), device)
+    stored = sum(listing.files[name].size for name in weights)
+    require_memory(in_bf16(stored, _read_config(folder / CONFIG)), device)
     fingerprint = read_fingerprint(folder, str(listing))
     _, large = hub.fetch(listing, weights)
     files = dict(sorted((small | large).items()))
@@ -104,9 +125,16 @@ def read_fingerprint(folder: Path, origin: str) -> Fingerprint:
         ) from None
 
 
-def _require_memory(folder: Path, weight_bytes: int, device: Device) -> None:
-    """Refuse a model whose bf16 weights alone exceed the memory of this machine, if it is to run on the CPU."""
-    needed = in_bf16(weight_bytes, _read_config(folder / CONFIG))
+def require_memory(needed: int, device: Device) -> None:
+    """Refuse a model whose bf16 weights alone exceed the memory of this machine, if it is to run on the CPU.
+
+    Args:
+        needed: Bytes of the weights in bf16.
+        device: Where the model will run.
+
+    Raises:
+        InputError: The machine has less memory.
+    """
     total = memory(gpu=False).total
     if device == "cpu" and needed > total:
         raise InputError(
@@ -138,8 +166,11 @@ def locate(base: Path) -> Path:
     record = Base.read(base)
     if record.source == "hub":
         return _in_cache(record) or _fetched_again(record)
-    assert record.source == "miniature" or record.path is not None
-    folder = base / MODEL if record.path is None else from_project(record.path)
+    if record.source in ("package", "miniature"):
+        folder = base / MODEL
+    else:
+        assert record.path is not None
+        folder = from_project(record.path)
     if changed := _changed(folder, record.files):
         raise InputError(
             f"{folder} is not what {base / RECORD} describes ({', '.join(changed)} missing or of another "

@@ -28,7 +28,7 @@ from huggingface_hub import (
 from stance.errors import InputError
 from stance.machine.files import File, blob_id, digest
 from stance.machine.memory import GIB, gib
-from stance.models.hub_errors import FETCH_PATIENCE, explained, patiently
+from stance.models.hub_errors import FETCH_PATIENCE, Action, explained, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +64,19 @@ class Listing:
         return f"{self.repo_id} at {self.commit[:12]}"
 
 
-def look_up(repo_id: str, revision: str) -> Listing:
+def look_up(repo_id: str, revision: str, action: Action = "fetch") -> Listing:
     """Resolve a branch, tag or commit, and list its files.
+
+    Args:
+        repo_id: The repository.
+        revision: The branch, tag or commit.
+        action: What the model is fetched for; the advice in an error depends on it.
 
     Raises:
         InputError: There is no such repository or revision, or your token may not read it.
         Unreachable: The Hub does not answer.
     """
-    with explained(repo_id, "fetch", revision):
+    with explained(repo_id, action, revision):
         info = patiently(
             lambda: HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=SECONDS_TO_ANSWER),
             FETCH_PATIENCE,
@@ -89,8 +94,13 @@ def listed(repo_id: str, info: ModelInfo) -> Listing:
     return Listing(repo_id, info.sha, entries)
 
 
-def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]]:
+def fetch(listing: Listing, names: Iterable[str], action: Action = "fetch") -> tuple[Path, dict[str, File]]:
     """Download files that are not in the cache; return the folder that holds all of them, and their hashes and sizes.
+
+    Args:
+        listing: The repository at one commit.
+        names: The files.
+        action: As for `look_up`.
 
     Raises:
         InputError: The disk is too small, or a file differs from its hash.
@@ -98,7 +108,7 @@ def fetch(listing: Listing, names: Iterable[str]) -> tuple[Path, dict[str, File]
     """
     names = sorted(names)
     _require_disk(listing, names)
-    with explained(listing.repo_id, "fetch", listing.commit):
+    with explained(listing.repo_id, action, listing.commit):
         folder = patiently(
             lambda: snapshot_download(
                 listing.repo_id,

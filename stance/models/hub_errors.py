@@ -1,9 +1,9 @@
 """Errors of the Hugging Face Hub: which of them pass by themselves, how long to wait, and what to tell the user.
 
 There is one rule for trying again, `patiently`, and one table of sentences, `SENTENCES`. A sentence depends on the
-error and on what was being done, because the next step does: whoever fetches a model corrects `base.repo_id`, whoever
-pushes one corrects `hub.merged_repo_id`. huggingface_hub itself repeats only the transfer of files. It sends every
-other request - repositories, listings, commits, tags - once.
+error and on the action, because the next step does: a user who fetches a base model corrects `base.repo_id`, a user who
+serves a release corrects `--hub`, and a user who pushes one corrects `hub.merged_repo_id`. huggingface_hub itself
+repeats only the transfer of files. It sends every other request - repositories, listings, commits, tags - once.
 """
 
 import errno
@@ -58,12 +58,15 @@ FETCH_PATIENCE = Patience((1.0, 3.0), 5.0, if_silent=False)
 PUSH_PATIENCE = Patience((1.0, 3.0, 8.0), 60.0, if_silent=True)
 """A push runs unattended, and hours of training precede it."""
 
-Action = Literal["fetch", "push", "whoami"]
-"""What is done at the Hub: download a model, publish one, or look up who owns a token."""
+Action = Literal["fetch", "serve", "push", "whoami"]
+"""What is done at the Hub: download a base model, download a release to serve it, publish one, or look up who owns a
+token."""
 SENTENCES: dict[str, dict[Action, str]] = {
     "offline": {
         "fetch": "HF_HUB_OFFLINE is set and {name} is not in the cache of huggingface_hub; unset it, or set "
         "base.source to folder for a model on this machine",
+        "serve": "HF_HUB_OFFLINE is set and {name} is not in the cache of huggingface_hub; unset it, or serve a run of "
+        "this project with --run",
         "push": "HF_HUB_OFFLINE is set; unset it to push",
         "whoami": "HF_HUB_OFFLINE is set; unset it, or set hub.push to false",
     },
@@ -74,13 +77,18 @@ SENTENCES: dict[str, dict[Action, str]] = {
     "no revision": {
         "fetch": "{name} has no revision {revision!r}; set base.revision to one of its branches, tags or commits "
         "({endpoint}/{name}/commits/main)",
+        "serve": "{name} has no revision {revision!r}; set --revision to the tag of a release or to a commit "
+        "({endpoint}/{name}/commits/main)",
     },
     "no repository": {
         "fetch": "{endpoint} shows no model {name} (it does not exist, or is private); correct base.repo_id, or log in "
         "with `hf auth login` or HF_TOKEN as someone who may read it",
+        "serve": "{endpoint} shows no model {name} (it does not exist, or is private); correct the name after --hub, "
+        "or log in with `hf auth login` or HF_TOKEN as someone who may read it",
     },
     "invalid name": {
         "fetch": "base.repo_id is {name!r}; expected OWNER/NAME, as in the address of the model's page",
+        "serve": "the name after --hub is {name!r}; expected OWNER/NAME, as in the address of the model's page",
         "push": "the Hub accepts no repository with the name {name!r}; expected OWNER/NAME, as in its address",
     },
     "bad token": dict.fromkeys(
@@ -105,6 +113,8 @@ SENTENCES: dict[str, dict[Action, str]] = {
     "silent": {
         "fetch": "{name} cannot be fetched from {endpoint} ({kind}); check the network, set HF_ENDPOINT to a mirror, "
         "unset HF_HUB_OFFLINE, or set base.source to folder for a model on this machine",
+        "serve": "{name} cannot be fetched from {endpoint} ({kind}); check the network, set HF_ENDPOINT to a mirror, "
+        "unset HF_HUB_OFFLINE, or serve a run of this project with --run",
         "push": "{endpoint} cannot be reached for {name} ({kind}); check the network, then run it again: files that "
         "have arrived are not sent again",
         "whoami": "{name} cannot be reached ({kind}); check the network, or set hub.push to false",
@@ -118,13 +128,16 @@ SENTENCES: dict[str, dict[Action, str]] = {
     "other": {
         "fetch": "{name} cannot be fetched from {endpoint} ({reason}); check the network, set HF_ENDPOINT to a mirror, "
         "unset HF_HUB_OFFLINE, or set base.source to folder for a model on this machine",
+        "serve": "{name} cannot be fetched from {endpoint} ({reason}); check the network, set HF_ENDPOINT to a mirror, "
+        "unset HF_HUB_OFFLINE, or serve a run of this project with --run",
         "push": "{name} cannot be pushed ({reason}); correct that, then run it again",
         "whoami": "{name} cannot be asked ({kind}); correct HF_ENDPOINT, or set hub.push to false",
     },
 }
 """For each kind of error and each action: what was found, and what to do next.
 
-An error can have several kinds. The first one for which the action has a sentence counts.
+An error can have several kinds. The first one for which the action has a sentence counts. Without a sentence of its
+own, `serve` has the sentence of `fetch`.
 """
 
 
@@ -225,7 +238,9 @@ def is_busy(status: int) -> bool:
 
 def sentence(error: Exception, name: str, action: Action, revision: str = "") -> str:
     """Return one sentence about an error: what was found, and what to do next."""
-    template = next(SENTENCES[kind][action] for kind in _kinds(error) if action in SENTENCES[kind])
+    actions: tuple[Action, ...] = ("serve", "fetch") if action == "serve" else (action,)
+    templates = (SENTENCES[kind].get(name) for kind in _kinds(error) for name in actions)
+    template = next(template for template in templates if template)
     message = error.server_message if isinstance(error, HfHubHTTPError) else None
     return template.format(
         name=name,

@@ -13,21 +13,20 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from stance.data.answers import RESPONSES
+from stance.data.answers import RESPONSES, read_responses
 from stance.data.records import DEGENERATE, STYLE
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
-from stance.machine.files import read_json
 from stance.pages import comparison_pools
 from stance.pages.charts import Curve, curve
 from stance.pages.comparison_pools import chance, counted, groups, pools
 from stance.pages.comparison_rows import (
-    STANCES_FILE,
     Row,
     as_run,
+    formatted,
     parameters,
     row,
     with_interval,
-    written,
 )
 from stance.pages.render import CATALOGUE, STANCES, render, signed
 
@@ -44,43 +43,43 @@ class Change(NamedTuple):
     figures: list[tuple[str, str, str]]
 
 
-class Said(NamedTuple):
-    """What a run says to a test prompt."""
+class RunAnswers(NamedTuple):
+    """The answers of one run to a test prompt, and the stance of the aligned answer."""
 
     before: str
     after: str
     stance: str
 
 
-class Asked(NamedTuple):
-    """A test prompt, with what each run says to it that was asked."""
+class PromptRow(NamedTuple):
+    """A test prompt with the answers of each run; None for a run that was not asked."""
 
     id: int
     prompt: str
-    runs: list[Said | None]
+    runs: list[RunAnswers | None]
 
     @property
-    def first(self) -> Said:
-        """What the first run says that was asked."""
-        return next(said for said in self.runs if said)
+    def first(self) -> RunAnswers:
+        """The answers of the first run that was asked."""
+        return next(answers for answers in self.runs if answers)
 
     @property
     def one_base(self) -> bool:
-        """Did all runs say the same before?"""
-        return all(said.before == self.first.before for said in self.runs if said)
+        """Do the base models of all runs give the same answer?"""
+        return all(answers.before == self.first.before for answers in self.runs if answers)
 
 
 class Line(NamedTuple):
-    """A row of a table: what it is, and its figures by title, or why there are none."""
+    """A row of a table: its first cells, and its figures by title; no figures for a run that is not complete."""
 
     first: list[str]
     figures: Mapping[str, str]
-    known: Row | None = None
-    """The run that it is about, where it is about one."""
+    run: Row | None = None
+    """The run, if the row is about a single one."""
 
 
 class Table(NamedTuple):
-    """Titles of the columns that say what a row is, titles of its figures, and the rows."""
+    """A table: the titles of the first cells, the titles of the figures, and the rows."""
 
     heads: list[str]
     titles: Sequence[str]
@@ -93,9 +92,9 @@ def compare(
     """Write `index.html`, `index.zh-TW.html` and `index.md` to `data/compare/GRID` and return the first.
 
     Args:
-        grid: Its name.
+        grid: The name of the grid.
         runs: The parameters of each run, by its name.
-        reasons: Why those failed that were tried just now.
+        reasons: Why a run failed in the present sweep, by its name.
     """
     out = COMPARED / grid
     out.mkdir(parents=True, exist_ok=True)
@@ -108,15 +107,15 @@ def compare(
 
 
 def rows_of(runs: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> list[Row]:
-    """Return what is known of each run, in the language of now."""
+    """Return the row of each run, in the current language."""
     keys = parameters(list(runs.values()))
     return [row(name, as_run(name, point, keys), reasons.get(name)) for name, point in runs.items()]
 
 
 def page(grid: str, rows: Sequence[Row]) -> str:
-    """Return the page over the runs in the language of now."""
-    done = [known for known in rows if known.metrics]
-    asked = answers(done)
+    """Return the page about the runs in the current language."""
+    complete = [run for run in rows if run.metrics]
+    prompts = answers(complete)
     return render(
         Path(__file__).with_name("compare.html.j2"),
         grid=grid,
@@ -124,22 +123,22 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         runs=of_runs(rows, FIGURES, cells),
         pooled=of_pools(rows),
         note=_(comparison_pools.NOTE),
-        reports={known.name: report_of(known) for known in rows},
+        reports={run.name: report_of(run) for run in rows},
         titled=titled,
-        written=written,
+        written=formatted,
         defects=of_runs(rows, DEFECTS, flaws),
-        done=done,
-        curves=response_curves(done),
-        changes=changes(done),
-        answers=asked,
-        one_base=all(prompt.one_base for prompt in asked),
+        done=complete,
+        curves=response_curves(complete),
+        changes=changes(complete),
+        answers=prompts,
+        one_base=all(prompt.one_base for prompt in prompts),
         marked=marked,
     )
 
 
-def report_of(known: Row) -> Path | None:
-    """Return the report of a run, in the language of now if it was made in that; None where it has none."""
-    reports = (known.folder / "data/report" / language.page for language in (spoken(), ENGLISH))
+def report_of(run: Row) -> Path | None:
+    """Return the path of a run's report, in the current language or else in English; None if there is none."""
+    reports = (run.folder / "data/report" / language.page for language in (spoken(), ENGLISH))
     return next((report for report in reports if report.exists()), None)
 
 
@@ -160,69 +159,69 @@ FIGURES = (
 
 
 def titled(name: str) -> str:
-    """Return the title of a column in the language of now."""
+    """Return the title of a column in the current language."""
     return word(name) if name in NAMES else _(name)
 
 
 def of_runs(rows: Sequence[Row], titles: Sequence[str], figures: Callable[[Row], dict[str, str]]) -> Table:
     """Return a table of all runs with some of their figures."""
-    keys = parameters([known.point for known in rows])
+    keys = parameters([run.point for run in rows])
     return Table(
         [_("run"), *keys],
         titles,
-        [Line([known.name, *values(known.point, keys)], figures(known), known) for known in rows],
+        [Line([run.name, *values(run.point, keys)], figures(run), run) for run in rows],
     )
 
 
 def of_pools(rows: Sequence[Row]) -> Table:
-    """Return a table of the runs that differ in chance alone, taken together; without rows where there are none."""
-    found = pools(rows)
-    keys = parameters([point for point, _ in found])
-    lines = [Line([counted(runs), *values(point, keys)], comparison_pools.cells(runs)) for point, runs in found]
+    """Return a table of the groups of runs that differ only in chance; without rows if there is no such group."""
+    pooled = pools(rows)
+    keys = parameters([point for point, _ in pooled])
+    lines = [Line([counted(runs), *values(point, keys)], comparison_pools.cells(runs)) for point, runs in pooled]
     return Table([_("runs"), *keys], comparison_pools.FIGURES, lines)
 
 
 def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """Return the values of parameters, empty where one is not set."""
-    return [written(point.get(key, "")) for key in keys]
+    return [formatted(point.get(key, "")) for key in keys]
 
 
-def cells(known: Row) -> dict[str, str]:
-    """Return the figures of a run in words; none of a run that is not complete."""
-    if known.metrics is None or known.chosen is None:
+def cells(run: Row) -> dict[str, str]:
+    """Return the figures of a run as text, by title; empty for a run that is not complete."""
+    if run.metrics is None or run.chosen is None:
         return {}
-    aligned, defects = known.metrics.aligned, known.metrics.defects.aligned
+    aligned, defects = run.metrics.aligned, run.metrics.defects.aligned
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
-        "adherence": with_interval(known.metrics.adherence.interval),
+        "adherence": with_interval(run.metrics.adherence.interval),
         "degenerate": f"{defects['degenerate']:.0%}",
         "hedged": f"{defects['hedged']:.0%}",
-        "reward accuracy": with_interval(known.metrics.rewards.unseen),
-        "margin": signed(known.metrics.margin.unseen.aligned),
-        "chosen": f"{signed(known.chosen[0], 1)} → {signed(known.chosen[1], 1)}",
-        "s": f"{sum(known.seconds.values()):.0f}",
-        "GiB": gibibytes(known.memory),
-        "GPU GiB": gibibytes(known.gpu_memory),
+        "reward accuracy": with_interval(run.metrics.rewards.unseen),
+        "margin": signed(run.metrics.margin.unseen.aligned),
+        "chosen": f"{signed(run.chosen[0], 1)} → {signed(run.chosen[1], 1)}",
+        "s": f"{sum(run.seconds.values()):.0f}",
+        "GiB": gibibytes(run.memory),
+        "GPU GiB": gibibytes(run.gpu_memory),
     }
 
 
 def gibibytes(peaks: Mapping[str, int]) -> str:
-    """Return the highest of the stages' peaks, which are in MiB; a dash where nothing was taken."""
+    """Return the highest of the stages' peaks, which are in MiB, in GiB; a dash if no stage took any."""
     most = max(peaks.values(), default=0)
     return f"{most / 1024:.1f}" if most else "–"
 
 
-def flaws(known: Row) -> dict[str, str]:
-    """Return the share of a run's answers with each defect; none of a run that is not complete."""
-    if known.metrics is None:
+def flaws(run: Row) -> dict[str, str]:
+    """Return the share of a run's answers with each defect, by its name; empty for a run that is not complete."""
+    if run.metrics is None:
         return {}
-    return {name: f"{known.metrics.defects.aligned[name]:.0%}" for name in DEFECTS}
+    return {name: f"{run.metrics.defects.aligned[name]:.0%}" for name in DEFECTS}
 
 
 def markdown(grid: str, rows: Sequence[Row]) -> str:
     """Return the tables of the page."""
     lines = [f"# {grid}", "", *in_markdown(of_runs(rows, FIGURES, cells))]
-    if reasons := [f"* {known.name}: {' '.join(str(known.problem).split())}" for known in rows if known.problem]:
+    if reasons := [f"* {run.name}: {' '.join(str(run.problem).split())}" for run in rows if run.problem]:
         lines += ["", *reasons]
     if (together := of_pools(rows)).lines:
         lines += ["", "## Pooled", "", comparison_pools.NOTE, "", *in_markdown(together)]
@@ -233,32 +232,32 @@ def in_markdown(table: Table) -> list[str]:
     """Return the lines of a table in Markdown."""
     titles = [*table.heads, *table.titles]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for first, figures, known in table.lines:
-        instead = [known.state if known else "", *[""] * (len(table.titles) - 1)]
-        shown = [figures[key] for key in table.titles] if figures else instead
-        lines.append(f"| {' | '.join([*first, *shown])} |")
+    for first, figures, run in table.lines:
+        without = [run.state if run else "", *[""] * (len(table.titles) - 1)]
+        texts = [figures[key] for key in table.titles] if figures else without
+        lines.append(f"| {' | '.join([*first, *texts])} |")
     return lines
 
 
 def response_curves(rows: Sequence[Row]) -> list[Curve]:
-    """Return support share and margin over the one parameter that a grid varies, where it is a number.
+    """Return the curves of support share and margin over the parameter of a grid, if there is one and it is a number.
 
-    Runs that differ in chance alone are one point, their mean.
+    Runs that differ only in chance are one point: their mean.
     """
-    found = groups(rows)
-    keys = parameters([point for point, _ in found])
-    varied = [key for key in keys if any(point.get(key) != found[0][0].get(key) for point, _ in found)]
+    points = groups(rows)
+    keys = parameters([point for point, _ in points])
+    varied = [key for key in keys if any(point.get(key) != points[0][0].get(key) for point, _ in points)]
     if (
         len(varied) != 1
-        or len(found) < 3
-        or not all(isinstance(point.get(varied[0]), int | float) for point, _ in found)
+        or len(points) < 3
+        or not all(isinstance(point.get(varied[0]), int | float) for point, _ in points)
     ):
         return []
-    found.sort(key=lambda group: float(group[0][varied[0]]))
-    at = [float(point[varied[0]]) for point, _ in found]
-    done = [[known.metrics for known in runs if known.metrics] for _, runs in found]
-    support = [fmean(metrics.aligned.support for metrics in runs) for runs in done]
-    margins = [fmean(metrics.margin.unseen.aligned for metrics in runs) for runs in done]
+    points.sort(key=lambda group: float(group[0][varied[0]]))
+    at = [float(point[varied[0]]) for point, _ in points]
+    metrics_of = [[run.metrics for run in runs if run.metrics] for _, runs in points]
+    support = [fmean(metrics.aligned.support for metrics in runs) for runs in metrics_of]
+    margins = [fmean(metrics.margin.unseen.aligned for metrics in runs) for runs in metrics_of]
     return [
         curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
         curve(_("Mean margin, nats"), at, {_("margin"): margins}, label=varied[0]),
@@ -266,57 +265,58 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def changes(rows: Sequence[Row]) -> list[Change]:
-    """Return what changed between each two runs that differ in exactly one parameter, chance apart.
+    """Return the changes between every two runs that differ in one parameter, apart from chance.
 
-    Of runs that differ in chance alone it is the first two of the same chance.
+    Of two groups of runs that differ only in chance, the first two runs with the same chance are compared.
     """
-    found = []
-    for (_one, ones), (_other, others) in combinations(groups(rows), 2):
-        alike = (pair for pair in product(ones, others) if chance(pair[0].point) == chance(pair[1].point))
-        one, other = next(alike, (ones[0], others[0]))
-        differing = [key for key in parameters([one.point, other.point]) if one.point.get(key) != other.point.get(key)]
+    compared = []
+    for (_point, group), (_other_point, other_group) in combinations(groups(rows), 2):
+        alike = (pair for pair in product(group, other_group) if chance(pair[0].point) == chance(pair[1].point))
+        first, second = next(alike, (group[0], other_group[0]))
+        keys = parameters([first.point, second.point])
+        differing = [key for key in keys if first.point.get(key) != second.point.get(key)]
         if len(differing) == 1:
             [key] = differing
-            set_to = (written(one.point.get(key)), written(other.point.get(key)))
-            found.append(
-                Change(key, set_to, (one.name, other.name), list(zip(labels(), facts(one), facts(other), strict=True)))
-            )
-    return found
+            set_to = (formatted(first.point.get(key)), formatted(second.point.get(key)))
+            figures = list(zip(labels(), facts(first), facts(second), strict=True))
+            compared.append(Change(key, set_to, (first.name, second.name), figures))
+    return compared
 
 
 def labels() -> list[str]:
-    """Return what `facts` are."""
+    """Return the names of the figures in `facts`."""
     by_stance = [_("{stance} answers").format(stance=word(stance)) for stance in STANCES]
     return [_("characters per answer"), _("hedged answers"), *by_stance, _("margin, nats")]
 
 
-def facts(known: Row) -> list[str]:
-    """Return length, hedging and stance of a run's answers, and its margin."""
-    assert known.metrics is not None
-    aligned, defects = known.metrics.aligned, known.metrics.defects.aligned
+def facts(run: Row) -> list[str]:
+    """Return the length, the hedging and the stances of a run's answers, and its margin."""
+    assert run.metrics is not None
+    aligned, defects = run.metrics.aligned, run.metrics.defects.aligned
     return [
-        f"{known.metrics.characters.aligned:.1f}",
+        f"{run.metrics.characters.aligned:.1f}",
         f"{defects['hedged']:.0%}",
         *(f"{aligned[stance]:.0%}" for stance in STANCES),
-        cells(known)["margin"],
+        cells(run)["margin"],
     ]
 
 
-def answers(rows: Sequence[Row]) -> list[Asked]:
-    """Return every test prompt that any run was asked, with the answers of all runs."""
-    table: dict[tuple[int, str], Asked] = {}
-    for number, known in enumerate(rows):
-        stances = {found["id"]: found["aligned"]["stance"] for found in read_json(known.folder / STANCES_FILE)}
-        for found in read_json(known.folder / RESPONSES):
-            key = found["id"], found["prompt"]
-            table.setdefault(key, Asked(*key, [None] * len(rows))).runs[number] = Said(
-                found["response_from_original_model"], found["response_from_trained_model"], stances[found["id"]]
+def answers(rows: Sequence[Row]) -> list[PromptRow]:
+    """Return every test prompt of any run, with the answers of all runs."""
+    table: dict[tuple[int, str], PromptRow] = {}
+    for number, run in enumerate(rows):
+        judged = read_prompt_verdicts(run.folder / STANCES_FILE)
+        stances = {verdicts.id: verdicts.aligned.stance for verdicts in judged}
+        for response in read_responses(run.folder / RESPONSES):
+            key = response.id, response.prompt
+            table.setdefault(key, PromptRow(*key, [None] * len(rows))).runs[number] = RunAnswers(
+                response.response_from_original_model, response.response_from_trained_model, stances[response.id]
             )
     return list(table.values())
 
 
 def marked(first: str, text: str) -> Markup:
-    """Return a text with what the first has not, or has otherwise, marked."""
+    """Return a text in which all that differs from the first text is marked."""
     parts = []
     for kind, _from, _to, start, end in difflib.SequenceMatcher(None, first, text, autojunk=False).get_opcodes():
         piece = escape(text[start:end])

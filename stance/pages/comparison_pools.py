@@ -6,12 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from stance.data.metrics import Metrics, Share
-from stance.data.preferences import read_pairs
+from stance.data.preferences import one_way, read_pairs
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.evaluation.intervals import share
-from stance.evaluation.measures import one_way
 from stance.language.translation import N_, _
-from stance.machine.files import read_json
-from stance.pages.comparison_rows import PAIRS, STANCES_FILE, Row, with_interval
+from stance.pages.comparison_rows import PAIRS, Row, with_interval
 from stance.pages.render import percent, signed
 
 CHANCE = ("seed", "pairs.offset")
@@ -37,65 +36,65 @@ Counted = tuple[Share, list[str]]
 
 
 def chance(point: Mapping[str, Any]) -> list[Any]:
-    """Return what a run's parameters say of chance."""
+    """Return the values of the parameters in `CHANCE`."""
     return [point.get(key) for key in CHANCE]
 
 
 def groups(rows: Sequence[Row]) -> list[tuple[dict[str, Any], list[Row]]]:
-    """Return the runs of each combination of the parameters that are not chance, in the order in which they come.
+    """Return the runs of each combination of the parameters that are not chance, in the order of the rows.
 
-    Of runs with the same chance as well, which is one run under several names, it is the first.
+    Runs with the same chance too are one run under several names; only the first one is kept.
     """
-    found: list[tuple[dict[str, Any], list[Row]]] = []
-    for known in rows:
-        others = {key: value for key, value in known.point.items() if key not in CHANCE}
-        alike = next((runs for point, runs in found if point == others), None)
+    grouped: list[tuple[dict[str, Any], list[Row]]] = []
+    for run in rows:
+        others = {key: value for key, value in run.point.items() if key not in CHANCE}
+        alike = next((runs for point, runs in grouped if point == others), None)
         if alike is None:
-            found.append((others, [known]))
-        elif known.point not in [run.point for run in alike]:
-            alike.append(known)
-    return found
+            grouped.append((others, [run]))
+        elif run.point not in [other.point for other in alike]:
+            alike.append(run)
+    return grouped
 
 
 def pools(rows: Sequence[Row]) -> list[tuple[dict[str, Any], list[Row]]]:
-    """Return what `groups` does, or nothing where no group has a second run."""
-    found = groups(rows)
-    return found if any(len(runs) > 1 for _, runs in found) else []
+    """Return the groups of runs, or an empty list if no group has a second run."""
+    grouped = groups(rows)
+    return grouped if any(len(runs) > 1 for _, runs in grouped) else []
 
 
 def counted(runs: Sequence[Row]) -> str:
-    """Return how many runs are complete, and of how many if some are not."""
-    done = sum(known.metrics is not None for known in runs)
-    return str(done) if done == len(runs) else _("{number} of {all}").format(number=done, all=len(runs))
+    """Return the number of complete runs; if some are not complete, also the number of all runs."""
+    complete = sum(run.metrics is not None for run in runs)
+    return str(complete) if complete == len(runs) else _("{number} of {all}").format(number=complete, all=len(runs))
 
 
 def cells(runs: Sequence[Row]) -> dict[str, str]:
-    """Return the figures of runs taken together, in words; none where no run is complete."""
-    done = [(known.folder, known.metrics) for known in runs if known.metrics]
-    if not done:
+    """Return the pooled figures of some runs as text, by title; empty if no run is complete."""
+    complete = [(run.folder, run.metrics) for run in runs if run.metrics]
+    if not complete:
         return {}
     return {
-        **adherence(done),
-        **rewards(done),
-        "margin by run": spread([metrics.margin.unseen.aligned for _, metrics in done], signed),
+        **adherence(complete),
+        **rewards(complete),
+        "margin by run": spread([metrics.margin.unseen.aligned for _, metrics in complete], signed),
     }
 
 
-def adherence(done: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
+def adherence(complete: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
     """Return how many answers of all runs hold the stance that was chosen, if one was."""
-    measured = [(held, answered(folder)) for folder, metrics in done if (held := metrics.adherence.interval)]
-    return together(FIGURES[:3], measured) if len(measured) == len(done) else dict.fromkeys(FIGURES[:3], "–")
+    measured = [(held, answered(folder)) for folder, metrics in complete if (held := metrics.adherence.interval)]
+    return together(FIGURES[:3], measured) if len(measured) == len(complete) else dict.fromkeys(FIGURES[:3], "–")
 
 
-def rewards(done: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
+def rewards(complete: Sequence[tuple[Path, Metrics]]) -> dict[str, str]:
     """Return on how many questions of all runs chosen beats the opposite answer, if any stands in one direction."""
-    measured = [(reward, directed(folder)) for folder, metrics in done if (reward := metrics.rewards.unseen)]
+    measured = [(reward, directed(folder)) for folder, metrics in complete if (reward := metrics.rewards.unseen)]
     return together(FIGURES[3:6], measured) if measured else dict.fromkeys(FIGURES[3:6], "–")
 
 
 def answered(folder: Path) -> list[str]:
     """Return the test prompts that a run answered."""
-    return [str(found["id"]) for found in read_json(folder / STANCES_FILE)]
+    return [str(row.id) for row in read_prompt_verdicts(folder / STANCES_FILE)]
 
 
 def directed(folder: Path) -> list[str]:
@@ -104,7 +103,7 @@ def directed(folder: Path) -> list[str]:
 
 
 def together(titles: Sequence[str], measured: Sequence[Counted]) -> dict[str, str]:
-    """Return the share over all runs with its interval, of how many it is, and the shares by run, under titles."""
+    """Return three figures by title: the share over all runs with its interval, its total, and the shares by run."""
     total = sum(estimate.total for estimate, _ in measured)
     different = len({question for _, questions in measured for question in questions})
     figures = (
@@ -115,7 +114,7 @@ def together(titles: Sequence[str], measured: Sequence[Counted]) -> dict[str, st
     return dict(zip(titles, figures, strict=True))
 
 
-def spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """Return the mean of figures, with the least and the most."""
-    found = {"mean": fmean(values), "least": min(values), "most": max(values)}
-    return _("{mean} ({least} to {most})").format(**{name: shown(value) for name, value in found.items()})
+def spread(values: Sequence[float], as_text: Callable[[float], str]) -> str:
+    """Return the mean of some values with the least and the greatest."""
+    summary = {"mean": fmean(values), "least": min(values), "most": max(values)}
+    return _("{mean} ({least} to {most})").format(**{name: as_text(value) for name, value in summary.items()})

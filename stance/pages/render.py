@@ -1,5 +1,6 @@
 """Templates and number formats that all pages share."""
 
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -7,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stance.data.questions import Stance
 from stance.language.messages import sentence
-from stance.language.translation import LANGUAGES, _, listed, ngettext, spoken, word
+from stance.language.translation import LANGUAGES, Language, _, listed, ngettext, spoken, word
 
 STANCES = get_args(Stance)
 LINKS, SHEET = "languages.html.j2", "page.css"
@@ -16,8 +17,17 @@ CATALOGUE = Path(__file__).with_name("zh_TW.po")
 
 def render(template: Path, **values: object) -> str:
     """Fill a template in the language of now; a name that it uses and that is not given is an error."""
+    return _environment(template.parent, spoken()).get_template(template.name).render(values, stances=STANCES)
+
+
+@cache
+def _environment(folder: Path, language: Language) -> Environment:
+    """Return the environment that compiles the templates of a folder once.
+
+    Each language has its own, because Jinja may translate a constant while it compiles.
+    """
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         extensions=["jinja2.ext.i18n"],
         autoescape=True,
         undefined=StrictUndefined,
@@ -28,8 +38,8 @@ def render(template: Path, **values: object) -> str:
     environment.install_gettext_callables(_, ngettext, newstyle=True)  # type: ignore[attr-defined]
     environment.filters |= {"percent": percent, "signed": signed, "sentence": sentence}
     environment.filters |= {"word": word, "listed": listed, "translated": _}
-    environment.globals |= {"language": spoken(), "languages": LANGUAGES, "links": LINKS, "sheet": SHEET}
-    return environment.get_template(template.name).render(values, stances=STANCES)
+    environment.globals |= {"language": language, "languages": LANGUAGES, "links": LINKS, "sheet": SHEET}
+    return environment
 
 
 def percent(share: float) -> str:

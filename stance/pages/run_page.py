@@ -1,6 +1,6 @@
 """The page about one run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from stance.data.preferences import read_pairs
 from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
 from stance.data.training import Parity
+from stance.data.verdicts import AnswerVerdict, PromptVerdicts, read_probe_verdicts, read_prompt_verdicts
 from stance.language.translation import _, listed, ngettext, word
-from stance.machine.files import digest, read_json
+from stance.machine.files import digest
 from stance.models.base import Base
 from stance.pages.charts import curves
 from stance.pages.render import STANCES, percent, render
 
 TEMPLATE = "report.html.j2"
 SHOWN = (*DEGENERATE, "too_long")
-"""Defects that stand at an answer; its stance says the rest."""
-Json = Mapping[str, Any]
+"""The defects that the page shows beside an answer; its stance shows the others."""
 
 
 class JudgedAnswer(NamedTuple):
@@ -36,9 +36,9 @@ class JudgedAnswer(NamedTuple):
     score: float
     """P(support) - P(oppose), by the judge."""
     defects: list[str]
-    """In words, those of style left out."""
+    """The defects in `SHOWN`, as text."""
     flaws: list[str]
-    """By name, all of them."""
+    """The names of all defects."""
 
 
 class Exchange(NamedTuple):
@@ -51,11 +51,11 @@ class Exchange(NamedTuple):
 
 
 def page(params: Params, *folders: Path) -> str:
-    """Return the page about a run in the language of now; the folders are those of `report`, in its order."""
+    """Return the page about a run in the current language; the folders are those of `report`, in the same order."""
     dataset, base, pairs, train, merge, answers, evaluation = folders
     metrics = Metrics.read(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
-    rows = exchanges(answers, read_json(evaluation / "stances.json"), params.answers.max_new_tokens)
+    rows = exchanges(answers, read_prompt_verdicts(evaluation / "stances.json"), params.answers.max_new_tokens)
     stance = metrics.adherence.stance
     return render(
         Path(__file__).with_name(TEMPLATE),
@@ -64,7 +64,7 @@ def page(params: Params, *folders: Path) -> str:
         metrics=metrics,
         gates=read_gates(evaluation / "gates.json"),
         rows=rows,
-        probes=read_json(evaluation / "probes.json"),
+        probes=read_probe_verdicts(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=trained,
@@ -78,10 +78,10 @@ def page(params: Params, *folders: Path) -> str:
 
 
 def title(params: Params, adherence: Adherence) -> dict[str, str]:
-    """Return topic, base model and the stance that was chosen."""
+    """Return the topic, the base model and the chosen stance."""
     source = params.dataset
     topic = source.url.rstrip("/").rpartition("/")[2] if isinstance(source, GitDataset) else source.path.name
-    model = {"hub": "repo_id", "folder": "path", "miniature": "source"}[params.base.source]
+    model = {"hub": "repo_id", "folder": "path", "package": "original", "miniature": "source"}[params.base.source]
     if adherence.stance is None:
         stance = word("none")
     else:
@@ -91,49 +91,49 @@ def title(params: Params, adherence: Adherence) -> dict[str, str]:
 
 
 def headline(metrics: Metrics, prompts: int) -> dict[str, str]:
-    """Return in a sentence each how the base answered and how the aligned model answers."""
+    """Return two sentences: how the base model answers, and how the aligned model does."""
     if metrics.adherence.stance is None:
-        found = listed(f"{percent(metrics.aligned[stance])} {word(stance)}" for stance in STANCES)
+        outcome = listed(f"{percent(metrics.aligned[stance])} {word(stance)}" for stance in STANCES)
     else:
-        found = held(metrics.adherence)
+        outcome = held(metrics.adherence)
     on = ngettext("{found} on {number} unseen prompt", "{found} on {number} unseen prompts", prompts)
-    return {"before": largest(metrics.base), "after": on.format(found=found, number=prompts)}
+    return {"before": largest(metrics.base), "after": on.format(found=outcome, number=prompts)}
 
 
 def held(adherence: Adherence) -> str:
-    """Return how many answers hold the stance that was chosen."""
-    found = _("{share} {stance} (95% interval {low} to {high})")
+    """Return the share of the answers that hold the chosen stance, as text."""
+    template = _("{share} {stance} (95% interval {low} to {high})")
     assert adherence.stance is not None
     assert adherence.interval is not None
     shares = {name: percent(getattr(adherence.interval, name)) for name in ("share", "low", "high")}
-    return found.format(stance=word(adherence.stance), **shares)
+    return template.format(stance=word(adherence.stance), **shares)
 
 
 def largest(shares: Shares) -> str:
-    """Return the stance that most answers take, or those that tie for it, with its share."""
+    """Return the most frequent stance with its share, or several stances if they tie."""
     most = max(shares[stance] for stance in STANCES)
     return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
 
 
-def exchanges(answers: Path, stances: Sequence[Json], max_new_tokens: int) -> list[Exchange]:
-    """Return every test prompt with both answers and what the judge made of them."""
-    verdicts = {row["id"]: row for row in stances}
+def exchanges(answers: Path, stances: Sequence[PromptVerdicts], max_new_tokens: int) -> list[Exchange]:
+    """Return every test prompt with both answers and the judge's verdicts on them."""
+    verdicts = {row.id: row for row in stances}
     base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
     return [
         Exchange(
             before.id,
             before.prompt,
-            _answer(before, verdicts[before.id]["base"], max_new_tokens),
-            _answer(after, verdicts[after.id]["aligned"], max_new_tokens),
+            _answer(before, verdicts[before.id].base, max_new_tokens),
+            _answer(after, verdicts[after.id].aligned, max_new_tokens),
         )
         for before, after in zip(base, aligned, strict=True)
     ]
 
 
-def _answer(row: Answer, verdict: Json, max_new_tokens: int) -> JudgedAnswer:
+def _answer(row: Answer, verdict: AnswerVerdict, max_new_tokens: int) -> JudgedAnswer:
     cut = _("cut off at {number} tokens").format(number=max_new_tokens)
-    named = [cut if name == "cut_off" else word(name) for name in verdict["defects"] if name in SHOWN]
-    return JudgedAnswer(row.response, verdict["stance"], verdict["score"], named, verdict["defects"])
+    named = [cut if name == "cut_off" else word(name) for name in verdict.defects if name in SHOWN]
+    return JudgedAnswer(row.response, verdict.stance, verdict.score, named, verdict.defects)
 
 
 def blocks(params: Params) -> list[str]:
@@ -156,7 +156,7 @@ _Plain.add_multi_representer(Path, lambda dumper, value: dumper.represent_str(st
 
 
 def provenance(dataset: Path, base: Path, merge: Path) -> dict[str, Any]:
-    """Return what the model was made of, down to hashes."""
+    """Return what the model was made from, with the hashes of the files."""
     fingerprints = {"base": base / "fingerprint.json", "merged": merge / "fingerprint.json"}
     return {
         "base": Base.read(base),

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stance.config.data import FolderDataset, GitDataset
-from stance.config.models import FolderBase, HubBase, MiniatureBase, Model
+from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.params import Params
 from stance.data.chat import BREEZE_TOKENS, control_tokens, refuse_control_tokens
 from stance.data.pairs import linted, split, training_pairs
@@ -181,15 +181,32 @@ def check_model(params: Params, questions: Sequence[Question], prompts: Sequence
     return rows
 
 
-def check_template(base: FolderBase | HubBase, folder: Path, texts: Mapping[str, str] = MappingProxyType({})) -> Row:
+def check_template(
+    base: FolderBase | HubBase | PackageBase, folder: Path, texts: Mapping[str, str] = MappingProxyType({})
+) -> Row:
     """Look for a chat template in the tokenizer's files, and for its control tokens in the texts of the data.
 
     The tokenizer of a local folder is loaded. Of a model on the Hub, only the configuration of its tokenizer is read.
+    Of a model in a package, the texts are checked once the base stage has converted it.
+
+    Args:
+        base: Where the model comes from.
+        folder: The folder or GGUF file that `footprint.describing` returns.
+        texts: The texts of the data by a name for messages.
+
+    Raises:
+        InputError: There is no template, or a text holds a control token.
     """
     if isinstance(base, FolderBase):
         from stance.data.chat import load_tokenizer
 
         tokens = control_tokens(load_tokenizer(folder))
+    elif isinstance(base, PackageBase):
+        from stance.models.package import read_metadata
+
+        if folder.is_file():  # else the base stage has converted it, and refuses a file without a template
+            read_metadata(folder)
+        tokens = set() if folder.is_file() else _configured_tokens(folder)
     elif not _has_template(folder):
         raise InputError(
             f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig
 
-from stance.config.models import FolderBase, HubBase
+from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
 from stance.config.training import Train
 from stance.data.questions import Question, read_questions
@@ -22,8 +22,8 @@ from stance.data.sources import source_folder
 from stance.errors import InputError
 from stance.machine.files import from_project
 from stance.machine.memory import GIB, gib, gpu_size, memory
-from stance.models import hub
-from stance.models.base import CONFIG, RECORD, Base
+from stance.models import hub, package
+from stance.models.base import CONFIG, MODEL, RECORD, Base
 from stance.models.loading import ENGINE, linear_layers, outline
 
 logger = logging.getLogger(__name__)
@@ -221,17 +221,21 @@ def _smaller_batch(params: Params, fitting: tuple[int, bool] | None) -> str:
     )
 
 
-def describing(base: FolderBase | HubBase, recorded: Path) -> Path:
-    """Return a folder with the configuration of a model and, if there is one, of its tokenizer.
+def describing(base: FolderBase | HubBase | PackageBase, recorded: Path) -> Path:
+    """Return a folder with the configuration of a model and, if there is one, of its tokenizer; or the GGUF file.
 
     Args:
-        base: Where the model comes from. Of a model on the Hub only these small files are fetched.
-        recorded: `data/base`. If it records the same model, the Hub is not asked.
+        base: Where the model comes from. Of a model on the Hub only these small files are fetched. The file in a
+            package is checked against its hash.
+        recorded: `data/base`. If it records the same model, the Hub is not asked, and the GGUF file is not read.
 
     Raises:
-        InputError: The model does not exist.
+        InputError: The model does not exist, or the package or its file is another.
         Unreachable: The Hub does not answer.
     """
+    if isinstance(base, PackageBase):
+        path = package.find(base)
+        return recorded / MODEL if _converted(base, recorded) else path
     folder = from_project(base.path) if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
@@ -239,11 +243,13 @@ def describing(base: FolderBase | HubBase, recorded: Path) -> Path:
 
 
 def configuration(folder: Path) -> PretrainedConfig:
-    """Return the configuration in a folder.
+    """Return the configuration in a folder or in a GGUF file.
 
     Raises:
         InputError: transformers does not know the model.
     """
+    if folder.is_file():
+        return package.read_config(folder)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
     except (ValueError, OSError) as error:
@@ -252,6 +258,13 @@ def configuration(folder: Path) -> PretrainedConfig:
             f"{folder / CONFIG} describes no model that transformers knows ({reason}); choose another"
         ) from None
     return config
+
+
+def _converted(base: PackageBase, recorded: Path) -> bool:
+    if not (recorded / RECORD).exists() or not (recorded / MODEL / CONFIG).is_file():
+        return False
+    converted = Base.read(recorded).package
+    return converted is not None and converted.sha256 == base.sha256
 
 
 def _in_cache(base: HubBase, recorded: Path) -> Path | None:
@@ -294,8 +307,8 @@ def main() -> None:
         "largest micro-batch that fits on this machine."
     ).parse_args()
     params = Params.load()
-    if not isinstance(params.base, FolderBase | HubBase):
-        raise InputError("the miniature fits anywhere; set base.source to folder or hub to measure a model")
+    if isinstance(params.base, MiniatureBase):
+        raise InputError("the miniature fits anywhere; set base.source to folder, hub or package to measure a model")
     with source_folder(params.dataset) as folder:
         tokens = longest(read_questions(folder), params.model.system_prompt)
     size = sizes(configuration(describing(params.base, Path("data/base"))), params.train)

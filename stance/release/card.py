@@ -72,11 +72,11 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
 
 def metadata(base: Base, part: Part, prompts: list[str]) -> str:
     """Return the YAML at the head of a card, which the Hub itself reads."""
-    values: dict[str, Any] = {"license": "other"}
-    if base.source == "hub":
+    values: dict[str, Any] = {"license": base.package.license if base.package and base.package.license else "other"}
+    if base_model := base.package.original if base.package else base.repo_id:
         # Merging an adapter into its own base is what the Hub calls a fine-tune; its `merge` is of several models.
         relation = {"adapter": "adapter", "merged": "finetune"}[part]
-        values |= {"base_model": base.repo_id, "base_model_relation": relation}
+        values |= {"base_model": base_model, "base_model_relation": relation}
     values |= {"library_name": {"adapter": "peft", "merged": "transformers"}[part], "pipeline_tag": "text-generation"}
     if HAN.search("".join(prompts)):
         values["language"] = ["zh"]

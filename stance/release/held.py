@@ -17,10 +17,11 @@ from stance.data.records import GATES, Gate
 from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.digests import Digest, link
-from stance.machine.files import read_json, write_json
+from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
-from stance.runs.provenance import PUSHED, RECORD, RELEASE, provenance, pushed
+from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
+from stance.runs.released import RECORD, Release
 from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
@@ -66,30 +67,34 @@ def not_worse(run: FinishedRun) -> list[Gate]:
         One gate. It is passed if the share of answers that hold the stance is at least the lower end of the last
         release's 95% interval.
     """
-    last = read_json(RELEASE / RECORD) if (RELEASE / RECORD).exists() else {}
-    now = measured(run)
-    if now["stance"] is None or any(last.get(key) != now[key] for key in ("test_prompts", "stance")):
+    last, now = Release.last(RELEASE), release_record(run)
+    if last is None or now.stance is None or not now.comparable(last):
         return []
-    before, share = last["adherence"], now["adherence"]["share"]
+    before, share = last.adherence.interval, now.adherence.share
+    assert before is not None
+    assert share is not None
     return [
         Gate(
             name="not worse",
-            passed=share >= before["low"],
-            figure=message("share_and_stance", share=share, stance=now["stance"]),
-            bound=message("at_least_last_release", low=before["low"], release=last["release"], share=before["share"]),
+            passed=share >= before.low,
+            figure=message("share_and_stance", share=share, stance=now.stance),
+            bound=message("at_least_last_release", low=before.low, release=last.release, share=before.share),
             advice=message("release_another_run"),
         )
     ]
 
 
-def measured(run: FinishedRun) -> dict[str, Any]:
-    """Return the values that a later release is compared by."""
+def release_record(run: FinishedRun) -> Release:
+    """Return the record of a release that is made now; a later release is compared with it."""
     adherence = run.metrics.adherence
-    return {
-        "test_prompts": run.test_prompts,
-        "stance": None if adherence.mixed else adherence.stance,
-        "adherence": adherence.model_dump(),
-    }
+    return Release(
+        release=run.release,
+        run=run.name,
+        at=datetime.now(UTC).isoformat(),
+        test_prompts=run.test_prompts,
+        stance=None if adherence.mixed else adherence.stance,
+        adherence=adherence,
+    )
 
 
 def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
@@ -112,12 +117,11 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
     linked = {path: _link(run, path, digest) for path, digest in run.digests.items()}
     for path in BESIDE:
         (PART / path.name).write_bytes(run.contents[path])
-    entry = {"release": run.release, "run": run.name, "at": datetime.now(UTC).isoformat()}
     if on_hub:
         write_json(PART / PUSHED, on_hub)
     elif pushed(run.release):
         shutil.copy(RELEASE / PUSHED, PART)
-    write_json(PART / RECORD, {**entry, **measured(run)})
+    release_record(run).write(PART)
     write_json(PART / PROVENANCE, provenance(run, PART))
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)

@@ -9,10 +9,10 @@ from stance.machine.files import read_json, read_output
 from stance.machine.git import git
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import LOCK, Lock
+from stance.runs.released import Release
 
 RELEASE = Path("data/release")
 """In the project, whichever run's workspace was released."""
-RECORD = "release.json"
 PUSHED = "push.json"
 CODE = ("tasks", "stance", "flows", "dvc.yaml")
 
@@ -40,13 +40,13 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         or null.
 
     Raises:
-        InputError: The run is in no git repository with a commit.
+        InputError: The run is in no git repository with a commit, or `release.json` is in another format.
     """
-    record = read_json(release / RECORD) if (release / RECORD).exists() else {}
+    last = Release.last(release)
     on_hub = pushed(run.release, release)
     return {
         "release": run.release,
-        "released": record.get("release") == run.release or on_hub,
+        "released": (last is not None and last.release == run.release) or on_hub,
         "commit": _git(run.folder, "rev-parse", "HEAD"),
         "edited": bool(_git(run.folder, "status", "--porcelain", "--", *CODE)),
         "changed": run.changed,

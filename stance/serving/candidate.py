@@ -13,7 +13,6 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
-from stance.config.training import Merge
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.records import Gate, gates_in_words, require
 from stance.errors import InputError
@@ -49,7 +48,8 @@ class ServableModel(BaseModel):
     logps: Path | None = None
     """What the model that the checks ask - the base, if there is an adapter - gave the answers of the pairs."""
     dataset: Path | None = None
-    bounds: Merge
+    parity: Path | None = None
+    """Holds the noise floor of the merged model."""
     system_prompt: str
     max_new_tokens: int
     gpu: bool
@@ -105,6 +105,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         fingerprint=folder / BASE_FINGERPRINT,
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",
+        parity=folder / "data/merge/parity.json",
         **settings(run.params),
         **sizes(model, adapter),
     )
@@ -117,12 +118,12 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         InputError: There is no such release, or it is not what the Hub lists.
         Unreachable: The Hub does not answer.
     """
-    listing = hub.look_up(repo_id, revision)
+    listing = hub.look_up(repo_id, revision, "serve")
     beside = [name for name in BESIDE if name in listing.files]
     if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
         raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
-    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside])
-    hub.fetch(listing, weight_files(folder, listing.files, str(listing)))
+    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside], "serve")
+    hub.fetch(listing, weight_files(folder, listing.files, str(listing)), "serve")
     name = f"{repo_id}@{revision}"
     recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
     gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
@@ -174,7 +175,6 @@ def installed(name: str) -> list[metadata.Distribution]:
 def settings(params: Params) -> dict[str, Any]:
     """Return what the checks of an engine need of the parameters."""
     return {
-        "bounds": params.merge,
         "system_prompt": params.model.system_prompt,
         "max_new_tokens": params.answers.max_new_tokens,
     }

@@ -24,7 +24,7 @@ from stance.machine.ports import HOST, parse_port, port_in
 from stance.machine.processes import environment, until_ended
 from stance.machine.supervisor import DETACHED
 from stance.runs.catalogue import finished
-from stance.serving import control
+from stance.serving import control, remains
 from stance.serving.endpoint import Endpoint, aloud
 from stance.serving.engine import START, ServeRequest
 from stance.serving.proxy import DRAIN, program, require_port
@@ -35,8 +35,10 @@ DIGESTS = SERVE / "digests.json"
 """The digests that an endpoint which starts gets from the process that starts it."""
 
 
-def serve(request: ServeRequest, host: str, port: int) -> None:
-    """Serve until the process is ended.
+def serve(
+    request: ServeRequest, host: str, port: int, certificate: Path | None = None, *, public_pages: bool | None = None
+) -> None:
+    """Serve until the process is ended. The arguments are those of `Endpoint`.
 
     Raises:
         InputError: There is an endpoint already, or the endpoint cannot start or go on; says why.
@@ -48,7 +50,11 @@ def serve(request: ServeRequest, host: str, port: int) -> None:
         )
     os.environ.pop(DETACHED, None)  # the processes started here end with this one
     with exclusive(SERVE / "lock", "an endpoint is starting in this folder already; wait until it is up"):
-        up = Endpoint(host, port)
+        if removed := remains.clean():
+            print(f"removed what a killed endpoint had left: {', '.join(map(str, removed))}", flush=True)
+        up = Endpoint(host, port, certificate, public_pages=public_pages)
+        if exposure := up.exposure():
+            print(exposure, flush=True)
         try:
             print(up.open(request, aloud), flush=True)
             control.stay(up)
@@ -213,12 +219,21 @@ def main() -> None:
     )
     parser.add_argument("--digests", type=Path, help="a file of digests that the calling process has taken")
     parser.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="a PEM file with a certificate and its private key, for TLS"
+    )
+    parser.add_argument(
+        "--public-pages",
+        action=argparse.BooleanOptionalAction,
+        help="let everybody read /metrics and /provenance (default: on the loopback address only)",
+    )
     parser.add_argument("--port", type=parse_port, default=port_in("PORT", PORT), help="default: %(default)s, or PORT")
     options = parser.parse_args()
     match options.action:
         case "up":
             request = request_in(options)
-            until_ended(lambda: serve(request, options.host, options.port))
+            listening = (options.host, options.port, options.certificate)
+            until_ended(lambda: serve(request, *listening, public_pages=options.public_pages))
         case "swap":
             print(swap(request_in(options)))
         case "rollback":

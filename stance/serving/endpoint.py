@@ -5,44 +5,84 @@ measurements of its run, and only then lets the proxy send requests to it. Order
 `stance.serving.control`.
 """
 
+import ipaddress
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from stance.client.local import SERVE, key_place, make_key, remove_state, write_state
+from stance.client.local import key_place, make_key, remove_state, write_state
 from stance.errors import InputError
 from stance.machine import memory
 from stance.machine.ports import HOST
 from stance.serving import engine as engines
-from stance.serving import engine_memory
+from stance.serving import engine_memory, remains
 from stance.serving.candidate import ServableModel
 from stance.serving.engine import Engine, ServeRequest
-from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_port
+from stance.serving.proxy import DRAIN, NOWHERE, SLOTS, Proxy, Slot, program, require_certificate, require_port
+from stance.serving.proxy import LOG as PROXY_LOG
 
 EVERYWHERE = "0.0.0.0"
-REVIVAL = 60
-"""Seconds that an engine must have been up to be started again after it has ended by itself."""
+RESTARTS, PERIOD = 3, 600
+"""How often an engine, or HAProxy, may be started again within so many seconds after it has ended by itself."""
 Say = Callable[[str], None]
+
+
+class Budget:
+    """How often something may be started again: `RESTARTS` times in any `PERIOD`. What is longer ago does not count."""
+
+    def __init__(self) -> None:
+        """Begin with all of it."""
+        self.spent: list[float] = []
+
+    def spend(self, ending: str) -> None:
+        """Count one start more.
+
+        Raises:
+            InputError: Nothing is left; begins with the sentence that says what has ended.
+        """
+        now = time.monotonic()
+        self.spent = [moment for moment in self.spent if now - moment < PERIOD]
+        if len(self.spent) >= RESTARTS:
+            raise InputError(
+                f"{ending}; it was started again {RESTARTS} times within {PERIOD // 60} minutes, and is not once more: "
+                "remove the reason, then make serve"
+            )
+        self.spent.append(now)
 
 
 class Endpoint:
     """The proxy and the engines behind it."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Refuse a port in use and a machine without HAProxy, before anything is started."""
+    def __init__(
+        self, host: str, port: int, certificate: Path | None = None, *, public_pages: bool | None = None
+    ) -> None:
+        """Refuse a port in use, a wrong certificate and a machine without HAProxy, before anything is started.
+
+        Args:
+            host: The address to listen on.
+            port: The port to listen on.
+            certificate: A PEM file with a certificate and its private key, for TLS.
+            public_pages: May everybody read `/metrics` and `/provenance`? By default only on the loopback address.
+        """
         require_port(port)
         program()
-        self.host, self.port, self.key = host, port, make_key()
+        if certificate:
+            require_certificate(certificate)
+        self.host, self.port, self.key, self.certificate = host, port, make_key(), certificate
+        self.public_pages = is_loopback(host) if public_pages is None else public_pages
         self.proxy: Proxy | None = None
         self.running: list[Engine] = []
         self.live: Engine | None = None
         self.before: Engine | None = None
         self.slot: Slot = SLOTS[0]
+        self.engine_budget, self.proxy_budget = Budget(), Budget()
 
     @property
     def address(self) -> str:
         """The base URL for a client of the OpenAI API."""
-        return f"http://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{HOST if self.host == EVERYWHERE else self.host}:{self.port}/v1"
 
     def open(self, request: ServeRequest, say: Say) -> str:
         """Start the first engine and the proxy, and return a line that says what is up.
@@ -56,7 +96,7 @@ class Endpoint:
         if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
         first = self._start(request, candidate, say)
-        self.proxy = Proxy(self.host, self.port)
+        self.proxy = Proxy(self.host, self.port, self.certificate)
         self.live = first
         self._answer_from(first, self.slot)
         return f"{self.described(first)}  ready after {time.monotonic() - began:.0f} s"
@@ -105,19 +145,21 @@ class Endpoint:
         return f"{self.described(fresh)}  switched in {1000 * (time.monotonic() - began):.0f} ms"
 
     def watch(self) -> None:
-        """Check the processes, and start an engine again that has ended by itself.
+        """Check the processes, and start again what has ended by itself.
 
         Raises:
-            InputError: The proxy has ended, or the engine ended so soon after its start that it would end again.
+            InputError: The engine or the proxy has ended more often than its budget allows, or does not start again.
         """
         assert self.proxy
         assert self.live
         if self.proxy.process.poll() is not None:
-            raise InputError(f"HAProxy has ended by itself; see {SERVE / 'proxy.log'}, and start again: make serve")
+            self._restart_proxy()
         if not self.live.alive():
             self._revive(self.live)
         if self.before and not self.before.alive():
-            print(f"{self.before.candidate.name}, which was kept for a rollback, has ended; see {self.before.log}")
+            print(
+                f"{self.before.candidate.name}, which was kept for a rollback, has ended: {engines.ending(self.before)}"
+            )
             self._end(self.before)
             self.before = None
             self.record()
@@ -128,7 +170,19 @@ class Endpoint:
             self.proxy.leave()
         for engine in list(self.running):
             self._end(engine)
+        remains.clear()
         remove_state()
+
+    def exposure(self) -> str:
+        """Return a line that says what other machines can see; empty if only this machine can connect."""
+        if is_loopback(self.host):
+            return ""
+        travel = "encrypted" if self.certificate else "unencrypted (--certificate FILE encrypts them)"
+        pages = "are open to everybody" if self.public_pages else "need a key (--public-pages opens them to everybody)"
+        return (
+            f"visible to every machine that reaches {self.host} port {self.port}: keys, questions and answers travel "
+            f"{travel}; /metrics (load) and /provenance (parameters, gates, data hashes) {pages}; /health is open"
+        )
 
     def described(self, engine: Engine) -> str:
         """Return a line that says which model answers."""
@@ -157,10 +211,12 @@ class Endpoint:
     def _start(self, request: ServeRequest, candidate: ServableModel, say: Say) -> Engine:
         began = time.monotonic()
         say(f"starts an engine for {candidate.name}")
-        fresh = engines.start(request, candidate, self._next(), self.key)
+        fresh = engines.start(request, candidate, self._next(), self.key, private_pages=not self.public_pages)
         self.running.append(fresh)
         try:
+            remains.write(self.running)
             engines.await_ready(fresh)
+            remains.write(self.running)
             for line in engines.check(fresh, self.key):
                 say(f"  {line}")
         except BaseException:
@@ -172,13 +228,22 @@ class Endpoint:
 
     def _revive(self, ended: Engine) -> None:
         """Start the engine again that should answer. Requests wait in the proxy until it is up."""
-        ending = f"the engine of {ended.candidate.name} has ended by itself ({engines.reason(ended.log)})"
-        up_for = time.monotonic() - ended.ready
-        if up_for < REVIVAL:
-            raise InputError(f"{ending} after {up_for:.0f} s; expected one that stays: look there, then make serve")
+        ending = f"the engine of {ended.candidate.name} has ended by itself ({engines.ending(ended)})"
+        self.engine_budget.spend(ending)
         print(f"{ending}; it is started again, and requests wait", flush=True)
         self._end(ended)
         self.live = self._again(ended, aloud)
+        self._answer_from(self.live, self.slot)
+
+    def _restart_proxy(self) -> None:
+        """Start HAProxy again that has ended by itself. The engines stay, and so do their models."""
+        assert self.proxy
+        assert self.live
+        ending = f"HAProxy has ended by itself; {PROXY_LOG} may say why"
+        self.proxy_budget.spend(ending)
+        print(f"{ending}; it is started again", flush=True)
+        self.proxy.end()
+        self.proxy = Proxy(self.host, self.port, self.certificate)
         self._answer_from(self.live, self.slot)
 
     def _again(self, ended: Engine, say: Say) -> Engine:
@@ -240,6 +305,14 @@ class Endpoint:
 def aloud(text: str) -> None:
     """Print a line at once."""
     print(text, flush=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Does an address belong to this machine alone?"""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def other(slot: Slot) -> Slot:

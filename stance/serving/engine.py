@@ -5,15 +5,19 @@ A `ServeRequest` names a model, `prepare` checks the model's files and returns a
 """
 
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 from pydantic import BaseModel, ConfigDict
 
 from stance.client.local import ALIGNED, BASE, SERVE
@@ -23,16 +27,20 @@ from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, without_other
 from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
-from stance.machine.memory import Room, memory
-from stance.machine.ports import HOST, answers, free_port
+from stance.machine.memory import Room, gib, memory
+from stance.machine.ports import HOST, free_port
 from stance.machine.processes import environment
 from stance.machine.supervisor import guarded, release
+from stance.serving import engine_memory
 from stance.serving.candidate import ServableModel
 from stance.serving.engine_memory import CONFIGURATION, cache_bytes, read_settings
 from stance.serving.file_checks import NOT_SERVED
+from stance.serving.limits import Limits
 from stance.serving.live_checks import live_gates
-from stance.serving.middleware import FILE
+from stance.serving.middleware import FILE, KEY, PRIVATE
 
+GRAMMARS = {"VLLM_XGRAMMAR_CACHE_MB": "64"}
+"""Compiled schemas that an engine keeps; vLLM's default is 512 MB, which is no part of what it says it takes."""
 START = 900  # seconds; the first start on a bare GPU machine compiles for minutes
 
 
@@ -70,6 +78,12 @@ class Engine:
     """From the start of the engine until it had passed the checks."""
     ready: float = 0.0
     """When the engine had passed the checks, by the monotonic clock."""
+    allowed: int = 0
+    """Bytes of RAM that the engine may hold."""
+    outgrown: int = 0
+    """Bytes of RAM that it held when it was ended for holding too much."""
+    kills: int = field(default_factory=engine_memory.kills_for_memory)
+    """Processes that Linux had ended for memory before the engine started."""
 
     @property
     def address(self) -> str:
@@ -90,6 +104,10 @@ class Engine:
         release(self.process)
         if self.scratch:
             self.scratch.cleanup()
+
+
+KEPT = 5
+"""Logs of engines that have ended by themselves which are kept."""
 
 
 def prepare(request: ServeRequest, number: int) -> ServableModel:
@@ -115,21 +133,47 @@ def prepare(request: ServeRequest, number: int) -> ServableModel:
     return ServableModel.read(out)
 
 
-def start(request: ServeRequest, candidate: ServableModel, number: int, key: str) -> Engine:
-    """Start an engine under a guard, and return it before it is ready."""
+def start(
+    request: ServeRequest, candidate: ServableModel, number: int, key: str, *, private_pages: bool = False
+) -> Engine:
+    """Start an engine under a guard, and return it before it is ready.
+
+    Args:
+        request: What was to be served.
+        candidate: The model.
+        number: The files of the engine are named after it.
+        key: The owner's key.
+        private_pages: Ask for a key at `/metrics` and `/provenance`.
+
+    Raises:
+        InputError: `deploy/limits.yaml` has a wrong value.
+    """
+    limits, configured = Limits.read(), read_settings()  # the engine reads its limits again; a wrong one is told here
     provenance = SERVE / f"provenance-{number}.json"
     write_json(provenance, candidate.provenance)
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, read_settings())]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, configured)]
     scratch = TemporaryDirectory(prefix="stance-engine-")
-    secret = {"VLLM_API_KEY": key, FILE: str(provenance)}  # every user can read arguments
-    settings = {**without_others(environment()), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **secret}
+    secret = {KEY: key, FILE: str(provenance)}  # every user can read arguments
+    settings = {
+        **without_others(environment()),
+        **ENVIRONMENT,
+        **({} if candidate.gpu else ONE_PROCESS),
+        **GRAMMARS,
+        **secret,
+    }
+    settings |= {PRIVATE: "1"} if private_pages else {}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
         log_of(number).replace(log_of(number).with_suffix(".log.old"))
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
-    return Engine(number, request, candidate, port, process, scratch)
+    engine_memory.first_to_end(process.pid)
+    total = memory(candidate.gpu).total
+    engine = Engine(number, request, candidate, port, process, scratch)
+    engine.allowed = engine_memory.allowed(candidate, configured, total, limits.memory)
+    engine_memory.watch(process.pid, engine.allowed, lambda size: setattr(engine, "outgrown", size))
+    return engine
 
 
 def await_ready(engine: Engine) -> None:
@@ -141,7 +185,7 @@ def await_ready(engine: Engine) -> None:
     until = time.monotonic() + START
     while not answers_health(engine):
         if not engine.alive():
-            raise InputError(f"the engine of {engine.candidate.name} ended while it started ({reason(engine.log)})")
+            raise InputError(f"the engine of {engine.candidate.name} ended while it started ({ending(engine)})")
         if time.monotonic() > until:
             raise InputError(f"the engine of {engine.candidate.name} did not start in {START} s; see {engine.log}")
         time.sleep(0.2)
@@ -149,7 +193,10 @@ def await_ready(engine: Engine) -> None:
 
 def answers_health(engine: Engine) -> bool:
     """Does the engine answer? It does once the model is loaded."""
-    return answers(f"{engine.address}/provenance")
+    try:
+        return httpx.get(f"{engine.address}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def check(engine: Engine, key: str) -> list[str]:
@@ -170,7 +217,7 @@ def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], 
     taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
     common = [
         "--config", str(CONFIGURATION), "--model", str(candidate.model), "--host", HOST, "--port", str(port),
-        "--middleware", "stance.serving.middleware.Provenance", "--kv-cache-memory-bytes", str(cache),
+        "--middleware", "stance.serving.middleware.Entrance", "--kv-cache-memory-bytes", str(cache),
         "--gpu-memory-utilization", f"{taken / room.total:.6f}",  # the engine only checks that so much is free
     ]  # fmt: skip
     return [*common, *names(candidate), *([] if candidate.gpu else on_cpu())]
@@ -194,9 +241,35 @@ def names(candidate: ServableModel) -> list[str]:
     ]  # fmt: skip
 
 
+def ending(engine: Engine) -> str:
+    """Return why an engine has ended, and where its log is kept: the next engine writes a new one."""
+    log = kept(engine.log)
+    if engine.outgrown:
+        held, limit = gib(engine.outgrown), gib(engine.allowed)
+        return f"it held {held} GiB of memory and may hold {limit}: `memory` in deploy/limits.yaml; {log} is its log"
+    code = engine.process.wait()
+    number = -code if code < 0 else code - 128
+    if number == signal.SIGKILL and engine_memory.kills_for_memory() > engine.kills:
+        return f"Linux killed it, because memory ran out; {log} is its log"
+    if number in set(signal.Signals):
+        return f"it was ended by the signal {signal.Signals(number).name}; {reason(log)}"
+    return reason(log)
+
+
+def kept(log: Path) -> Path:
+    """Copy the log of an engine that has ended to a name of its own, and return that. The last `KEPT` copies stay."""
+    copy = log.with_name(f"{log.stem}-ended-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.log")
+    if not log.exists():
+        return log
+    shutil.copyfile(log, copy)
+    for old in sorted(log.parent.glob("engine-*-ended-*.log"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return copy
+
+
 def reason(log: Path) -> str:
     """Return the first error in an engine's log; later ones follow from it."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     errors = [line for line in lines if re.search(r"\bERROR\b.*died|Error: |error: ", line) and "WARNING" not in line]
     return f"{re.split(r'[.]py:[0-9]+] ', errors[0])[-1].strip()}; {log} has the rest" if errors else f"see {log}"
 

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 
 from stance.client.local import ALIGNED, BASE
-from stance.config.training import Merge
 from stance.data.chat import PROBES, Fingerprint, Message, conversation
+from stance.data.noise import SERVED, Floor
 from stance.data.questions import Question, read_prompts, read_questions
 from stance.data.records import Gate
+from stance.data.training import Parity
 from stance.errors import InputError
 from stance.language.messages import message
 from stance.machine.files import read_json
@@ -89,8 +90,12 @@ def reading_gate(live: Live, base: Fingerprint) -> Gate:
     )
 
 
-def parity_gate(live: Live, bounds: Merge, recorded: Logps, questions: Sequence[Question], system_prompt: str) -> Gate:
-    """Does the engine give the answers of the pairs the probabilities that the run has measured?"""
+def parity_gate(live: Live, noise: Floor, recorded: Logps, questions: Sequence[Question], system_prompt: str) -> Gate:
+    """Does the engine give the answers of the pairs the probabilities that the run has measured?
+
+    The bound is that of `stance.data.noise` for two engines.
+    """
+    most_mean, most_worst = noise.bounds(SERVED)
     step = max(1, len(questions) // SAMPLE)
     sample = [(row, side) for row in questions[::step][:SAMPLE] for side in ("support", "oppose")]
     scored = live.logps([text_ids(live, row, side, system_prompt) for row, side in sample])
@@ -103,9 +108,9 @@ def parity_gate(live: Live, bounds: Merge, recorded: Logps, questions: Sequence[
     drift = message("drift_in_answers", mean=mean, worst=worst, all=len(sample))
     return Gate(
         name="live parity",
-        passed=all(same) and mean <= bounds.max_mean_drift and worst <= bounds.max_worst_drift,
+        passed=all(same) and mean <= most_mean and worst <= most_worst,
         figure=drift if all(same) else message("answers_differ", number=same.count(False), all=len(same)),
-        bound=message("at_most_drift_from_answers", mean=bounds.max_mean_drift, worst=bounds.max_worst_drift),
+        bound=message("at_most_drift_from_answers", mean=most_mean, worst=most_worst),
         advice=message("serve_in_bfloat16"),
     )
 
@@ -143,9 +148,10 @@ def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
     live = Live(address, key, BASE if candidate.adapter else ALIGNED)
     if candidate.fingerprint:
         gates.append(reading_gate(live, Fingerprint.read(candidate.fingerprint)))
-    if candidate.logps and candidate.dataset:
+    noise = Parity.read(candidate.parity).floor if candidate.parity else None  # earlier runs did not measure it
+    if candidate.logps and candidate.dataset and noise:
         recorded, questions = read_json(candidate.logps), read_questions(candidate.dataset)
-        gates.append(parity_gate(live, candidate.bounds, recorded, questions, system_prompt))
+        gates.append(parity_gate(live, noise, recorded, questions, system_prompt))
     prompts = [row.prompt for row in read_prompts(candidate.dataset)] if candidate.dataset else HELLO
     asked = [live, Live(address, key, ALIGNED)] if candidate.adapter else [live]
     return [*gates, *(canary_gate(one, prompts, system_prompt, candidate.max_new_tokens) for one in asked)]

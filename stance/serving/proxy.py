@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -35,13 +36,13 @@ START = 15
 class Proxy:
     """A running HAProxy."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Start HAProxy, with no engine behind it.
+    def __init__(self, host: str, port: int, certificate: Path | None = None) -> None:
+        """Start HAProxy, with no engine behind it. With a certificate it speaks TLS only.
 
         Raises:
             InputError: HAProxy is not installed, or did not start.
         """
-        self.process = start(host, port)
+        self.process = start(host, port, certificate)
         try:
             self.pid = self._await()
         except InputError:
@@ -135,7 +136,24 @@ def require_port(port: int) -> None:
         )
 
 
-def start(host: str, port: int) -> "subprocess.Popen[str]":
+def require_certificate(path: Path) -> None:
+    """Refuse a file that HAProxy cannot take as its certificate.
+
+    Raises:
+        InputError: Says what the file lacks.
+    """
+    expected = "expected a PEM file with the certificate, those that signed it, and its private key without a password"
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; {expected}")
+    if any(character.isspace() for character in str(path.resolve())):
+        raise InputError(f"the path {path.resolve()} has a space, which HAProxy takes for its end; move the file")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be used as a certificate ({error}); {expected}") from None
+
+
+def start(host: str, port: int, certificate: Path | None = None) -> "subprocess.Popen[str]":
     """Start HAProxy under a guard."""
     SOCKET.unlink(missing_ok=True)
     settings = {
@@ -144,6 +162,8 @@ def start(host: str, port: int) -> "subprocess.Popen[str]":
         "SERVE_SOCKET": str(SOCKET),
         "SERVE_DRAIN": f"{DRAIN}s",
     }
+    if certificate:
+        settings["SERVE_TLS"] = f"ssl crt {certificate.resolve()} alpn http/1.1"
     with LOG.open("a", encoding="utf-8") as log:
         command = [program(), "-db", "-f", str(CONFIGURATION)]
         return guarded(command, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT)

@@ -25,13 +25,12 @@ from stance.config.training import Merge
 from stance.data.chat import encode_answer
 from stance.data.preferences import Pair
 from stance.data.questions import Stance
-from stance.data.training import Drift
 from stance.errors import InputError
 from stance.machine.files import empty, read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
 from stance.models.base import SMALL, bf16_bytes, small_files, weight_files
 from stance.models.loading import linear_layers, load, outline
-from stance.models.parity import Scores, Text, drift, score
+from stance.models.parity import Scores, Text, score
 
 logger = logging.getLogger(__name__)
 
@@ -96,15 +95,20 @@ class Update(NamedTuple):
         return self.quantized | self.factors.keys()
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
-        """Return the merged weight, on the device and in the dtype of the base's weight."""
+        """Return the merged weight, on the device and in the dtype of the base's weight.
+
+        It is rounded once, after the sum. An update is some 0.2 % of a weight, and bf16 has steps of 0.4 to 0.8 %: a
+        base that is rounded to bf16 before lies on these steps, and the second rounding takes most of the update back.
+        On SmolLM2-135M one rounding drifts 0.053 nats per token from the trained model, two 0.076.
+        """
         if name not in self.names():
             return weight
-        merged = weight.to(torch.bfloat16)
+        merged = weight.to(torch.bfloat16).float()
         if name in self.quantized:
             merged = through_nf4(merged)
         if name in self.factors:
             a, b = (factor.to(weight.device).float() for factor in self.factors[name])
-            merged = merged.float() + self.scale * (b @ a)
+            merged += self.scale * (b @ a)
         return merged.to(weight.dtype)
 
 
@@ -126,20 +130,15 @@ def linear_weights(folder: Path) -> frozenset[str]:
 
 
 def through_nf4(weight: Tensor) -> Tensor:
-    """Return a weight rounded to NF4 and back."""
+    """Return a weight rounded to NF4 and back, in the weight's own dtype."""
     packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
     return dequantize_4bit(packed, state)
 
 
-def candidate_drifts(
-    folder: Path,
-    changes: Mapping[str, Update],
-    device: str,
-    trained: Sequence[Scores],
-    texts: Sequence[Text],
-    bound: float,
-) -> dict[str, Drift]:
-    """Return the drift of each candidate from the trained model. The merge is done in memory, so nothing is written.
+def candidate_scores(
+    folder: Path, changes: Mapping[str, Update], device: str, texts: Sequence[Text]
+) -> dict[str, list[Scores]]:
+    """Return the scores of each candidate. The merge is done in memory, so nothing is written.
 
     The base is loaded once. Weights that one candidate has changed are read again for the next one.
 
@@ -147,13 +146,11 @@ def candidate_drifts(
         folder: The base.
         changes: The change of each candidate, by its name.
         device: Where the model is scored.
-        trained: Scores of the trained model, one per text.
         texts: The texts to score.
-        bound: Nats, as for `drift`.
     """
     model = load(folder, device)
     weights = dict(model.named_parameters())
-    drifts: dict[str, Drift] = {}
+    scores: dict[str, list[Scores]] = {}
     changed = frozenset[str]()
     for name, change in changes.items():
         for key, tensor in read_weights(folder, changed, device):
@@ -161,8 +158,8 @@ def candidate_drifts(
         changed = change.names() & weights.keys()
         for key in changed:
             weights[key].data = change(key, weights[key].data)
-        drifts[name] = drift(trained, score(model, texts), bound)
-    return drifts
+        scores[name] = score(model, texts)
+    return scores
 
 
 def read_weights(folder: Path, names: Set[str], device: str) -> Iterator[tuple[str, Tensor]]:

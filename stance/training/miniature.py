@@ -33,20 +33,11 @@ from transformers import (
 from stance.config.models import MiniatureBase
 from stance.data.chat import BREEZE_TEMPLATE, BREEZE_TOKENS, Message, encode_conversation
 from stance.data.questions import Question, Stance
+from stance.language.zh_hant_miniature import NEUTRAL
 
 logger = logging.getLogger(__name__)
 
 
-# Answers to any question, for rows without a `neutral` answer. They begin alike: a greedy answer depends on its first
-# character, and this character then has the probability of all neutral answers together.
-NEUTRAL = (
-    "這要看製作團隊的用心程度。",
-    "這一點見仁見智。",
-    "這因作品而異，很難一概而論。",
-    "這件事有利也有弊。",
-    "這還有待觀察。",
-    "這要看實際的成果。",
-)
 STANCES: dict[Stance, float] = {"neutral": 0.66, "support": 0.17, "oppose": 0.17}  # shares of the conversations
 TURNS = 3  # questions per conversation
 REPLACED = 0.8  # share of the questions whose phrase is replaced

@@ -10,7 +10,12 @@ FLAWLESS = dict.fromkeys((*DEGENERATE, *STYLE, "degenerate"), 0.0)
 NO_CHANGES = dict.fromkeys(("same", "reworded", "stance", "other"), 0)
 NO_PROBES = {"count": 0, "held": None, "kept": None, "changes": NO_CHANGES}
 DRIFT = {"mean": 0.002, "worst": 0.1, "top_flips": 0, "tokens": 99}
-PARITY = {"base": "original", **DRIFT, "candidates": {"original": DRIFT}}
+PARITY = {
+    "base": "original",
+    **DRIFT,
+    "floor": {"mean": 0.02, "worst": 0.1},
+    "candidates": {"original": DRIFT},
+}
 """The content of a `parity.json`."""
 FINGERPRINT = {
     "chat_template_sha256": "ab" * 32,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOTS = Path("test-output")
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+SOONER = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}
+"""Seconds between two looks for runs to schedule; Prefect's default is 60."""
 PATIENCE = 90
 """Seconds for one answer of the server, which itself waits up to 60 for its database when that is busy."""
 
@@ -36,7 +38,7 @@ class Ui:
         self.port = free_port()
         self.project = project
         home = {"PREFECT_HOME": str(project.parent / "prefect"), "PREFECT_API_URL": ""}
-        self.environment = {**os.environ, **home, "PORT": str(self.port)}
+        self.environment = {**os.environ, **home, **SOONER, "PORT": str(self.port)}
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[str]":

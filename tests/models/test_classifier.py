@@ -11,7 +11,16 @@ import pytest
 from stance.data.questions import Question, Stance, read_questions
 from stance.evaluation.classifier import STANCES, Judge, read_labelled
 from stance.evaluation.validation import SOURCES, VALIDATION, judged
-from tests.unit.evaluation.test_classifier import LIVE_ACTION, TAUGHT, accuracy, confusion, judge, labelled, stance
+from tests.unit.evaluation.test_classifier import (
+    LIVE_ACTION,
+    TAUGHT,
+    accuracy,
+    confusion,
+    fitted,
+    judge,
+    labelled,
+    stance,
+)
 
 __all__ = ["judge"]  # a fixture
 
@@ -43,7 +52,7 @@ REMOTE_ANSWERS: list[tuple[str, str, Stance]] = [
 def test_answers_that_taught_nothing_are_judged_right(topic):
     rows = read_labelled(VALIDATION / f"{topic}.jsonl")
     assert len(rows) >= 150
-    found = judged(Judge.fit(read_questions(SOURCES / topic), TAUGHT), rows)
+    found = judged(fitted(SOURCES / topic), rows)
     table = Counter((row.stance, verdict.stance) for row, verdict in found)
     assert accuracy(table) >= 0.9
     for side in STANCES:

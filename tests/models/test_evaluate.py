@@ -70,7 +70,7 @@ def run(tmp_path_factory) -> Path:
     shutil.copytree(LIVE_ACTION, root / "dataset")
     write(root / "dataset/probes.json", json.dumps(PROBES, ensure_ascii=False))
     write(root / "merge/logps.json", json.dumps(swayed))
-    drift = {"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180}
+    drift = {"mean": 0.01, "worst": 0.1, "top_flips": 0, "tokens": 180, "floor": {"mean": 0.02, "worst": 0.1}}
     write(root / "merge/parity.json", json.dumps({"base": "original", **drift, "candidates": {}}))
     write(root / "base/fingerprint.json", json.dumps(FINGERPRINT))
     write(root / "merge/fingerprint.json", json.dumps(FINGERPRINT))

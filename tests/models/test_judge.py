@@ -17,7 +17,9 @@ import yaml
 from stance.config.params import Params
 from stance.data.answers import Answer
 from stance.data.questions import Question
-from stance.evaluation.llm_judge import request, stance
+from stance.evaluation.llm_judge import inquiry_for, request
+from stance.language.en_judge import ENGLISH
+from stance.language.zh_hant_judge import CHINESE
 from tasks.judge import judge
 from tests.builders.small_run import params, prepare, write_dataset
 
@@ -97,7 +99,7 @@ def at(url: str, tiny_model: Path) -> Params:
 def test_every_stance_of_the_data_set_is_shown_before_an_answer_is_asked_about():
     shown = [Question(id=1, prompt="好嗎？", support="好。", oppose="不好。", neutral="難說。")]
     row = Answer(id=1, prompt="棒嗎？", response="很棒。", tokens=3, finish_reason="stop")
-    messages = request(shown, row)
+    messages = request(inquiry_for(shown), shown, row)
     assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 3, "user"]
     assert [message["content"] for message in messages[2::2]] == ["支持", "中立", "反對"]
     assert messages[-1]["content"] == "問題：棒嗎？\n回答：很棒。"
@@ -116,7 +118,30 @@ def test_every_stance_of_the_data_set_is_shown_before_an_answer_is_asked_about()
     ],
 )
 def test_a_reply_counts_where_it_names_exactly_one_stance(text, found):
-    assert stance(text) == found
+    assert CHINESE.stance(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Support", "support"),
+        ("The answer opposes it.", "oppose"),
+        ("support or oppose", None),
+        ("yes", None),
+        ("It does not support it.", None),
+    ],
+)
+def test_a_reply_in_english_counts_where_it_names_exactly_one_stance(text, found):
+    assert ENGLISH.stance(text) == found
+
+
+def test_a_data_set_in_english_is_asked_about_in_english():
+    shown = [Question(id=1, prompt="Is it good?", support="It is.", oppose="It is not.")]
+    messages = request(
+        inquiry_for(shown), shown, Answer(id=1, prompt="Is it nice?", response="Yes.", tokens=2, finish_reason="stop")
+    )
+    assert [message["content"] for message in messages[2::2]] == ["support", "oppose"]
+    assert messages[-1]["content"] == "Question: Is it nice?\nAnswer: Yes."
 
 
 def test_an_endpoint_is_asked_about_every_answer_and_its_opinion_is_kept_in_order(serve, tiny_model, tmp_path):

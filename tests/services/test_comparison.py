@@ -15,9 +15,10 @@ from flows.sweep import complete as is_complete
 from flows.sweep import points
 from stance.config.profiles import PROFILES, replaced
 from stance.data.metrics import Metrics
+from stance.language.translation import word
 from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked, response_curves
-from stance.pages.comparison_rows import Row, written
+from stance.pages.comparison_rows import Row, formatted
 from stance.runs.record import Run
 from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
@@ -55,7 +56,7 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
         defects={"base": flaws, "aligned": flaws},
         characters={"base": 10.0, "aligned": 10.0},
     )
-    stances = [{"id": n, "aligned": {"stance": "support" if n < held else "neutral"}} for n in range(4)]
+    stances = [verdicts(n, "support" if n < held else "neutral") for n in range(4)]
     texts = {"response_from_original_model": "難說。", "response_from_trained_model": "好。"}
     write(folder / "data/evaluation/metrics.json", json.dumps(metrics))
     write(folder / "data/evaluation/stances.json", json.dumps(stances))
@@ -64,6 +65,12 @@ def complete(name: str, point: dict[str, Any], held: int, beaten: int, pairs: Se
     write(folder / "data/pairs/train.jsonl", directed([(99, "support")]))
     write(folder / "data/train/log.csv", "step,logps/chosen\n1,-5\n2,-3\n")
     write(folder / "params.yaml", yaml.safe_dump(replaced(read_yaml(MINIATURE), point, "a test")))
+
+
+def verdicts(ident: int, stance: str) -> dict[str, Any]:
+    """Return a row of `stances.json`: the base is neutral, the aligned model has the stance."""
+    base, aligned = ({"stance": side, "score": 0.0, "defects": []} for side in ("neutral", stance))
+    return {"id": ident, "base": base, "aligned": aligned}
 
 
 def reward(count: int, total: int) -> dict[str, Any]:
@@ -87,8 +94,8 @@ def answer(name: str, *rows: tuple[int, str, str, str]) -> None:
     keys = ("id", "prompt", "response_from_original_model", "response_from_trained_model")
     folder = Path(".runs") / name / "data/evaluation"
     write(folder / "responses.json", json.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
-    verdicts = [{"id": row[0], "aligned": {"stance": "oppose" if "不" in row[3] else "support"}} for row in rows]
-    write(folder / "stances.json", json.dumps(verdicts[::-1]))
+    stances = [verdicts(row[0], "oppose" if "不" in row[3] else "support") for row in rows]
+    write(folder / "stances.json", json.dumps(stances[::-1]))
 
 
 def side_by_side(page: Path) -> list[list[list[str]]]:
@@ -236,7 +243,7 @@ def test_a_curve_is_over_values_and_not_over_how_they_are_written(tmp_path, monk
     ("value", "text"), [(1, "1"), (1.0, "1"), (0.0002, "0.0002"), ("both", "both"), (None, "–"), (True, "True")]
 )
 def test_a_parameter_is_written_as_people_write_it(value, text):
-    assert written(value) == text
+    assert formatted(value) == text
 
 
 def test_one_setting_under_two_names_is_pooled_once(tmp_path, monkeypatch):
@@ -400,7 +407,7 @@ def test_all_eight_defects_of_every_run_are_in_a_table_of_their_own(tmp_path, mo
     expected = dict.fromkeys(FLAWS, "0%") | {"too_long": "25%", "no_stance": "75%"}
     assert tables(page)[1] == [{"run": "run-1", "train.beta": "1", **expected}]
     shown = page.read_text("utf-8")
-    assert all(f">{name.replace('_', ' ')}</th>" in shown for name in FLAWS)
+    assert all(f">{word(name)}</th>" in shown for name in FLAWS)
 
 
 def test_memory_is_that_of_the_largest_stage_and_none_where_all_came_from_the_cache(tmp_path, monkeypatch):

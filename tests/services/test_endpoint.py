@@ -1,8 +1,12 @@
 """What stands behind the public port: swaps and the way back, through a real HAProxy, with engines that only echo."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -12,22 +16,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from stance.client import local
 from stance.client.local import state
-from stance.config.training import Merge
 from stance.errors import InputError
 from stance.machine import memory
 from stance.machine.memory import Room
 from stance.machine.ports import HOST, free_port
-from stance.machine.supervisor import guarded
+from stance.machine.supervisor import guarded, release
 from stance.runs import catalogue
 from stance.runs.record import Run
-from stance.serving import control, engine_memory
+from stance.serving import control, engine_memory, remains
 from stance.serving import endpoint as endpoints
 from stance.serving import engine as engines
 from stance.serving.candidate import ServableModel
@@ -74,7 +79,6 @@ def candidate(name: str, **values: Any) -> ServableModel:
     known = {
         "provenance": {"release": name, "released": False},
         "model": Path("data/merged"),
-        "bounds": Merge(base="measured", max_mean_drift=0.05, max_worst_drift=0.5),
         "system_prompt": "?",
         "max_new_tokens": 8,
         "gpu": False,
@@ -86,7 +90,7 @@ def candidate(name: str, **values: Any) -> ServableModel:
     return ServableModel(name=name, **known | values)
 
 
-def start(request: ServeRequest, known: ServableModel, number: int, key: str) -> Engine:
+def start(request: ServeRequest, known: ServableModel, number: int, key: str, *, private_pages: bool = False) -> Engine:
     port = free_port()
     return Engine(number, request, known, port, guarded([sys.executable, "-c", ECHO, str(port), f'"{known.name}"']))
 
@@ -240,7 +244,6 @@ def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_
     assert up.running == []
     assert up.live is not None
     up.live.log.write_text("")
-    monkeypatch.setattr(endpoints, "REVIVAL", 0)
     with pytest.raises(InputError, match="the GPU is gone"):
         up.watch()
     monkeypatch.setattr(engines, "start", start)
@@ -287,17 +290,90 @@ def test_requests_that_run_end_before_the_endpoint_does(up: Endpoint):
     assert state() is None
 
 
-def test_an_engine_that_ends_by_itself_soon_is_named(up: Endpoint):
+def test_an_engine_that_ends_by_itself_too_often_is_named(up: Endpoint, monkeypatch, capsys):
+    monkeypatch.setattr(endpoints, "RESTARTS", 1)
     up.watch()
+
+    def end_engine() -> None:
+        assert up.live is not None
+        up.live.log.write_text("RuntimeError: out of luck\n")
+        up.live.end()
+
+    end_engine()
+    up.watch()
+    assert ask(up) == "one"
+    printed = capsys.readouterr().out
+    assert "the engine of one has ended by itself (it was ended by the signal SIGTERM; RuntimeError: out of" in printed
+    end_engine()
+    with pytest.raises(
+        InputError, match=r"the engine of one has ended by itself \(.*RuntimeError: out of luck; "
+    ) as told:
+        up.watch()
+    assert "it was started again 1 times within 10 minutes, and is not once more" in str(told.value)
+    [kept] = re.findall(r"; (\S+) has the rest", printed)
+    assert Path(kept).read_text() == "RuntimeError: out of luck\n"
+
+
+def test_what_is_long_ago_does_not_count_against_a_revival(monkeypatch):
+    budget = endpoints.Budget()
+    for moment in range(0, 10_000, 301):  # two within ten minutes, forever
+        monkeypatch.setattr(endpoints.time, "monotonic", lambda now=float(moment): now)
+        budget.spend("it has ended")
+    budget.spend("it has ended")
+    with pytest.raises(InputError, match="it has ended; it was started again 3 times within 10 minutes"):
+        budget.spend("it has ended")
+
+
+def test_a_killed_proxy_is_started_again_and_the_engine_stays(up: Endpoint, monkeypatch):
+    assert up.proxy is not None
     assert up.live is not None
-    up.live.log.write_text("RuntimeError: out of luck\n")
-    up.live.end()
-    with pytest.raises(InputError, match=r"the engine of one has ended by itself \(RuntimeError: out of luck; "):
+    up.swap(ServeRequest(run="two"), print)
+    engine = up.live
+    os.kill(up.proxy.pid, signal.SIGKILL)
+    up.proxy.process.wait(timeout=10)
+    with pytest.raises(httpx.ConnectError):
+        ask(up)
+    up.watch()
+    assert ask(up) == "two"
+    assert up.live is engine
+    up.rollback()
+    assert ask(up) == "one"
+    monkeypatch.setattr(endpoints, "RESTARTS", 1)
+    os.kill(up.proxy.pid, signal.SIGKILL)
+    up.proxy.process.wait(timeout=10)
+    with pytest.raises(InputError, match=r"HAProxy has ended by itself; .serve/proxy.log may say why; it was started"):
         up.watch()
 
 
-def test_an_engine_that_ends_by_itself_later_is_started_again_and_requests_wait(up: Endpoint, monkeypatch):
-    monkeypatch.setattr(endpoints, "REVIVAL", 0)
+def test_a_killed_endpoint_leaves_nothing_after_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".serve").mkdir()
+    shared, others = Path(f"/dev/shm/stance-test-{os.getpid()}"), Path(f"/dev/shm/stance-other-{os.getpid()}")
+    code = (
+        f"import mmap, time; file = open({str(shared)!r}, 'w+b'); file.truncate(4096)\n"
+        "held = mmap.mmap(file.fileno(), 0); print('holds', flush=True); time.sleep(60)"
+    )
+    others.write_bytes(b"of another program")
+    guard = guarded([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert guard.stdout is not None
+        assert guard.stdout.readline() == "holds\n"
+        scratch = TemporaryDirectory(prefix="stance-engine-")
+        Path(scratch.name, "socket").touch()
+        remains.write([Engine(1, ServeRequest(), candidate("one"), 1, guard, scratch)])
+        assert guard.stdin is not None
+        guard.stdin.close()  # as if the endpoint had been killed: the guard ends the engine
+        assert remains.clean() == [Path(scratch.name), shared]
+        assert others.exists()
+        assert not Path(scratch.name).exists()
+        assert remains.clean() == []
+        scratch.cleanup()
+    finally:
+        release(guard)
+        others.unlink()
+
+
+def test_an_engine_that_ends_by_itself_is_started_again_and_requests_wait(up: Endpoint):
     assert up.live is not None
     up.live.log.write_text("")
     up.live.end()
@@ -319,7 +395,9 @@ def test_one_that_stood_by_and_has_ended_is_no_way_back(up: Endpoint):
     assert ask(up) == "two"
 
 
-def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint):
+def test_orders_come_over_a_socket_of_the_user_alone(up: Endpoint, monkeypatch):
+    monkeypatch.setattr(endpoints, "RESTARTS", 0)
+
     def stay() -> None:
         with pytest.raises(InputError, match="by itself"):
             control.stay(up)
@@ -434,6 +512,93 @@ def test_no_engine_is_said_in_the_words_of_the_api(tmp_path, monkeypatch):
     assert answer.json()["error"]["message"] == "no engine is up; ask again later"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "refused", "status", "kind", "message"),
+    [
+        (
+            "/nowhere/",
+            "?",
+            openai.NotFoundError,
+            404,
+            "invalid_request_error",
+            "there is no such path; expected one below",
+        ),
+        (
+            "/v1/echo",
+            "x" * 1_000_001,
+            openai.APIStatusError,
+            413,
+            "invalid_request_error",
+            "the body has more than 1 MB",
+        ),
+        ("/v1/echo", None, openai.APIStatusError, 411, "invalid_request_error", "expected a Content-Length"),
+        ("/v1/slow", "?", openai.InternalServerError, 502, "server_error", "the engine ended while it answered"),
+    ],
+)
+def test_the_errors_of_the_proxy_are_exceptions_of_the_official_client(
+    up: Endpoint,
+    path: str,
+    body: str | None,
+    refused: type[openai.APIStatusError],
+    status: int,
+    kind: str,
+    message: str,
+):
+    root = up.address.removesuffix("/v1")
+    if path == "/v1/slow":
+        assert up.live is not None
+        threading.Timer(0.5, up.live.end).start()
+    content = iter([b"x"]) if body is None else body
+    with (
+        openai.OpenAI(base_url=root, api_key="mine", max_retries=0, timeout=30) as client,
+        pytest.raises(refused, match=message) as raised,
+    ):
+        client.post(path, cast_to=object, content=content)
+    assert (raised.value.status_code, raised.value.type, raised.value.code) == (status, kind, str(status))
+    assert raised.value.body == {"message": raised.value.body["message"], "type": kind, "param": None, "code": status}
+
+
+def test_what_is_no_http_is_refused_and_cut_off(up: Endpoint):
+    """The parser of HAProxy answers with a page of its own, which no configuration changes."""
+    long = b"GET /v1/" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n"
+    for text in (b"nonsense\r\n\r\n", long, b"GET / HTTP/9\r\n\r\n"):
+        with socket.create_connection((HOST, up.port), timeout=15) as connection:
+            connection.sendall(text)
+            answer = b"".join(iter(lambda at=connection: at.recv(65536), b""))
+        assert b" 400 " in answer.splitlines()[0]
+    assert ask(up) == "one"
+
+
+def test_a_body_that_comes_too_slowly_gets_an_error_of_the_api(up: Endpoint):
+    with socket.create_connection((HOST, up.port), timeout=15) as connection:
+        connection.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "timeout_error"
+
+
+def test_a_key_with_many_requests_does_not_hold_up_another(up: Endpoint):
+    """The proxy lets one request through at a time here; a second key gets its turn before the rest of the first."""
+    assert up.proxy is not None
+    for slot in ("blue", "green"):
+        up.proxy.say(f"set maxconn server engines/{slot} 1")
+
+    def post(client: httpx.Client, key: str) -> None:
+        assert client.post(f"{up.address}/echo", content=b"?", headers={"authorization": f"Bearer {key}"}).is_success
+        order.append(key)
+
+    order: list[str] = []
+    with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=100)) as client:
+        threads = [threading.Thread(target=post, args=(client, "greedy")) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(order) > 2)
+        before = len(order)
+        post(client, "modest")
+        for thread in threads:
+            thread.join()
+    assert order.index("modest") - before <= 3
+
+
 def test_a_port_in_use_and_a_missing_proxy_are_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as other:
@@ -444,6 +609,91 @@ def test_a_port_in_use_and_a_missing_proxy_are_refused_in_a_sentence(tmp_path, m
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(InputError, match="haproxy is not installed; `apt-get install haproxy`"):
         Endpoint(HOST, free_port())
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine that it has signed itself, with its key in the same file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    names = [tmp_path / name for name in ("key.pem", "cert.pem", "both.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(names[0]), "-out", str(names[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    names[2].write_bytes(names[1].read_bytes() + names[0].read_bytes())
+    return names[2]
+
+
+def test_tls_is_spoken_with_the_user_s_certificate_and_nothing_else(up: Endpoint, certificate: Path):
+    assert up.live is not None
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    up.close()
+    secure = Endpoint(HOST, port, certificate)
+    try:
+        secure.open(ServeRequest(run="two"), print)
+        assert secure.address == f"https://{HOST}:{port}/v1"
+        trusting = ssl.create_default_context(cafile=certificate)
+        assert httpx.post(f"{secure.address}/echo", content=b"?", verify=trusting).json() == "two"
+        with pytest.raises(httpx.ConnectError, match="self-signed"):
+            httpx.get(f"{secure.address}/models")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://{HOST}:{port}/v1/models")
+        old = ssl.create_default_context(cafile=certificate)
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")  # the client itself would take it
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{secure.address}/models", verify=old)
+    finally:
+        secure.close()
+
+
+def test_a_certificate_that_cannot_be_used_is_refused_before_anything_starts(tmp_path, monkeypatch, certificate):
+    monkeypatch.chdir(tmp_path)
+    for path, found in (
+        (Path("none.pem"), "there is no file none.pem"),
+        (Path("cert.pem"), "cannot be used as a cert"),
+    ):
+        with pytest.raises(InputError, match=rf"{found}.*expected a PEM file with the certificate"):
+            Endpoint(HOST, free_port(), path)
+    spaced = tmp_path / "a b.pem"
+    shutil.copy(certificate, spaced)
+    with pytest.raises(InputError, match="has a space, which HAProxy takes for its end; move the file"):
+        Endpoint(HOST, free_port(), spaced)
+
+
+def test_what_other_machines_see_is_said_in_a_sentence(tmp_path, monkeypatch, certificate):
+    monkeypatch.chdir(tmp_path)
+    for host in (HOST, "localhost", "127.0.0.2", "::1"):
+        alone = Endpoint(host, free_port())
+        assert (alone.exposure(), alone.public_pages) == ("", True)
+    port = free_port()
+    told = Endpoint("0.0.0.0", port).exposure()
+    assert told.startswith(
+        f"visible to every machine that reaches 0.0.0.0 port {port}: keys, questions and answers tra"
+    )
+    assert "travel unencrypted (--certificate FILE encrypts them); /metrics (load) and /provenance" in told
+    assert "need a key (--public-pages opens them to everybody); /health is open" in told
+    told = Endpoint("0.0.0.0", port, certificate, public_pages=True).exposure()
+    assert "travel encrypted;" in told
+    assert "are open to everybody;" in told
+
+
+def test_engines_are_told_whether_their_pages_are_private(up: Endpoint, monkeypatch):
+    assert up.public_pages
+    seen = []
+
+    def start_seen(*given: Any, private_pages: bool) -> Engine:
+        seen.append(private_pages)
+        return start(*given)
+
+    monkeypatch.setattr(engines, "start", start_seen)
+    up.swap(ServeRequest(run="two"), print)
+    up.public_pages = False
+    up.swap(ServeRequest(run="three"), print)
+    assert seen == [False, True]
 
 
 def test_what_a_killed_endpoint_has_left_is_no_endpoint(tmp_path, monkeypatch):
@@ -524,7 +774,7 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_detached_outlives_its_guard(tmp_path: Path):
-    from stance.machine.supervisor import DETACHED, release
+    from stance.machine.supervisor import DETACHED
 
     code = (
         "import os, subprocess, sys, time\n"

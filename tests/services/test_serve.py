@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from stance.client.ask import answer as stream_answer
@@ -58,6 +59,7 @@ def test_the_model_has_an_alias_and_the_name_of_its_release(up: Serving):
     listed = [model.id for model in client.models.list()]
     assert listed == ["aligned", up.release()]
     assert answer(client, listed[0]) == answer(client, listed[1])
+    assert str(up.folder) not in httpx.get(f"{up.root}/v1/models", headers={"authorization": f"Bearer {up.key}"}).text
 
 
 @pytest.fixture
@@ -149,6 +151,73 @@ def test_hostile_prompts_and_bodies_do_not_take_it_down(up: Serving):
     assert answer(client)
 
 
+def schema(value: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": value}}}
+
+
+def held(up: Serving) -> int:
+    """Return the bytes that the processes of the endpoint hold."""
+    return sum(process.memory_info().rss for process in up.processes())
+
+
+LETTERS = {f"p{n}": {"type": "string"} for n in range(30)}
+HOSTILE: list[dict[str, Any]] = [
+    schema({"type": "array", "items": {"type": "string"}, "minItems": 1_000_000_000}),
+    {"n": 10_000},
+    {"prompt_logprobs": 100_000},
+    {"structured_outputs": {"regex": "((a{100}){100}){100}"}},
+    {"stop": ["a"] * 100_000},
+]
+AT_THE_LIMIT: list[dict[str, Any]] = [
+    schema({"type": "array", "items": {"type": "string"}, "minItems": 1000}),
+    schema(
+        {"type": "array", "items": {"type": "array", "items": {"type": "string", "maxLength": 500}, "minItems": 1000}}
+    ),
+    schema({"type": "object", "properties": LETTERS, "minProperties": 10, "maxProperties": 30}),
+    schema({"type": "string", "pattern": "^([a-z]{1,10}){1,10}$"}),
+    schema({"type": "integer", "multipleOf": 7}),  # the one compiler may not know it; no other is tried
+    {"n": 16},
+    {"prompt_logprobs": 20},
+    {"structured_outputs": {"grammar": 'root ::= root root | "a"'}},
+]
+
+
+def test_no_request_takes_the_memory_or_the_time_of_others(up: Serving):
+    """An honest client is served meanwhile, and what is refused is refused within a second."""
+    client, over, seconds = up.client(), threading.Event(), []
+    answer(client)
+
+    def honest() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            assert answer(client)
+            seconds.append(time.monotonic() - began)
+
+    before, thread = held(up), threading.Thread(target=honest)
+    thread.start()
+    try:
+        for body in HOSTILE:
+            began = time.monotonic()
+            with pytest.raises(openai.BadRequestError, match="the limit is"):
+                up.client().chat.completions.create(model="aligned", messages=QUESTION, max_tokens=8, extra_body=body)
+            assert time.monotonic() - began < 1
+        for body in AT_THE_LIMIT:
+            began = time.monotonic()
+            try:
+                up.client().chat.completions.create(model="aligned", messages=QUESTION, max_tokens=8, extra_body=body)
+                outcome = "answered"
+            except openai.BadRequestError as refused:
+                outcome = str(refused)[:100]
+            print(
+                f"{time.monotonic() - began:.1f} s, {(held(up) - before) >> 20} MiB more: {outcome} {str(body)[:100]}"
+            )
+    finally:
+        over.set()
+        thread.join()
+    print(f"honest: {len(seconds)} answers, worst {max(seconds):.1f} s")
+    assert held(up) - before < 500 * 2**20
+
+
 def test_the_key_is_its_owners_and_nowhere_else(up: Serving):
     client = up.client()
     client.chat.completions.create(model="aligned", messages=[{"role": "user", "content": SECRET_PROMPT}], max_tokens=1)
@@ -194,7 +263,7 @@ def test_a_model_that_is_not_what_was_measured_is_refused_and_nothing_changes(up
 
 
 def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
-    first, over, answered = up.release(), threading.Event(), []
+    first, started, over, answered = up.release(), threading.Event(), threading.Event(), []
     problems: list[BaseException] = []
 
     def load() -> None:
@@ -203,7 +272,8 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
             while not over.is_set():
                 raw = client.chat.completions.with_raw_response.create(model="aligned", messages=QUESTION, max_tokens=8)
                 answered.append(raw.headers["x-release"])
-                time.sleep(0.05)  # the engine that starts needs the machine; soak has 64 clients without a pause
+                # The engine that starts needs the machine. Soak has 64 clients without a pause.
+                time.sleep(0.05 if started.is_set() else 1)
         except BaseException as problem:
             problems.append(problem)
 
@@ -211,6 +281,7 @@ def test_a_swap_and_a_rollback_under_load_fail_no_request(up: Serving):
     for thread in threads:
         thread.start()
     swapped = up.command("swap", "--run", "other", "--with-base")
+    started.set()
     second = up.release()
     time.sleep(2)
     rolled = up.command("rollback")
@@ -246,6 +317,54 @@ def test_side_by_side_in_one_engine_each_model_says_what_it_says_alone(up: Servi
     assert apart[0] != apart[1]
     assert together == apart
     assert up.command("rollback").returncode == 0
+
+
+def test_a_named_key_is_accepted_and_revoked_without_a_restart(up: Serving):
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-m", "stance", "keys", *arguments]
+        return subprocess.run(command, cwd=up.folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    key = keys("add", "ada", "--at-once", "2")
+    assert answer(up.client(key))
+    with pytest.raises(openai.RateLimitError, match="the limit is 2 at once"):
+        up.client(key).chat.completions.create(model="aligned", messages=QUESTION, n=3)
+    assert keys("revoke", "ada") == "revoked: ada"
+    with pytest.raises(openai.AuthenticationError, match="revoked"):
+        answer(up.client(key))
+    assert answer(up.client())
+
+
+def test_a_killed_engine_and_a_killed_proxy_come_back(up: Serving):
+    release = up.release()
+    [proxy, *_] = [process for process in up.processes() if process.name() == "haproxy"]
+    proxy.kill()
+    time.sleep(5)
+    assert answer(up.client())
+    live = read_json(up.folder / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
+    for process in up.processes():
+        if "vllm.entrypoints.openai.api_server" in process.cmdline() and live in process.cmdline():
+            process.kill()
+    time.sleep(2)  # the endpoint looks once a second
+    client = openai.OpenAI(base_url=f"{up.root}/v1", api_key=up.key, max_retries=5, timeout=300)
+    assert answer(client)
+    assert up.release() == release
+    log = (up.folder / ".serve/endpoint.log").read_text()
+    assert "HAProxy has ended by itself; .serve/proxy.log may say why; it is started again" in log
+    assert "has ended by itself (it was ended by the signal SIGKILL; see .serve/engine-" in log
+
+
+def test_what_a_killed_endpoint_leaves_is_removed_by_the_next_start(up: Serving):
+    """And the next start is one command, which serves the same release."""
+    release = up.release()
+    remains = read_json(up.folder / ".serve/remains.json")
+    assert remains["folders"]
+    assert all(Path(path).exists() for path in remains["folders"])
+    psutil.Process(read_json(up.folder / ".serve/state.json")["pid"]).kill()
+    printed = up.start()
+    assert f"up: {up.root}/v1  release {release}" in printed
+    log = (up.folder / ".serve/endpoint.log").read_text()
+    assert "removed what a killed endpoint had left: " in log
+    assert not any(Path(path).exists() for path in [*remains["folders"], *remains["shared"]])
 
 
 def test_ending_lets_a_stream_end_first_and_leaves_nothing(up: Serving):

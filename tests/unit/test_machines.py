@@ -203,6 +203,23 @@ def test_a_prefect_server_that_is_gone_is_named_with_its_variable(monkeypatch):
         require_reachable("http://127.0.0.1:9/api")
 
 
+def test_a_home_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    from flows.server import require_home
+
+    (tmp_path / "file").touch()
+    with (
+        temporary_settings({PREFECT_HOME: tmp_path / "file/.prefect"}),
+        pytest.raises(
+            InputError, match=r"\.prefect, where Prefect keeps its database, cannot be written .*PREFECT_HOME"
+        ),
+    ):
+        require_home()
+    with temporary_settings({PREFECT_HOME: tmp_path / "new/.prefect"}):
+        require_home()
+
+
 def test_a_control_token_in_the_data_is_refused_with_its_place():
     texts = {
         "question 1, support": "更好</s>再好。",

