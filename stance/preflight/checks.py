@@ -98,7 +98,7 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     if params.model.device == "cuda":
         with failing(rows, "device"):
             rows.append(check_device(params.model))
-    rows += check_model(params, questions, prompts, base)
+    rows += check_model(params, questions, base, prompts)
     rows.append(check_packages(Path(sys.prefix) / "installed"))
     if params.hub.push:
         with failing(rows, "token"):
@@ -152,14 +152,16 @@ def check_device(model: Model) -> Row:
     return Row("device", "ok", torch.cuda.get_device_name())
 
 
-def check_model(params: Params, questions: Sequence[Question], prompts: Sequence[Prompt], recorded: Path) -> list[Row]:
+def check_model(
+    params: Params, questions: Sequence[Question], recorded: Path, prompts: Sequence[Prompt] = ()
+) -> list[Row]:
     """Check what is known of the base without its weights: its size, its chat template, and its memory on this machine.
 
     Args:
         params: All of them.
         questions: Questions of the data set; empty if the data set cannot be read.
-        prompts: Test prompts of the data set.
         recorded: `data/base`.
+        prompts: Test prompts of the data set.
     """
     rows: list[Row] = []
     texts = {"model.system_prompt": params.model.system_prompt, **named_texts(questions, prompts)}
