@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
-from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, without_others
 from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
@@ -176,7 +176,13 @@ def start(
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, configured)]
     scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {KEY: key, FILE: str(provenance)}  # every user can read arguments
-    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **GRAMMARS, **secret}
+    settings = {
+        **without_others(environment()),
+        **ENVIRONMENT,
+        **({} if candidate.gpu else ONE_PROCESS),
+        **GRAMMARS,
+        **secret,
+    }
     settings |= {PRIVATE: "1"} if private_pages else {}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():
