@@ -65,7 +65,7 @@ def true_shares(matrix: Floats, found: Floats) -> Floats:
         matrix: Share of each stance found, by true stance. Shape (true stances, stances found); rows add up to 1.
         found: Share of each stance found. Shape (stances,).
     """
-    return nearest_shares(np.linalg.lstsq(matrix.T, found, rcond=None)[0])
+    return nearest_shares(np.asarray(np.linalg.lstsq(matrix.T, found, rcond=None)[0], dtype=np.float64))
 
 
 def nearest_shares(values: Floats) -> Floats:
@@ -75,4 +75,5 @@ def nearest_shares(values: Floats) -> Floats:
     """
     falling = np.sort(values)[::-1]
     excess = (np.cumsum(falling) - 1) / np.arange(1, len(values) + 1)
-    return np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0)
+    shares: Floats = np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0)
+    return shares

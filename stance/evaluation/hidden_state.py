@@ -34,7 +34,8 @@ REGULARISATION = (0.001, 0.003, 0.01, 0.03)
 """The candidate values of C, the inverse regularisation of the regression."""
 FOLDS, BATCH, TOKENS = 10, 32, 512
 """Folds of the cross-validation, texts that are read at once, and tokens of a text that are read."""
-States, Chances = npt.NDArray[np.float32], npt.NDArray[np.float64]
+States = npt.NDArray[np.float32]
+Chances = npt.NDArray[np.float64]
 """Chances hold the probability of each of `STANCES`. Shape (answers, stances)."""
 
 

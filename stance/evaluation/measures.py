@@ -47,10 +47,10 @@ def of_answers(
     accuracy: ClassifierAccuracy,
 ) -> dict[str, Any]:
     """Return the figures on what base and aligned model say: stances, length in characters and defects."""
-    corrected = {name: corrected_shares(judged_answers, accuracy) for name, judged_answers in verdicts.items()}
+    base, aligned = (corrected_shares(verdicts[name], accuracy) for name in ("base", "aligned"))
     return {
         **{name: shares(judged_answers) for name, judged_answers in verdicts.items()},
-        "corrected": BothCorrected(**corrected) if all(corrected.values()) else None,
+        "corrected": BothCorrected(base=base, aligned=aligned) if base and aligned else None,
         "classifier": accuracy,
         "characters": Characters(**{name: fmean(len(row.response) for row in texts) for name, texts in rows.items()}),
         "defects": Defects(**{name: defect_shares(defects) for name, defects in flaws.items()}),

@@ -110,8 +110,8 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=120, markup=False, emoji=False)
     if args.validate:
-        for title, verdicts in validated(args.validate, args.base, args.device):
-            console.print(*validation(title, verdicts))
+        for title, pairs in validated(args.validate, args.base, args.device):
+            console.print(*validation(title, pairs))
     if args.leave_one_out:
         fitted = fit(read_questions(args.leave_one_out), CORPORA, args.base, args.device)
         console.print(*validation(str(args.leave_one_out), fitted.left_out()))
