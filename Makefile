@@ -15,6 +15,11 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
+# DVC asks for the user's name, and a container's user id may have none.
+export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
+# A git hook has these in its environment; every git and DVC below finds its repository by its folder.
+unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH
+
 .DEFAULT_GOAL := help
 .PHONY: help repro profile preflight ui serve sweep pdf worker chat test test-fast soak check environment tools
 
@@ -22,7 +27,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 repro: environment ## make the environment if there is none, then everything that is out of date, report included
-	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "This folder is not a git checkout, and DVC needs one: clone the repository." >&2; exit 1; }
+	@git rev-parse --git-dir >/dev/null || { echo "DVC needs a git checkout, and git refuses this folder (its reason is above). If it is not a git checkout, clone the repository." >&2; exit 1; }
 	@.venv/bin/python -m stance preflight
 	@.venv/bin/dvc repro
 	@echo "The report: data/report/index.html"

@@ -7,6 +7,7 @@ disagree.
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from flows.artifacts import show
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import check, push, reproduce
-from stance.errors import InputError
+from stance.errors import InputError, Unreachable
 from stance.runs import record, stages, workspace
 from stance.runs.record import FAILED, Run
 
@@ -119,7 +120,8 @@ def main() -> None:
         with some_server():
             outcomes = align_here()
     except (InputError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable) else 1)
     for stage, outcome in outcomes.items():
         print(f"{outcome.partition(':')[0]:>10}  {stage}")
 

@@ -19,6 +19,8 @@ from flows.align import align
 from flows.release import release
 from flows.serve import serve as serve_flow
 from flows.sweep import sweep
+from stance.errors import prepare
+from stance.machine.processes import name_the_user
 from stance.runs import workspace
 
 
@@ -55,6 +57,8 @@ def main() -> None:
         description="Mark crashed runs, then run the flows that are launched at the Prefect server in PREFECT_API_URL. "
         "`make ui` starts this command.",
     ).parse_args()
+    prepare()
+    name_the_user()
     for name in mark_crashed():
         print(f"{name} had crashed")
     deployments = (

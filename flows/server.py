@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from prefect.context import refresh_global_settings_context
+from prefect.context import get_settings_context, refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-from stance.errors import InputError, run
+from stance.errors import InputError, Unreachable, prepare, run
 from stance.machine.locks import exclusive
-from stance.machine.ports import HOST, answers, free_port, in_use, port_in
-from stance.machine.processes import environment, until_ended
+from stance.machine.ports import HOST, answers, free_port, in_use, listens, port_in
+from stance.machine.processes import environment, name_the_user, until_ended
 from stance.machine.supervisor import guarded, release
 
 PORT = 4200
@@ -81,11 +82,16 @@ def some_server() -> Iterator[None]:
     A temporary server of Prefect's own would stay behind if this process is killed.
 
     Raises:
+        Unreachable: The configured server does not answer.
         InputError: The server does not start.
     """
-    if PREFECT_API_URL.value():
+    prepare()
+    name_the_user()
+    if configured := PREFECT_API_URL.value():
+        require_reachable(configured)
         yield
         return
+    require_home()
     port = free_port()
     address = f"http://{HOST}:{port}"
     settings = {**environment(), **prefect_settings(address)}
@@ -100,6 +106,42 @@ def some_server() -> Iterator[None]:
             worker.drain_all(timeout=5)
         release(server)
         configure("")
+
+
+def require_reachable(api: str) -> None:
+    """Refuse a configured server that does not answer; any answer will do.
+
+    Raises:
+        Unreachable: Nothing answers at that address. The message says where the address comes from.
+    """
+    if listens(f"{api.rstrip('/')}/health"):
+        return
+    profile = get_settings_context().profile.name
+    where, remedy = f"the Prefect profile {profile}", "run `prefect config unset PREFECT_API_URL`"
+    if os.environ.get("PREFECT_API_URL"):
+        where, remedy = "the environment", "unset PREFECT_API_URL"
+    raise Unreachable(
+        f"the Prefect server at {api} does not answer; PREFECT_API_URL of {where} names it: start that server, or "
+        f"{remedy}, and a temporary server is used"
+    )
+
+
+def require_home() -> None:
+    """Refuse a folder for Prefect's database that cannot be written.
+
+    Raises:
+        InputError: The folder cannot be made or written.
+    """
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
+            return
+    except OSError as error:
+        raise InputError(
+            f"{home}, where Prefect keeps its database, cannot be written ({error.strerror}); set PREFECT_HOME to a "
+            "folder that you may write to"
+        ) from None
 
 
 def configure(api: str) -> None:

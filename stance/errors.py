@@ -19,10 +19,39 @@ class Unreachable(InputError):
     """A server did not answer or was busy. The same may work later."""
 
 
-def replace_what_cannot_be_shown() -> None:
-    """Let standard output show `?` for characters that the terminal's encoding lacks, instead of ending the program."""
+OF_A_HOOK = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_QUARANTINE_PATH",
+)
+"""Variables by which git tells a hook its repository. They would send every git that is started here to that one."""
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def prepare() -> None:
+    """Make this process, and all that it starts, independent of the shell's terminal, git hook and proxy.
+
+    Characters that the terminal lacks are shown as `?`. git finds its repository by the folder that it runs in. Servers
+    on this machine are reached without a proxy.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    for name in OF_A_HOOK:
+        os.environ.pop(name, None)
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in PROXIES):
+        listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        hosts = [host for host in listed.split(",") if host.strip()]
+        if listed.strip() != "*":
+            hosts += [host for host in THIS_MACHINE if host not in hosts]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)
 
 
 def run(stage: Callable[[], None]) -> None:
@@ -30,7 +59,7 @@ def run(stage: Callable[[], None]) -> None:
 
     `Unreachable` ends it with exit code 75 (EX_TEMPFAIL in sysexits.h), which tells the caller to try again.
     """
-    replace_what_cannot_be_shown()
+    prepare()
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)

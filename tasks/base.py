@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
-from stance.data.chat import Fingerprint
-from stance.data.questions import read_questions
+from stance.data.chat import BREEZE_TOKENS, Fingerprint, refuse_control_tokens
+from stance.data.questions import named_texts, read_questions
 from stance.errors import run
 from stance.machine.files import digest
 from stance.models.base import MODEL, Base, Device, from_folder, from_hub, read_fingerprint
@@ -60,7 +60,9 @@ def _miniature(
 ) -> tuple[Base, Fingerprint]:
     from stance.training.miniature import build
 
-    build(read_questions(dataset), options, system_prompt, seed, folder)
+    questions = read_questions(dataset)
+    refuse_control_tokens(BREEZE_TOKENS, named_texts(questions), "the miniature")
+    build(questions, options, system_prompt, seed, folder)
     contents = {path.name: digest(path) for path in sorted(folder.iterdir())}
     return Base(source="miniature", files=contents), read_fingerprint(folder, str(folder))
 

@@ -14,6 +14,7 @@ from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
 from stance.data.sources import source_folder
 from stance.errors import InputError, run
+from stance.machine.files import from_project
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +26,19 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
         Unreachable: The git server does not answer.
     """
-    if isinstance(source, FolderDataset) and out.resolve() == source.path.resolve():
+    if isinstance(source, FolderDataset) and out.resolve() == from_project(source.path).resolve():
         raise InputError(f"{out} is the data set itself, which a copy would overwrite; name another folder")
     with source_folder(source) as folder:
         questions, prompts = read_both(folder)
-        probes = read_probes(source.probes) if source.probes else []
+        probes_file = from_project(source.probes) if source.probes else None
+        probes = read_probes(probes_file) if probes_file else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
             (out / name).write_bytes(table_in_json(folder, name))
         for sentence in unused_columns(folder):
             logger.info("%s", sentence)
-    if source.probes:
-        shutil.copyfile(source.probes, out / PROBES)
+    if probes_file:
+        shutil.copyfile(probes_file, out / PROBES)
     else:
         (out / PROBES).write_text("[]\n", encoding="utf-8")
     logger.info(

@@ -23,6 +23,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Train
+from stance.data.chat import control_tokens, refuse_control_tokens
 from stance.errors import run
 from stance.machine.files import write_json
 from stance.models.base import locate
@@ -43,6 +44,9 @@ from stance.training.progress import Progress, steps
 from stance.training.watchdog import WatchdogCallback
 
 logger = logging.getLogger(__name__)
+
+READ = ("prompt", "chosen")
+"""The texts of a pair that come from the data set; the rejected one may be the model's own."""
 
 
 def train(
@@ -69,11 +73,14 @@ def train(
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
     rows = read_rows(pairs / "train.jsonl")
+    tokenizer = checked_tokenizer(folder, base)
+    texts = {f"{part} of pair {n}": row[part][-1]["content"] for n, row in enumerate(rows, 1) for part in READ}
+    refuse_control_tokens(control_tokens(tokenizer), texts, str(folder))
     trainer = DPOTrainer(
         model=str(folder),
         args=dpo_config(model, options, seed, state),
         train_dataset=Dataset.from_list(rows),
-        processing_class=checked_tokenizer(folder, base),
+        processing_class=tokenizer,
         quantization_config=quantization_config(model),
         peft_config=lora_config(options),
         callbacks=[

@@ -1,6 +1,5 @@
 """Write `params.yaml` for another profile: `python -m stance profile NAME [KEY=VALUE ...]`."""
 
-import subprocess
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ import yaml
 from stance.config.params import Params
 from stance.errors import InputError
 from stance.machine.files import read_yaml
+from stance.machine.git import attempt
 
 PROFILES = Path("profiles")
 
@@ -103,10 +103,11 @@ def _refuse_to_lose(path: Path) -> None:
     """Refuse to overwrite edits, unless git has them or the file equals a profile."""
     if not path.exists() or any(read_yaml(path) == read_yaml(profile) for profile in PROFILES.glob("*.yaml")):
         return
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--", str(path)], capture_output=True, encoding="utf-8", errors="replace"
-    )
-    if status.returncode or status.stdout.strip():
+    status = attempt(Path(), "status", "--porcelain", "--", str(path))
+    if status.returncode:
+        reason = status.stderr.decode(errors="replace").strip()
+        raise InputError(f"git does not say whether {path} has uncommitted edits, which would be lost: {reason}")
+    if status.stdout.strip():
         raise InputError(
             f"{path} has uncommitted edits, which another profile would overwrite; commit them, or drop them with "
             f"`git checkout {path}`"

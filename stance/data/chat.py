@@ -5,6 +5,7 @@ whether training, the merged model and a server read the same conversation in th
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
@@ -27,6 +28,8 @@ BREEZE_TEMPLATE = (
     "{% else %}{{ message['content'] | trim }}{% endif %}"
     "{% endfor %}"
 )
+BREEZE_TOKENS = ("<pad>", "<s>", "</s>", "[INST]", "[/INST]")
+"""The control tokens of the miniature, which has Breeze's template."""
 PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "你好，請問你是誰？"}],
     [{"role": "system", "content": "回覆請少於20字"}, {"role": "user", "content": "What is 1 + 1?"}],
@@ -61,6 +64,29 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast("PreTrainedTokenizerFast", tokenizer)
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerFast") -> set[str]:
+    """Return the control tokens of a tokenizer, such as `</s>`: marks of the template, which no text should hold."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content for token in added if token.special and token.content.strip()}
+
+
+def refuse_control_tokens(tokens: Iterable[str], texts: Mapping[str, str], origin: str) -> None:
+    """Refuse texts that hold a control token of the model, which would end an answer or begin a turn in its middle.
+
+    Args:
+        tokens: The control tokens.
+        texts: Texts by a name for messages.
+        origin: The name of the model in an error.
+
+    Raises:
+        InputError: A text holds one; names all such texts.
+    """
+    held = {name: sorted(token for token in tokens if token in text) for name, text in texts.items()}
+    named = "; ".join(f"{name} holds {', '.join(inside)}" for name, inside in held.items() if inside)
+    if named:
+        raise InputError(f"{named}: {origin} reads that as a control token and not as text; remove it from the data")
 
 
 def conversation(system_prompt: str, prompt: str) -> list[Message]:

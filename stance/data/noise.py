@@ -19,7 +19,8 @@ counting and not from a model.
 
 Measured on SmolLM2-135M, aligned with 40 pairs (729 tokens on a CPU, mean and worst): floor 0.041 and 0.21; the same
 merged weights by two kinds of attention 0.053 and 0.37; trained against merged 0.053 and 0.36, so that a correct merge
-is no further away than a correct program; trained against a merge into the published weights 0.65 and 5.0.
+is no further away than a correct program; trained against a merge into the published weights 0.65 and 5.0. Over all
+2 195 tokens vLLM is 0.050 and 0.38 from transformers on the merged weights.
 """
 
 from math import nan

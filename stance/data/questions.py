@@ -99,6 +99,17 @@ def read_probes(path: Path) -> list[Probe]:
     return [] if path.is_file() and path.read_bytes().strip() == b"[]" else _read(path, Probe)
 
 
+def named_texts(questions: Iterable[Question], prompts: Iterable[Prompt] = ()) -> dict[str, str]:
+    """Return every text of a data set by its place, for example `question 3, support`."""
+    answers = {
+        f"question {row.id}, {name}": text
+        for row in questions
+        for name in ("prompt", "support", "oppose", "neutral")
+        if (text := getattr(row, name))
+    }
+    return answers | {f"test prompt {row.id}": row.prompt for row in prompts}
+
+
 def unused_columns(folder: Path) -> list[str]:
     """Return a sentence for each file of a data set that has columns which nothing reads."""
     sentences = []

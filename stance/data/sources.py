@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from stance.config.data import FolderDataset, GitDataset
 from stance.data.questions import LABELLED, TEST
 from stance.errors import InputError, Unreachable
-from stance.machine.files import digest
+from stance.machine.files import digest, from_project
 from stance.machine.git import attempt
 
 AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early EOF|hung up|returned error: (5..|429)")
@@ -20,7 +20,7 @@ AWAY = re.compile(r"[Cc]ould not resolve|[Cc]onnect(ion|:| to)|timed out|early E
 def source_folder(source: FolderDataset | GitDataset) -> Iterator[Path]:
     """Give a folder with the two files of `source`; for git a temporary checkout, its hashes checked."""
     if isinstance(source, FolderDataset):
-        yield source.path
+        yield from_project(source.path)
         return
     with TemporaryDirectory() as scratch:
         name = source.url.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git")
@@ -33,7 +33,8 @@ def source_folder(source: FolderDataset | GitDataset) -> Iterator[Path]:
 
 def _checkout(source: GitDataset, folder: Path) -> None:
     folder.mkdir()
-    url = str(Path(source.url).resolve()) if Path(source.url).exists() else source.url
+    local = from_project(Path(source.url))
+    url = str(local.resolve()) if local.exists() else source.url
     _git(source, folder, "init", "--quiet")
     _git(source, folder, "fetch", "--quiet", "--depth=1", "--", url, source.commit)
     for name in (LABELLED, TEST):

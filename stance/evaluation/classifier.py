@@ -76,17 +76,19 @@ class StanceClassifier:
         rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
         prompts, responses, stances = zip(*rows, strict=True)
         words = Words.fit(prompts, responses)
+        ngrams = words.ngrams(prompts, responses)
         linear = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
         with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
-            linear.fit(words.with_figures(prompts, responses), stances)
-        return cls(words, linear, ComplementNB(alpha=ALPHA).fit(words.ngrams(prompts, responses), stances))
+            linear.fit(_with_figures(ngrams, prompts, responses), stances)
+        return cls(words, linear, ComplementNB(alpha=ALPHA).fit(ngrams, stances))
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Return one verdict per answer."""
         if not responses:
             return []
-        both = self._linear.predict_log_proba(self._words.with_figures(prompts, responses))
-        both += BAYES * self._bayes.predict_log_proba(self._words.ngrams(prompts, responses))
+        ngrams = self._words.ngrams(prompts, responses)
+        both = self._linear.predict_log_proba(_with_figures(ngrams, prompts, responses))
+        both += BAYES * self._bayes.predict_log_proba(ngrams)
         order = [list(self._linear.classes_).index(stance) for stance in STANCES]
         chances = softmax(both, axis=1)[:, order]
         return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
@@ -121,10 +123,11 @@ class Words(NamedTuple):
         rows = list(zip(prompts, responses, strict=True))
         return hstack([self.anywhere.transform(responses), self.placed.transform(rows)], format="csr")
 
-    def with_figures(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
-        """Return the same with the figures of the wording."""
-        rows = [features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
-        return hstack([self.ngrams(prompts, responses), csr_matrix(np.array(rows))], format="csr")
+
+def _with_figures(ngrams: csr_matrix, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
+    """Return the weights of the n-grams and, beside them, the figures of the wording."""
+    rows = [features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+    return hstack([ngrams, csr_matrix(np.array(rows))], format="csr")
 
 
 def _placed(row: tuple[str, str]) -> list[str]:

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.errors import InputError
-from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others
 from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
 from stance.models.loading import ENGINE
@@ -56,6 +56,9 @@ def complete(
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
+    for name in os.environ.keys() - without_others(os.environ):
+        logger.info("%s is set in your shell and does not count here", name)
+        del os.environ[name]
     os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
     from vllm import LLM, TokensPrompt  # vLLM reads the environment when it is imported
 

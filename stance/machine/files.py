@@ -17,6 +17,21 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from stance.errors import InputError
 
 
+def from_project(path: Path) -> Path:
+    """Return where a path in `params.yaml` leads to: relative to the project, in the workspace of a run too.
+
+    `~` is the home folder. What a workspace holds itself, because it is in git, is taken from there.
+    """
+    try:
+        path = path.expanduser()
+    except RuntimeError:  # ~somebody, who has no home here
+        return path
+    here = Path.cwd()
+    if path.is_absolute() or path.exists() or here.parent.name != ".runs":
+        return path
+    return here.parents[1] / path
+
+
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

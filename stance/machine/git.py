@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from stance.errors import InputError
+from stance.errors import OF_A_HOOK, InputError
 
 NOBODY = {
     f"GIT_{role}_{key}": value
@@ -29,5 +29,6 @@ def git(folder: Path, *arguments: str, **environment: str) -> str:
 
 def attempt(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """Run git in a folder and return how it ended, with its output as bytes."""
-    variables = {**os.environ, **NOBODY, **environment}
+    ours = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
+    variables = {**ours, **NOBODY, **environment}
     return subprocess.run(["git", *arguments], cwd=folder, env=variables, capture_output=True)

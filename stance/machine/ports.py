@@ -3,8 +3,9 @@
 import os
 import socket
 from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import OpenerDirector, ProxyHandler, build_opener
 
 from stance.errors import InputError
 
@@ -40,12 +41,26 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def listens(url: str) -> bool:
+    """Does anything answer this URL over HTTP, be it with an error?"""
+    try:
+        with _opener(url).open(url, timeout=5):
+            return True
+    except HTTPError:
+        return True
+    except (OSError, HTTPException, ValueError):
+        return False
+
+
+def _opener(url: str) -> OpenerDirector:
+    here = urlsplit(url).hostname in (HOST, "localhost")
+    return build_opener(ProxyHandler({})) if here else build_opener()  # this machine is reached without a proxy
+
+
 def answers(url: str) -> bool:
     """Does a server answer this URL with status 200 and JSON? An HTML page for any address does not count."""
-    here = urlsplit(url).hostname in (HOST, "localhost")
-    opener = build_opener(ProxyHandler({})) if here else build_opener()  # this machine is reached without a proxy
     try:
-        with opener.open(url, timeout=5) as response:
+        with _opener(url).open(url, timeout=5) as response:
             return bool(response.status == 200 and response.headers.get_content_type() == "application/json")
     except (OSError, HTTPException):
         return False

@@ -1,5 +1,6 @@
 """The processes of this project: the environment that they start in, and how they end."""
 
+import getpass
 import os
 import signal
 import sys
@@ -14,8 +15,17 @@ def environment() -> dict[str, str]:
     The log has lines and no progress bars.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    name_the_user()
     ours = {"STANCE_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
     return {**os.environ, "PATH": path, **ours}
+
+
+def name_the_user() -> None:
+    """Set USER for a user id without a name, as containers have. DVC asks for one, and puts it into a hash only."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def until_ended(work: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from stance.config.models import FolderBase, HubBase
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.errors import InputError
-from stance.machine.files import File, digest, write_json
+from stance.machine.files import File, digest, from_project, write_json
 from stance.machine.memory import gib, memory
 from stance.models import hub
 
@@ -78,7 +78,7 @@ class Base(BaseModel):
 
 def from_folder(options: FolderBase, device: Device) -> tuple[Base, Fingerprint]:
     """Return the record and the fingerprint of a model in a local folder."""
-    folder = options.path
+    folder = from_project(options.path)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
     names = [path.name for path in folder.iterdir() if path.is_file()]
@@ -89,7 +89,7 @@ def from_folder(options: FolderBase, device: Device) -> tuple[Base, Fingerprint]
     with ThreadPoolExecutor() as threads:  # hashing runs while the tokenizer is imported
         digests = threads.map(digest, [folder / name for name in files])
         fingerprint = read_fingerprint(folder, str(folder))
-    return Base(source="folder", path=folder, files=dict(zip(files, digests, strict=True))), fingerprint
+    return Base(source="folder", path=options.path, files=dict(zip(files, digests, strict=True))), fingerprint
 
 
 def from_hub(options: HubBase, device: Device) -> tuple[Base, Fingerprint]:
@@ -166,8 +166,11 @@ def locate(base: Path) -> Path:
     record = Base.read(base)
     if record.source == "hub":
         return _in_cache(record) or _fetched_again(record)
-    folder = base / MODEL if record.source in ("package", "miniature") else record.path
-    assert folder is not None
+    if record.source in ("package", "miniature"):
+        folder = base / MODEL
+    else:
+        assert record.path is not None
+        folder = from_project(record.path)
     if changed := _changed(folder, record.files):
         raise InputError(
             f"{folder} is not what {base / RECORD} describes ({', '.join(changed)} missing or of another "

@@ -190,6 +190,13 @@ def explained(name: str, action: Action, revision: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except ImportError as error:  # httpx, when it makes its client
+        if "SOCKS" not in str(error):
+            raise
+        raise InputError(
+            f"ALL_PROXY or another proxy variable names a SOCKS proxy, so {name} cannot be reached: this environment "
+            "has no package socksio; run `make environment`, or unset the variable"
+        ) from None
     except PROBLEMS as error:
         problem = cause(error)
         raise (Unreachable if passes(problem) else InputError)(sentence(problem, name, action, revision)) from None

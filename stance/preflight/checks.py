@@ -5,6 +5,7 @@ this machine, and the rights of the token with a push. The result is a table for
 failures are also one line on standard error.
 """
 
+import getpass
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
@@ -26,12 +28,14 @@ from rich.text import Text
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.params import Params
+from stance.data.chat import BREEZE_TOKENS, control_tokens, refuse_control_tokens
 from stance.data.pairs import linted, split, training_pairs
 from stance.data.questions import (
     LABELLED,
     TEST,
     Prompt,
     Question,
+    named_texts,
     read_both,
     read_probes,
     table_in_json,
@@ -39,7 +43,7 @@ from stance.data.questions import (
 )
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
-from stance.machine.files import digest, read_json, read_yaml
+from stance.machine.files import digest, from_project, read_json, read_yaml
 from stance.machine.memory import GIB, gib
 from stance.machine.ports import HOST, answers, in_use
 
@@ -75,7 +79,10 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
         base: `data/base`. If it already records the configured model, the Hub is not asked.
     """
     rows = [Row("parameters", "ok", "params.yaml is complete and in range")]
+    with failing(rows, "user"):
+        require_user_name()
     questions: list[Question] = []
+    prompts: list[Prompt] = []
     with failing(rows, "data"):
         questions, prompts, unused = read_data(params, dataset)
         rows += [Row("data", "warning", sentence, "misspelled names corrected") for sentence in unused]
@@ -84,19 +91,33 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
             train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
             linted(train, prompts, params.pairs, params.model.system_prompt)
         if params.dataset.probes:
-            read_probes(params.dataset.probes)
+            read_probes(from_project(params.dataset.probes))
         rows.append(
             Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
         )
     if params.model.device == "cuda":
         with failing(rows, "device"):
             rows.append(check_device(params.model))
-    rows += check_model(params, questions, base)
+    rows += check_model(params, questions, base, prompts)
     rows.append(check_packages(Path(sys.prefix) / "installed"))
     if params.hub.push:
         with failing(rows, "token"):
             rows.append(check_token())
     return [*rows, check_port(os.environ.get("PORT") or "4200")]
+
+
+def require_user_name() -> None:
+    """Refuse a user id without a name, which DVC cannot work under.
+
+    Raises:
+        InputError: Neither the system nor the environment names the user.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        raise InputError(
+            f"the user id {os.getuid()} has no name here, and DVC needs one; `export USER=me`, or run `make repro`"
+        ) from None
 
 
 @contextmanager
@@ -131,16 +152,22 @@ def check_device(model: Model) -> Row:
     return Row("device", "ok", torch.cuda.get_device_name())
 
 
-def check_model(params: Params, questions: Sequence[Question], recorded: Path) -> list[Row]:
+def check_model(
+    params: Params, questions: Sequence[Question], recorded: Path, prompts: Sequence[Prompt] = ()
+) -> list[Row]:
     """Check what is known of the base without its weights: its size, its chat template, and its memory on this machine.
 
     Args:
         params: All of them.
         questions: Questions of the data set; empty if the data set cannot be read.
         recorded: `data/base`.
+        prompts: Test prompts of the data set.
     """
     rows: list[Row] = []
+    texts = {"model.system_prompt": params.model.system_prompt, **named_texts(questions, prompts)}
     if isinstance(params.base, MiniatureBase):
+        with failing(rows, "data"):
+            refuse_control_tokens(BREEZE_TOKENS, texts, "the miniature")
         with failing(rows, "disk"):
             rows.append(check_disk(shutil.disk_usage(".").free))
         return rows
@@ -151,36 +178,57 @@ def check_model(params: Params, questions: Sequence[Question], recorded: Path) -
         size = footprint.sizes(footprint.configuration(folder), params.train)
         rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
         with failing(rows, "chat template"):
-            rows.append(check_template(params.base, folder))
+            rows.append(check_template(params.base, folder, texts))
         rows += check_fit(params, size, questions)
     return rows
 
 
-def check_template(base: FolderBase | HubBase | PackageBase, folder: Path) -> Row:
-    """Look for a chat template in the tokenizer's files. The tokenizer of a local folder is loaded.
+def check_template(
+    base: FolderBase | HubBase | PackageBase, folder: Path, texts: Mapping[str, str] = MappingProxyType({})
+) -> Row:
+    """Look for a chat template in the tokenizer's files, and for its control tokens in the texts of the data.
+
+    The tokenizer of a local folder is loaded. Of a model on the Hub, only the configuration of its tokenizer is read.
+    Of a model in a package, the texts are checked once the base stage has converted it.
 
     Args:
         base: Where the model comes from.
         folder: The folder or GGUF file that `footprint.describing` returns.
+        texts: The texts of the data by a name for messages.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no template, or a text holds a control token.
     """
     if isinstance(base, FolderBase):
         from stance.data.chat import load_tokenizer
 
-        load_tokenizer(folder)
+        tokens = control_tokens(load_tokenizer(folder))
     elif isinstance(base, PackageBase):
         from stance.models.package import read_metadata
 
         if folder.is_file():  # else the base stage has converted it, and refuses a file without a template
             read_metadata(folder)
+        tokens = set() if folder.is_file() else _configured_tokens(folder)
     elif not _has_template(folder):
         raise InputError(
             f"{base.repo_id} has no chat template; expected a chat model: choose one with `chat_template` in its "
             "tokenizer_config.json, or with a file chat_template.jinja"
         )
+    else:
+        tokens = _configured_tokens(folder)
+    refuse_control_tokens(tokens, texts, base.origin)
     return Row("chat template", "ok", "the tokenizer has one")
+
+
+def _configured_tokens(folder: Path) -> set[str]:
+    """Return the control tokens that the configuration of a tokenizer names."""
+    from stance.preflight.footprint import TOKENIZER
+
+    values = read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
+    added = (values.get("added_tokens_decoder") or {}).values()
+    ends = [values.get(f"{name}_token") for name in ("bos", "eos", "pad")]
+    names = [token.get("content") if isinstance(token, dict) else token for token in ends]
+    return {str(name) for name in [*names, *(token["content"] for token in added if token.get("special"))] if name}
 
 
 def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> list[Row]:
@@ -311,12 +359,13 @@ def _is_here(source: GitDataset, dataset: Path) -> bool:
 
 def _check_seen_by_dvc(source: FolderDataset, dataset: Path) -> None:
     """DVC watches `data/sources`; an edit to a folder elsewhere would go unnoticed."""
-    if source.path.resolve().is_relative_to(Path("data/sources").resolve()) or not _was_copied(source):
+    folder = from_project(source.path)
+    if folder.resolve().is_relative_to(Path("data/sources").resolve()) or not _was_copied(source):
         return
     for name in (LABELLED, TEST):
-        if (dataset / name).exists() and table_in_json(source.path, name) != (dataset / name).read_bytes():
+        if (dataset / name).exists() and table_in_json(folder, name) != (dataset / name).read_bytes():
             raise InputError(
-                f"{source.path / name} is no longer what {dataset / name} was copied from, and DVC watches only "
+                f"{folder / name} is no longer what {dataset / name} was copied from, and DVC watches only "
                 "data/sources; run `dvc repro -s -f dataset`, or keep the folder in data/sources"
             )
 

@@ -20,6 +20,7 @@ from stance.config.training import Train
 from stance.data.questions import Question, read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError
+from stance.machine.files import from_project
 from stance.machine.memory import GIB, gib, gpu_size, memory
 from stance.models import hub, package
 from stance.models.base import CONFIG, MODEL, RECORD, Base
@@ -235,7 +236,7 @@ def describing(base: FolderBase | HubBase | PackageBase, recorded: Path) -> Path
     if isinstance(base, PackageBase):
         path = package.find(base)
         return recorded / MODEL if _converted(base, recorded) else path
-    folder = base.path if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
+    folder = from_project(base.path) if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
     return folder

@@ -22,6 +22,7 @@ from stance.data.metrics import METRICS
 from stance.errors import InputError
 from stance.machine.files import flat, read_json, read_yaml
 from stance.machine.git import git
+from stance.machine.processes import name_the_user
 from stance.runs import record, workspace
 from stance.runs.record import Run
 from stance.runs.workspace import RUNS
@@ -173,6 +174,7 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", help="names of runs; all actions but list need one")
     options = parser.parse_args()
+    name_the_user()  # DVC, which reads the workspaces, asks for one
     if options.action != "list" and not options.names:
         raise InputError(f"{options.action} wants the name of a run; `python -m stance runs` lists them")
     match options.action:

@@ -6,7 +6,6 @@ repository share DVC's experiment refs, and runs that save at the same time woul
 """
 
 import configparser
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from dvc.repo import Repo
 
 from stance.config.profiles import Overrides
 from stance.errors import InputError
+from stance.machine import processes
 from stance.machine.files import read_yaml
 from stance.machine.git import NOBODY, git
 from stance.machine.supervisor import end_marked
@@ -136,7 +136,12 @@ def save(run: Run, folder: Path) -> None:
     finished = [] if run.state == "completed" else run.finished
     command = [sys.executable, "-m", "dvc", "exp", "save", *finished, "--force", "--name", name]
     ended = subprocess.run(
-        command, cwd=folder, env={**os.environ, **NOBODY}, capture_output=True, encoding="utf-8", errors="replace"
+        command,
+        cwd=folder,
+        env={**processes.environment(), **NOBODY},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if ended.returncode:
         raise RuntimeError(f"`dvc exp save` of {run.name} failed: {ended.stderr.strip()}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +19,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from stance.client.local import ALIGNED, BASE, SERVE
 from stance.data.records import require
 from stance.errors import InputError
-from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, without_others
 from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
@@ -78,6 +80,8 @@ class Engine:
     """From the start of the engine until it had passed the checks."""
     ready: float = 0.0
     """When the engine had passed the checks, by the monotonic clock."""
+    started: list[psutil.Process] = field(default_factory=list)
+    """The guard and all that it had started when the engine was ready."""
     allowed: int = 0
     """Bytes of RAM that the engine may hold."""
     outgrown: int = 0
@@ -95,6 +99,14 @@ class Engine:
         """The file with the engine's output."""
         return log_of(self.number)
 
+    def processes(self) -> list[psutil.Process]:
+        """Return the engine's guard and all that it has started, as far as they run."""
+        try:
+            guard = psutil.Process(self.process.pid)
+            return [guard, *guard.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
     def alive(self) -> bool:
         """Is the engine's process running?"""
         return self.process.poll() is None
@@ -102,12 +114,21 @@ class Engine:
     def end(self) -> None:
         """End the engine, and wait until no process of it is left."""
         release(self.process)
+        kill_all(self.started)  # what is left if the guard was killed as well
         if self.scratch:
             self.scratch.cleanup()
 
 
 KEPT = 5
 """Logs of engines that have ended by themselves which are kept."""
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Kill the processes that still run; psutil does not take another one of the same number for them."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
 
 
 def prepare(request: ServeRequest, number: int) -> ServableModel:
@@ -155,7 +176,13 @@ def start(
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(candidate, port, configured)]
     scratch = TemporaryDirectory(prefix="stance-engine-")
     secret = {KEY: key, FILE: str(provenance)}  # every user can read arguments
-    settings = {**environment(), **ENVIRONMENT, **({} if candidate.gpu else ONE_PROCESS), **GRAMMARS, **secret}
+    settings = {
+        **without_others(environment()),
+        **ENVIRONMENT,
+        **({} if candidate.gpu else ONE_PROCESS),
+        **GRAMMARS,
+        **secret,
+    }
     settings |= {PRIVATE: "1"} if private_pages else {}
     settings["TMPDIR"] = scratch.name
     if log_of(number).exists():

@@ -53,9 +53,9 @@ FIELDS = {
 """The fields that a request to each path may have. Only the checks of this project ask `/tokenize`, past the proxy."""
 FORMATS = ("text", "json_object", "json_schema")
 STRUCTURES = frozenset(
-    ["json", "regex", "choice", "grammar", "json_object", "disable_any_whitespace", "disable_additional_properties"]
+    ["json", "regex", "choice", "json_object", "disable_any_whitespace", "disable_additional_properties"]
 )
-"""The fields of `structured_outputs`."""
+"""The fields of `structured_outputs`. There is no `grammar`: one of 600 characters held an engine for minutes."""
 
 
 class Limits(BaseModel):
@@ -79,7 +79,8 @@ class Limits(BaseModel):
     schema_properties: PositiveInt = 200
     regex_length: PositiveInt = 500
     regex_repeats: PositiveInt = 100
-    grammar_length: PositiveInt = 2000
+    regex_choices: PositiveInt = 8
+    schema_choices: PositiveInt = 32
     memory: PositiveInt | None = None
 
     @classmethod
@@ -224,9 +225,7 @@ def check_structured_outputs(structures: Mapping[str, Any], limits: Limits) -> N
     if isinstance(regex := structures.get("regex"), str):
         at_most(len(regex), limits.regex_length, name, "characters of a regular expression")
         at_most(schemas.repeats(regex), limits.regex_repeats, name, "repetitions in a regular expression")
-    if isinstance(grammar := structures.get("grammar"), str):
-        at_most(len(grammar), limits.grammar_length, name, "characters of a grammar")
-        at_most(schemas.repeats(grammar), limits.regex_repeats, name, "repetitions in a grammar")
+        at_most(schemas.choices_in(regex), limits.regex_choices, name, "of * + ? | { in a regular expression")
     if isinstance(schema := structures.get("json"), str):
         at_most(len(schema), limits.schema_length, name, "characters of a JSON schema")
         check_schema(read_body(schema.encode(errors="replace"), limits), limits, name)
@@ -241,6 +240,8 @@ def check_schema(value: object, limits: Limits, name: str) -> None:
     at_most(schemas.properties(value), limits.schema_properties, name, "properties")
     patterns = schemas.patterns(value)
     at_most(sum(map(len, patterns)), limits.regex_length, name, "characters of patterns")
+    at_most(sum(map(schemas.choices_in, patterns)), limits.regex_choices, name, "of * + ? | { in patterns")
+    at_most(schemas.choices(value), limits.schema_choices, name, "entries of anyOf, oneOf and allOf")
     for pattern in patterns:
         at_most(schemas.repeats(pattern), limits.regex_repeats, name, "repetitions in a pattern")
 

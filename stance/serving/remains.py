@@ -1,8 +1,8 @@
 """What a killed endpoint leaves behind, and how the next start removes it.
 
-An endpoint that is killed with `kill -9` cannot remove the folders for sockets in the temporary folder, nor what its
+An endpoint that is killed by `kill -9` cannot remove the folders for sockets in the temporary folder, nor what its
 engines hold in `/dev/shm`. So it writes their names to `.serve/remains.json` while it runs: nothing else is ever
-removed. `clean` first waits until the engines have ended, which their guards see to.
+removed. `clean` first waits until the engines have ended, which their guards see to, and kills what stays.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.client.local import SERVE
 from stance.machine.supervisor import GRACE
-from stance.serving.engine import Engine
+from stance.serving.engine import Engine, kill_all
 
 REMAINS = SERVE / "remains.json"
 SHARED = Path("/dev/shm")
@@ -29,8 +29,8 @@ class Remains(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    guards: list[tuple[int, float]] = []
-    """The process of each engine's guard, and when it started, in seconds since 1970."""
+    processes: list[tuple[int, float]] = []
+    """The engines' guards and all that they have started, and when each started, in seconds since 1970."""
     folders: list[Path] = []
     """Temporary folders."""
     shared: list[Path] = []
@@ -40,15 +40,17 @@ class Remains(BaseModel):
 def write(engines: Iterable[Engine]) -> None:
     """Write down what the engines that run would leave behind."""
     engines = list(engines)
-    guards, shared = [], set[Path]()
+    processes, shared = [], set[Path]()
     for engine in engines:
+        engine.started = engine.processes() or engine.started
         with suppress(psutil.NoSuchProcess):
-            guard = psutil.Process(engine.process.pid)
-            guards.append((guard.pid, guard.create_time()))
-            shared.update(path for process in guard.children(recursive=True) for path in mapped(process.pid))
+            processes += [(process.pid, process.create_time()) for process in engine.started]
+        shared.update(path for process in engine.started for path in mapped(process.pid))
     folders = [Path(engine.scratch.name) for engine in engines if engine.scratch]
     part = REMAINS.with_suffix(".part")
-    part.write_text(Remains(guards=guards, folders=folders, shared=sorted(shared)).model_dump_json(), encoding="utf-8")
+    part.write_text(
+        Remains(processes=processes, folders=folders, shared=sorted(shared)).model_dump_json(), encoding="utf-8"
+    )
     part.replace(REMAINS)
 
 
@@ -68,8 +70,9 @@ def clean() -> list[Path]:
     except (FileNotFoundError, ValueError):
         return []
     until = time.monotonic() + PATIENCE
-    while any(alive(*guard) for guard in left.guards) and time.monotonic() < until:
+    while any(alive(*process) for process in left.processes) and time.monotonic() < until:
         time.sleep(0.1)
+    kill_all([psutil.Process(pid) for pid, started in left.processes if alive(pid, started)])
     in_use = {path for process in psutil.process_iter() for path in mapped(process.pid)}
     gone = [path for path in [*left.folders, *left.shared] if path.exists() and path not in in_use]
     for path in gone:

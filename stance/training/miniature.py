@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from stance.config.models import MiniatureBase
-from stance.data.chat import BREEZE_TEMPLATE, Message, encode_conversation
+from stance.data.chat import BREEZE_TEMPLATE, BREEZE_TOKENS, Message, encode_conversation
 from stance.data.questions import Question, Stance
 from stance.language.zh_hant_miniature import NEUTRAL
 
@@ -135,7 +135,7 @@ def make_tokenizer(questions: Sequence[Question], vocab_size: int, system_prompt
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>", "[INST]", "[/INST]"],
+        special_tokens=list(BREEZE_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

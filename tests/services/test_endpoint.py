@@ -235,7 +235,7 @@ def test_without_room_a_model_that_fails_its_checks_brings_the_old_one_back(up: 
 def test_without_room_and_with_neither_model_to_be_had_the_endpoint_says_so_and_tries_once_more(
     up: Endpoint, no_room: None, monkeypatch
 ):
-    def start_no_more(*_: Any) -> Engine:
+    def start_no_more(*_: Any, **__: Any) -> Engine:
         raise InputError("the GPU is gone")
 
     monkeypatch.setattr(engines, "start", start_no_more)

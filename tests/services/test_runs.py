@@ -190,6 +190,7 @@ def test_removing_a_run_leaves_neither_files_nor_refs(two_runs: Path, git):
 
 def test_a_workspace_whose_making_was_cut_off_is_made_anew(project: Path):
     (project / ".runs/cut/.git").mkdir(parents=True)
+    (project / ".runs/.cut.making").touch()  # the maker leaves it until there is a record
     folder = workspace.create("cut", Settings().parameters(), edits=False, flow_run_id="1")
     assert (Run.read(folder).state, Run.read(folder).flow_run_id) == ("running", "1")
     assert (folder / "params.yaml").exists()

@@ -166,6 +166,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"n": 10_000},
     {"prompt_logprobs": 100_000},
     {"structured_outputs": {"regex": "((a{100}){100}){100}"}},
+    {"structured_outputs": {"regex": ".*" * 250}},
     {"stop": ["a"] * 100_000},
 ]
 AT_THE_LIMIT: list[dict[str, Any]] = [
@@ -178,7 +179,7 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     schema({"type": "integer", "multipleOf": 7}),  # the one compiler may not know it; no other is tried
     {"n": 16},
     {"prompt_logprobs": 20},
-    {"structured_outputs": {"grammar": 'root ::= root root | "a"'}},
+    {"structured_outputs": {"regex": "(.*|[^b]*)(.*|.*)"}},
 ]
 
 
