@@ -19,6 +19,7 @@ SETTINGS = {name for pair in VARIABLES for name in pair if name} | {"PYTHON"}
 MARKS = {
     "takes minutes",
     "serves",
+    "needs a file",
     "needs a run",
     "needs a server",
     "needs an endpoint",
