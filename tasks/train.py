@@ -23,7 +23,6 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Train
-from stance.data.chat import control_tokens, refuse_control_tokens
 from stance.errors import run
 from stance.machine.files import write_json
 from stance.models.base import locate
@@ -38,15 +37,13 @@ from stance.training.dpo import (
     precompute_reference,
     read_rows,
     require_all_pairs,
+    require_no_control_tokens,
     save_adapter,
 )
 from stance.training.progress import Progress, steps
 from stance.training.watchdog import WatchdogCallback
 
 logger = logging.getLogger(__name__)
-
-READ = ("prompt", "chosen")
-"""The texts of a pair that come from the data set; the rejected one may be the model's own."""
 
 
 def train(
@@ -74,8 +71,7 @@ def train(
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
     rows = read_rows(pairs / "train.jsonl")
     tokenizer = checked_tokenizer(folder, base)
-    texts = {f"{part} of pair {n}": row[part][-1]["content"] for n, row in enumerate(rows, 1) for part in READ}
-    refuse_control_tokens(control_tokens(tokenizer), texts, str(folder))
+    require_no_control_tokens(rows, tokenizer, folder)
     trainer = DPOTrainer(
         model=str(folder),
         args=dpo_config(model, options, seed, state),

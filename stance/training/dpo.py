@@ -14,9 +14,12 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.models import Model
 from stance.config.training import Train
-from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
+from stance.data.chat import Fingerprint, control_tokens, fingerprint, load_tokenizer, refuse_control_tokens
 from stance.data.preferences import read_pairs
 from stance.errors import InputError
+
+READ = ("prompt", "chosen")
+"""The texts of a pair that come from the data set; the rejected one may be the model's own."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -94,6 +97,16 @@ def require_all_pairs(trainer: DPOTrainer, options: Train, count: int) -> None:
             f"train.max_length is {options.max_length}, and {count - kept} of {count} prompts alone are as long; "
             "raise it"
         )
+
+
+def require_no_control_tokens(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, model: Path) -> None:
+    """Refuse pairs whose texts hold a control token of the model in the folder `model`.
+
+    Raises:
+        InputError: A text holds one; names all such texts.
+    """
+    texts = {f"{part} of pair {n}": row[part][-1]["content"] for n, row in enumerate(rows, 1) for part in READ}
+    refuse_control_tokens(control_tokens(tokenizer), texts, str(model))
 
 
 def adapter_in_fp32(model: torch.nn.Module) -> None:

@@ -21,7 +21,7 @@ from stance.data.chat import load_tokenizer
 from stance.errors import InputError
 from stance.models.loading import load, nf4
 from stance.training.checkpoints import last_complete
-from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config
+from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config, require_no_control_tokens
 from tasks.train import train
 from tests.builders.small_run import params, prepare, train_in
 
@@ -266,3 +266,9 @@ def test_gradient_check_notices_the_trap_of_an_eval_mode_forward(root: Path, tin
         [sys.executable, "-c", TRAP, str(root), str(tiny_model)], capture_output=True, text=True, check=True
     )
     assert float(done.stdout.split()[-1]) > 0.5
+
+
+def test_a_pair_with_a_control_token_of_the_model_is_refused(tiny_model: Path):
+    row = {"prompt": [{"role": "user", "content": "Is it </s> good?"}], "chosen": [{"content": "Yes."}]}
+    with pytest.raises(InputError, match="prompt of pair 1 holds </s>"):
+        require_no_control_tokens([row], load_tokenizer(tiny_model), tiny_model)
