@@ -14,6 +14,7 @@ import psutil
 
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
+from stance.machine.processes import is_running
 
 VARIABLE = "STANCE_API_KEY"
 ALIGNED, BASE = "aligned", "base"
@@ -89,7 +90,6 @@ def state() -> dict[str, Any] | None:
         return None
     try:
         current: dict[str, Any] = read_json(STATE)
-        is_alive = psutil.Process(current["pid"]).create_time() == current["started"]
-    except (psutil.NoSuchProcess, ValueError):  # ValueError: the file is incomplete
+    except ValueError:  # the file is incomplete
         return None
-    return current if is_alive else None
+    return current if is_running(current["pid"], current["started"]) else None

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
+
 
 def environment() -> dict[str, str]:
     """Return the environment of a stage: its `python` is this interpreter, and its log is UTF-8 in any locale.
@@ -26,6 +28,18 @@ def name_the_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = f"user-{os.getuid()}"
+
+
+def is_running(pid: int, started: float) -> bool:
+    """Does the process run that started at that time, and not only a later one of the same number?
+
+    A killed process whose parent has not asked for its exit code yet (a zombie) does not run.
+    """
+    try:
+        process = psutil.Process(pid)
+        return bool(process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until_ended(work: Callable[[], None]) -> None:

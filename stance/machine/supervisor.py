@@ -69,13 +69,13 @@ def run(command: Sequence[str]) -> int:
     if MARK in os.environ:
         threading.Thread(target=watch_gpu, args=(samples,), daemon=True).start()
     process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=end_with_pipe, args=(ended,), daemon=True).start()
+    threading.Thread(target=end_with_pipe, args=(ended, signals), daemon=True).start()
     code = process.wait()
     ended.set()
     end_descendants()
     if MARK in os.environ:
         print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
-    if signals:  # whose handler may have waited for the command first, and then its code is lost
+    if signals:  # whoever ended the command may have waited for it first, and then its code is lost
         return 128 + signals[0]
     return code if code >= 0 else 128 - code
 
@@ -100,10 +100,11 @@ def watch_gpu(samples: list[int]) -> None:
     samples.extend(int(line) for line in process.stdout if line.strip().isdigit())
 
 
-def end_with_pipe(ended: threading.Event) -> None:
-    """End everything once nobody holds the other end of stdin."""
+def end_with_pipe(ended: threading.Event, signals: list[int]) -> None:
+    """End everything once nobody holds the other end of stdin, and note the signal that it was ended by."""
     os.read(sys.stdin.fileno(), 1)  # unbuffered: Python's own reader may not be held when the process ends
     if not ended.is_set():
+        signals.append(signal.SIGTERM)
         end_descendants()
 
 

@@ -9,6 +9,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from stance.machine.files import read_json, write_json
+from stance.machine.processes import is_running
 
 RECORD = Path(".dvc/tmp/run.json")
 LOG = Path(".dvc/tmp/run.log")
@@ -63,10 +64,7 @@ class Run(BaseModel):
 
     def alive(self) -> bool:
         """Is the recorded process still there, and not a later one of the same number?"""
-        try:
-            return bool(psutil.Process(self.pid).create_time() == self.started) if self.pid else False
-        except psutil.NoSuchProcess:
-            return False
+        return is_running(self.pid, self.started) if self.pid and self.started else False
 
     def write(self, folder: Path) -> None:
         """Replace the record in `folder` as a whole, so that no reader sees half of it."""

@@ -15,6 +15,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from stance.client.local import SERVE
+from stance.machine.processes import is_running
 from stance.machine.supervisor import GRACE
 from stance.serving.engine import Engine, kill_all
 
@@ -70,9 +71,9 @@ def clean() -> list[Path]:
     except (FileNotFoundError, ValueError):
         return []
     until = time.monotonic() + PATIENCE
-    while any(alive(*process) for process in left.processes) and time.monotonic() < until:
+    while any(is_running(*process) for process in left.processes) and time.monotonic() < until:
         time.sleep(0.1)
-    kill_all([psutil.Process(pid) for pid, started in left.processes if alive(pid, started)])
+    kill_all([psutil.Process(pid) for pid, started in left.processes if is_running(pid, started)])
     in_use = {path for process in psutil.process_iter() for path in mapped(process.pid)}
     gone = [path for path in [*left.folders, *left.shared] if path.exists() and path not in in_use]
     for path in gone:
@@ -82,14 +83,6 @@ def clean() -> list[Path]:
             path.unlink(missing_ok=True)
     clear()
     return gone
-
-
-def alive(pid: int, started: float) -> bool:
-    """Does the process run that started at that time?"""
-    try:
-        return bool(psutil.Process(pid).create_time() == started)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def clear() -> None:
