@@ -14,15 +14,16 @@ itself is neutral with score 0.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
 from threadpoolctl import threadpool_limits
@@ -75,8 +76,7 @@ class StanceClassifier:
         rows = [row for number, question in enumerate(questions) for row in _examples(number, question)]
         rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
         prompts, responses, stances = zip(*rows, strict=True)
-        words = Words.fit(prompts, responses)
-        ngrams = words.ngrams(prompts, responses)
+        words, ngrams = Words.fit(prompts, responses)
         linear = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
         with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
             linear.fit(_with_figures(ngrams, prompts, responses), stances)
@@ -108,26 +108,50 @@ class StanceClassifier:
 class Words(NamedTuple):
     """Weighs the n-grams of answers: anywhere, and in the first and last clause."""
 
-    anywhere: TfidfVectorizer
-    placed: TfidfVectorizer
+    anywhere: "Ngrams"
+    placed: "Ngrams"
 
     @classmethod
-    def fit(cls, prompts: Sequence[str], responses: Sequence[str]) -> Self:
-        """Learn how common each n-gram is."""
-        anywhere = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2, sublinear_tf=True)
-        placed_ones = TfidfVectorizer(analyzer=_placed, min_df=2, sublinear_tf=True)
-        return cls(anywhere.fit(responses), placed_ones.fit(list(zip(prompts, responses, strict=True))))
+    def fit(cls, prompts: Sequence[str], responses: Sequence[str]) -> tuple[Self, csr_matrix]:
+        """Learn how common each n-gram is; return that, and the weights of the n-grams of these answers."""
+        words = cls(Ngrams(analyzer="char", ngram_range=(1, 3)), Ngrams(analyzer=_placed))
+        rows = list(zip(prompts, responses, strict=True))
+        return words, hstack([words.anywhere.fit(responses), words.placed.fit(rows)], format="csr")
 
     def ngrams(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
         """Return the weights of the n-grams, none of them negative."""
         rows = list(zip(prompts, responses, strict=True))
-        return hstack([self.anywhere.transform(responses), self.placed.transform(rows)], format="csr")
+        return hstack([self.anywhere.weights(responses), self.placed.weights(rows)], format="csr")
+
+
+class Ngrams:
+    """Weighs n-grams by tf-idf, as `TfidfVectorizer` does, which would count those that it is fitted on twice."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the options of `CountVectorizer`."""
+        self._counts = CountVectorizer(min_df=2, **options)
+        self._tfidf = TfidfTransformer(sublinear_tf=True)
+
+    def fit(self, texts: Sequence[Any]) -> csr_matrix:
+        """Learn how common each n-gram is, and return the weights of those of these texts."""
+        counts = self._counts.fit_transform(texts)
+        counts.sort_indices()  # as `transform` has them: sums in another order differ in the last digit
+        return self._tfidf.fit_transform(counts)
+
+    def weights(self, texts: Sequence[Any]) -> csr_matrix:
+        """Return the weights of the n-grams that were learned."""
+        return self._tfidf.transform(self._counts.transform(texts))
 
 
 def _with_figures(ngrams: csr_matrix, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
     """Return the weights of the n-grams and, beside them, the figures of the wording."""
-    rows = [features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+    rows = [_figures(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
     return hstack([ngrams, csr_matrix(np.array(rows))], format="csr")
+
+
+@lru_cache(maxsize=20_000)  # a cross-validation asks for those of the corpus once for each fold
+def _figures(prompt: str, response: str) -> list[float]:
+    return features(prompt, response)
 
 
 def _placed(row: tuple[str, str]) -> list[str]:
