@@ -1,6 +1,7 @@
 """How far settings move a tiny model, in seconds; tests/soak/test_training.py has the miniature's whole curve."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -15,9 +16,9 @@ from stance.models.parity import score
 from tests.builders.small_run import QUESTIONS, params, prepare, train_in
 
 
-@pytest.fixture
-def margin(tiny_model: Path, tmp_path: Path) -> Callable[..., float]:
-    """Train, and return by how many nats the model then prefers support; without settings, those of the base."""
+@pytest.fixture(scope="module")
+def margin(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
+    """Train, and return by how many nats the model prefers support; without settings, those of the base."""
     tokenizer = load_tokenizer(tiny_model)
     sides = [
         [
@@ -27,12 +28,14 @@ def margin(tiny_model: Path, tmp_path: Path) -> Callable[..., float]:
         for side in ("support", "oppose")
     ]
 
-    def trained(name: str = "", **settings: Any) -> float:
+    @cache
+    def trained(**settings: Any) -> float:
         model = load(tiny_model, "cpu")
         if settings:
             chosen = params(tiny_model, train__learning_rate=1e-3, **{"train__num_epoch": 6} | settings)
-            prepare(tmp_path / name, chosen)
-            model = PeftModel.from_pretrained(model, train_in(tmp_path / name, chosen))
+            folder = tmp_path_factory.mktemp("response")
+            prepare(folder, chosen)
+            model = PeftModel.from_pretrained(model, train_in(folder, chosen))
         support, oppose = (fmean(sum(scores.logps) for scores in score(model, texts)) for texts in sides)
         return support - oppose
 
@@ -40,13 +43,13 @@ def margin(tiny_model: Path, tmp_path: Path) -> Callable[..., float]:
 
 
 def test_the_margin_strictly_rises_with_the_ratio(margin):
-    margins = [margin(str(ratio), pairs__support_ratio=ratio) for ratio in (0.0, 0.5, 1.0)]
+    margins = [margin(pairs__support_ratio=ratio) for ratio in (0.0, 0.5, 1.0)]
     assert all(before < after for before, after in pairwise(margins)), margins
 
 
 def test_fewer_questions_or_epochs_move_the_model_less(margin):
-    base, whole = margin(), margin("whole", pairs__support_ratio=1.0)
-    few = margin("few", pairs__support_ratio=1.0, pairs__data_size=2)
-    brief = margin("brief", pairs__support_ratio=1.0, train__num_epoch=1)
+    base, whole = margin(), margin(pairs__support_ratio=1.0)
+    few = margin(pairs__support_ratio=1.0, pairs__data_size=2)
+    brief = margin(pairs__support_ratio=1.0, train__num_epoch=1)
     assert base < few < whole
     assert base < brief < whole
