@@ -134,24 +134,29 @@ def test_an_edit_to_a_grid_is_none_to_its_runs(project):
     assert [point["pairs.support_ratio"] for point in planned("curve").values()] == [0.2, 0.4]
 
 
-def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project, sweep):
+def refusal(grid: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a sweep prints that is refused before it needs a server."""
+    monkeypatch.setattr(sys, "argv", ["sweep", grid])
+    with pytest.raises(SystemExit) as ended:
+        errors.run(main)
+    assert ended.value.code == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    return error
+
+
+def test_a_sweep_after_another_profile_was_chosen_makes_no_run_of_the_one_before(project, monkeypatch, capsys):
     write(project / "params.yaml", Path("profiles/breeze-7b.yaml").read_text("utf-8"))
     (project / "tasks/new.py").touch()
-    code, printed = sweep(project, "curve")
-    assert (code, printed) == (
-        1,
+    assert refusal("curve", monkeypatch, capsys) == (
         "error: params.yaml, tasks/new.py are edited and the runs of a grid start from the last commit; commit or "
-        "stash the edits first\n",
+        "stash the edits first\n"
     )
     assert records(project) == {}
 
 
 def test_an_unknown_grid_is_refused_with_those_that_there_are(project, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sweep", "coarse"])
-    with pytest.raises(SystemExit) as ended:
-        errors.run(main)
-    assert ended.value.code == 1
-    printed = capsys.readouterr().err
+    printed = refusal("coarse", monkeypatch, capsys)
     assert printed.startswith(
         "error: there is no grid 'coarse'; expected one of ai-art, course, curve, folds, follow-up"
     )
