@@ -34,15 +34,33 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FIRST = (
     "services/test_end_to_end.py",
     "services/test_ui.py",
-    "services/test_release_whole.py",
     "services/test_worker.py",
     "services/test_serve.py",
+    "services/test_release_whole.py",
     "services/test_sweep.py",
     "services/test_push.py",
     "services/",
     "models/",
 )
-"""What starts first, the longest before the others: two processes then end at about the same time."""
+"""What starts first, the longest before the others: two processes then end at about the same time.
+
+`test_release_whole.py` needs the aligned project, which `test_end_to_end.py` makes. So other files start between them.
+"""
+TOGETHER = {"tests/services/test_worker.py": "tests/services/test_ui.py"}
+"""A file that goes to the process of another file, because both need the same server."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give every file to one process, as `--dist loadfile` does, and the files of `TOGETHER` to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return TOGETHER.get(path, path)
+
+    return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,11 +128,11 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture(scope="session")
-def aligned(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> "Aligned":
+def aligned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> "Aligned":
     """This project, aligned at ratio 1 once for all tests, on a base that is trained for half as long."""
     from tests.builders.aligned_project import SMALL, Aligned
 
-    return Aligned(shared(tmp_path_factory) / "aligned", prefect_api, **SMALL)
+    return Aligned(shared(tmp_path_factory) / "aligned", lambda: str(request.getfixturevalue("prefect_api")), **SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ With 100 steps, only 0.8 of the answers oppose at ratio 0, which is the bound of
 class Aligned:
     """The project, and the run of `python -m flows.align` that filled it."""
 
-    def __init__(self, folder: Path, api: str, **values: Any) -> None:
-        """Make it in a folder with some parameters of its own, unless another process has, or is about to."""
+    def __init__(self, folder: Path, api: Callable[[], str], **values: Any) -> None:
+        """Make it in a folder with some parameters of its own, unless another process has, or is about to.
+
+        `api` starts a Prefect server and returns its address; a project that is there already needs none.
+        """
         folder.mkdir(exist_ok=True)
         self.project, made = folder / "project", folder / "run.json"
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not made.exists():
                 change(copy_of_this_project(self.project), **values)
-                run = command(self.project, "flows.align", PREFECT_API_URL=api)
+                run = command(self.project, "flows.align", PREFECT_API_URL=api())
                 git(self.project, "add", "--all")
                 git(self.project, "commit", "--quiet", "--message", "what the run has made")
                 made.write_text(json.dumps(run), encoding="utf-8")
