@@ -2,16 +2,16 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from stance.data.questions import Question, Stance, read_questions
 from stance.evaluation.classifier import STANCES, StanceClassifier, read_labelled
 from stance.evaluation.fitted import judged
-from stance.evaluation.validation import SOURCES, VALIDATION
+from stance.evaluation.validation import SOURCES, VALIDATION, main
 from tests.unit.evaluation.test_classifier import (
     LIVE_ACTION,
     TAUGHT,
@@ -84,24 +84,34 @@ def test_eight_questions_on_another_topic_are_enough_to_judge_seven_answers_of_e
     assert sum(right) >= 7
 
 
+@pytest.fixture
+def label(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `python -m stance label` in this process, and return what it prints; test_readme.py types the command."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["label", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
-def test_command_prints_every_row_with_its_verdict(tmp_path, ending):
+def test_command_prints_every_row_with_its_verdict(label, tmp_path, ending):
     known = read_labelled(VALIDATION / "zh_Hant/live_action.jsonl")[:3]
     rows = [{"id": number, "prompt": row.prompt, "response": row.response} for number, row in enumerate(known)]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     file = tmp_path / f"answers.{ending}"
     file.write_text("\n".join(lines) if ending == "jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
-    command = [sys.executable, "-m", "stance", "label", str(file), "--dataset", str(LIVE_ACTION)]
-    printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout.splitlines()
+    printed = label(str(file), "--dataset", str(LIVE_ACTION)).splitlines()
     found = [json.loads(line) for line in printed]
     assert [{key: row[key] for key in ("id", "prompt", "response")} for row in found] == rows
     assert all(row["stance"] in STANCES and -1 <= row["score"] <= 1 for row in found)
     assert rows[0]["prompt"] in printed[0]
 
 
-def test_validation_prints_accuracy_confusion_and_the_worst_cases():
-    command = [sys.executable, "-m", "stance", "label", "--validate"]
-    printed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+def test_validation_prints_accuracy_confusion_and_the_worst_cases(label):
+    printed = label("--validate")
     for topic in ("ai_art", "live_action"):
         assert re.search(rf"{topic}: 1\d\d of 192 right, \d\d\.\d%", printed)
     assert printed.count("the worst cases") == 2
