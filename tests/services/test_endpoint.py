@@ -748,10 +748,12 @@ def test_an_engine_is_called_by_the_alias_and_by_its_release():
 
 
 def test_base_and_adapter_are_two_models_of_one_engine():
-    given = engines.names(candidate("r-1", adapter=Path("data/adapter"), rank=24))
+    given = engines.names(candidate("r-1", adapter=Path("data/adapter"), rank=24, layers=["q_proj", "v_proj"]))
     assert given[:2] == ["--served-model-name", "base"]
     assert given[given.index("--max-lora-rank") + 1] == "32"
-    assert given[-2:] == ["aligned=data/adapter", "r-1=data/adapter"]
+    adapters = given.index("--lora-modules")
+    assert given[adapters + 1 : adapters + 3] == ["aligned=data/adapter", "r-1=data/adapter"]
+    assert given[-3:] == ["--lora-target-modules", "q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(
