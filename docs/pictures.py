@@ -36,7 +36,7 @@ FLAGS = [
 def pictures() -> None:
     """Make both pictures."""
     with TemporaryDirectory() as scratch:
-        project = copy_of_this_project(Path(scratch) / "stance-pipeline")
+        project = copy_of_this_project(Path(scratch) / "stance-pipeline", profile="smollm2-135m")
         share_cache(project)
         ui = Ui(project)
         try:

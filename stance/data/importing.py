@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from stance.data.forms import FORMS, NAMES, Mapped, map_prompts, map_rows
 from stance.data.questions import Prompt
-from stance.data.starting import SOURCES, require_new, start, system_prompt_for
+from stance.data.starting import PROFILE_HELP, SOURCES, require_new, start
 from stance.data.tables import ENDINGS, read_table
 from stance.errors import InputError
 from stance.machine.files import first_problem
@@ -87,7 +87,7 @@ def arguments() -> Namespace:
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="KEY=COLUMN", help="names of columns, for example support=PRO"
     )
-    parser.add_argument("--profile", default="miniature", help="the profile to start from (default: %(default)s)")
+    parser.add_argument("--profile", help=PROFILE_HELP)
     return parser.parse_args()
 
 
@@ -98,4 +98,4 @@ def main() -> None:
     columns = columns_of(options.columns)
     mapped, prompts = convert(options.file, options.chosen, columns, options.test, options.test_size)
     report(options.file, mapped, prompts)
-    start(options.name, mapped.questions, prompts, system_prompt_for(mapped.questions), options.profile)
+    start(options.name, mapped.questions, prompts, options.profile)

@@ -30,6 +30,7 @@ HELD_OUT = 6
 BYTES_PER_TOKEN = 2
 ROOM = 1.5
 """How much longer than the longest labelled answer an answer may be before it is cut off."""
+PROFILE_HELP = "the profile to start from (default: smollm2-135m for questions in English, miniature for others)"
 SIZES = ("pairs.data_size", "train.max_length", "answers.max_new_tokens")
 
 
@@ -81,15 +82,25 @@ def system_prompt_for(questions: Sequence[Question]) -> str:
     return "Reply briefly, in the language of the question."
 
 
-def start(
-    name: str, questions: Sequence[Question], prompts: Sequence[Prompt], system_prompt: str, profile: str
-) -> None:
+def profile_for(questions: Sequence[Question]) -> str:
+    """Return the profile whose model reads the language of the questions and needs neither a GPU nor a download."""
+    return "smollm2-135m" if language_of([row.support for row in questions]) == "en" else "miniature"
+
+
+def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], profile: str | None) -> None:
     """Write a data set and its profile, and print what comes next.
+
+    Args:
+        name: The name of both.
+        questions: The training questions.
+        prompts: The test prompts.
+        profile: The profile to start from. None stands for the one that `profile_for` returns.
 
     Raises:
         InputError: There is no such profile.
     """
     folder, path = SOURCES / name, PROFILES / f"{name}.yaml"
+    profile, system_prompt = profile or profile_for(questions), system_prompt_for(questions)
     dataset = {"source": "folder", "path": str(folder), "probes": None}
     changes = {"model.system_prompt": system_prompt, **fitting_sizes(questions, prompts)}
     compose(profile, {"dataset": dataset, **changes})  # refuses what is wrong before anything is written
@@ -102,7 +113,7 @@ def start(
     with path.open("x", encoding="utf-8") as file:
         file.write(head + re.sub(r"\A(#.*\n)*", "", text))
     print(f"{folder} holds {LABELLED} and {TEST}; {path} holds the parameters that fit them")
-    print(f"system prompt: {system_prompt}")
+    print(f"system prompt: {system_prompt}; the other parameters are those of the profile {profile}")
     print(f"next: edit the two files, `python -m stance new {name} --refit`, `make profile NAME={name}`, `make repro`")
 
 
@@ -159,7 +170,7 @@ def main() -> None:
     )
     parser.add_argument("name", help="letters, digits, - and _")
     parser.add_argument("--language", choices=tuple(LANGUAGES), default="en", help="(default: %(default)s)")
-    parser.add_argument("--profile", default="miniature", help="the profile to start from (default: %(default)s)")
+    parser.add_argument("--profile", help=PROFILE_HELP)
     parser.add_argument("--refit", action="store_true", help="write the sizes of the edited data into its profile")
     options = parser.parse_args()
     if options.refit:
@@ -167,4 +178,4 @@ def main() -> None:
         return
     require_new(options.name)
     questions, prompts = template(options.language)
-    start(options.name, questions, prompts, system_prompt_for(questions), options.profile)
+    start(options.name, questions, prompts, options.profile)

@@ -122,7 +122,7 @@ def parse_record(schema: TypeAdapter[Record], content: bytes, path: Path, advice
         raise InputError(f"{path} is not in the format of this version ({first_problem(error)}); {advice}") from None
 
 
-RESTORES = {"params.yaml": "make profile NAME=miniature", "dvc.lock": "make repro"}
+RESTORES = {"params.yaml": "make profile NAME=smollm2-135m", "dvc.lock": "make repro"}
 """The command that writes a file, by the file's name. All other YAML files are in git."""
 
 

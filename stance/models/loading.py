@@ -25,7 +25,7 @@ def require_device(model: Model) -> None:
     if model.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "model.device is cuda and torch finds no GPU here; run on a machine with one, or use a profile for a CPU "
-            "(`make profile NAME=miniature`)"
+            "(`make profile NAME=smollm2-135m`)"
         )
     if model.device == "cuda" and torch.cuda.get_device_capability() < BF16_FROM:
         raise InputError(

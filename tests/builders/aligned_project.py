@@ -11,7 +11,7 @@ from tests.builders.repository import git
 from tests.builders.this_project import Run, change, command, copy_of_this_project
 
 SMALL = {"base__max_steps": 150}
-"""Half of the default profile's base training, the longest stage; answers, margins and gates are as good.
+"""Half of the base training of the profile `miniature`, the longest stage; answers, margins and gates are as good.
 
 With 100 steps, only 0.8 of the answers oppose at ratio 0, which is the bound of that test.
 """

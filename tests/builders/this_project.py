@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stance.config.profiles import PROFILES
+
 STAGES = {
     "dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"
 }  # fmt: skip
@@ -53,8 +55,8 @@ def command(project: Path, *arguments: str, **variables: str) -> Run:
     return Run(done.returncode, done.stdout, time.monotonic() - began, found)
 
 
-def copy_of_this_project(folder: Path) -> Path:
-    """What a clone would hold, uncommitted edits included."""
+def copy_of_this_project(folder: Path, profile: str = "miniature") -> Path:
+    """What a clone would hold after `make profile`, uncommitted edits included."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
     )
@@ -63,6 +65,7 @@ def copy_of_this_project(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(name, folder / name)
     (folder / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy(PROFILES / f"{profile}.yaml", folder / "params.yaml")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)

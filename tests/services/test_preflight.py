@@ -195,7 +195,7 @@ def test_a_gpu_profile_is_refused_without_a_gpu(check):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(InputError, match="model.device is cuda and torch finds no GPU here; .*NAME=miniature"):
+    with pytest.raises(InputError, match="model.device is cuda and torch finds no GPU here; .*NAME=smollm2-135m"):
         check(model__device="cuda")
 
 

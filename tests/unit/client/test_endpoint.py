@@ -136,7 +136,7 @@ def test_an_endpoint_without_provenance_says_nothing_and_is_used(double, at):
 
 def test_the_system_prompt_is_that_of_the_run_that_answers_and_otherwise_that_of_the_project():
     assert system_prompt({"params": {"model": {"system_prompt": "Be brief."}}}) == "Be brief."
-    assert system_prompt({}) == "回覆請少於20字"
+    assert system_prompt({}) == "Reply in fewer than 20 words."
     assert system_prompt({"params": None}) == "回覆請少於20字"
 
 

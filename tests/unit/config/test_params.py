@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from stance.config.data import FolderDataset, GitDataset
-from stance.config.models import HubBase, MiniatureBase
+from stance.config.models import HubBase, PackageBase
 from stance.config.params import Params
 from stance.config.profiles import PROFILES, compose
 from stance.errors import InputError
@@ -33,10 +33,10 @@ def test_every_profile_is_valid(name):
     assert compose(name) == yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def test_the_repository_holds_the_miniature():
-    assert read_yaml(Path("params.yaml")) == compose("miniature")
+def test_the_repository_holds_a_language_model_out_of_a_package():
+    assert read_yaml(Path("params.yaml")) == compose("smollm2-135m")
     params = Params.load()
-    assert isinstance(params.base, MiniatureBase)
+    assert isinstance(params.base, PackageBase)
     assert isinstance(params.dataset, FolderDataset)
 
 
@@ -186,7 +186,7 @@ def test_a_missing_value_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "does not exist; `make profile NAME=miniature` writes"),
+        (None, "does not exist; `make profile NAME=smollm2-135m` writes"),
         (b"seed: [1", "is not YAML: .*line 1.*; correct it"),
         (b"seed: \xff", "is not YAML"),
         (b"- seed", "holds a list; expected blocks"),
@@ -230,7 +230,7 @@ def test_label_smoothing_wants_a_loss_that_has_it():
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("params.yaml", "make profile NAME=miniature"),
+        ("params.yaml", "make profile NAME=smollm2-135m"),
         ("dvc.lock", "make repro"),
         ("vllm.yaml", "git checkout .*/vllm.yaml"),
     ],

@@ -275,9 +275,10 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(project, argumen
 
 
 @pytest.mark.parametrize(
-    ("language", "prompt"), [("en", "Reply in fewer than 20 words."), ("zh-Hant", "回覆請少於20字")]
+    ("language", "prompt", "profile"),
+    [("en", "Reply in fewer than 20 words.", "smollm2-135m"), ("zh-Hant", "回覆請少於20字", "miniature")],
 )
-def test_new_writes_a_data_set_to_begin_with(project, language, prompt):
+def test_new_writes_a_data_set_to_begin_with(project, language, prompt, profile):
     done = stance("new", "mine", "--language", language)
     assert (done.returncode, done.stderr) == (0, "")
     questions, prompts = read_both(Path("data/sources/mine"))
@@ -286,7 +287,8 @@ def test_new_writes_a_data_set_to_begin_with(project, language, prompt):
     params = Params.load(PROFILES / "mine.yaml")
     assert (params.model.system_prompt, params.pairs.data_size) == (prompt, 10)
     assert params.dataset.probes is None
-    assert params.train == Params.load(PROFILES / "miniature.yaml").train
+    usual = Params.load(PROFILES / f"{profile}.yaml")
+    assert (params.base, params.train) == (usual.base, usual.train)
 
 
 def test_refit_changes_the_sizes_and_nothing_else(project):
