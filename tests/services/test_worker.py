@@ -15,6 +15,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.deployments import show_crashed
+from flows.worker import worker
+from stance import errors
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.builders.repository import git
@@ -140,17 +142,19 @@ def test_the_nightly_runs_are_scheduled_once_the_schedule_is_switched_on(ui: Ui,
     assert hours == {"03:00"}
 
 
-def test_a_worker_whose_server_is_away_says_so(machine: Machine):
-    nobody = {**machine.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    command = [sys.executable, "-m", "flows.worker"]
-    done = subprocess.run(command, cwd=machine.folder, env=nobody, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: no Prefect server answers at http://127.0.0.1:9/api; start it")
-
-
-def test_a_worker_without_a_server_says_what_to_set(machine: Machine):
-    lonely = {key: value for key, value in machine.environment.items() if key != "PREFECT_API_URL"}
-    command = [sys.executable, "-m", "flows.worker"]
-    done = subprocess.run(command, cwd=machine.folder, env=lonely, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: PREFECT_API_URL is not set; name the server")
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [
+        ("http://127.0.0.1:9/api", "no Prefect server answers at http://127.0.0.1:9/api; start it"),
+        (None, "PREFECT_API_URL is not set; name the server"),
+    ],
+    ids=["away", "not named"],
+)
+def test_a_worker_without_a_server_says_what_to_do(server, sentence, monkeypatch, capsys):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    if server:
+        monkeypatch.setenv("PREFECT_API_URL", server)
+    with pytest.raises(SystemExit) as ended:
+        errors.run(lambda: sys.exit(worker("stance")))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
