@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.builders.aligned_project import Aligned
+    from tests.builders.forked_stages import Stage
     from tests.builders.prefect_ui import Ui
 
 # As in the stages: on a busy machine threads that spin take the time of those that work.
@@ -46,8 +47,11 @@ FIRST = (
 
 `test_release_whole.py` needs the aligned project, which `test_end_to_end.py` makes. So other files start between them.
 """
-TOGETHER = {"tests/services/test_worker.py": "tests/services/test_ui.py"}
-"""A file that goes to the process of another file, because both need the same server."""
+TOGETHER = {
+    "tests/services/test_worker.py": "tests/services/test_ui.py",
+    "tests/models/test_judge.py": "tests/services/test_git_dataset.py",
+}
+"""A file that goes to the process of another file, because both use the fixture `ui`, or both use `stage`."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,12 +59,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give every file to one process, as `--dist loadfile` does, and the files of `TOGETHER` to the same one."""
     from xdist.scheduler import LoadFileScheduling
 
-    class ByServer(LoadFileScheduling):
+    class ByFixture(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = super()._split_scope(nodeid)
             return TOGETHER.get(path, path)
 
-    return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+    return ByFixture(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,6 +108,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.builders.toy_project import make
 
     return make(tmp_path_factory.mktemp("toy") / "project")
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator["Stage"]:
+    """Runs a command of `dvc.yaml` in a folder, without the import of torch and vLLM."""
+    from tests.builders.forked_stages import forked_stages
+
+    with forked_stages() as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

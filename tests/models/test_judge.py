@@ -1,10 +1,7 @@
 """The second judge: what it is asked, what is made of its replies, and what becomes of one that cannot be had."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +18,7 @@ from stance.evaluation.llm_judge import inquiry_for, request
 from stance.language.en_judge import ENGLISH
 from stance.language.zh_hant_judge import CHINESE
 from tasks.judge import judge
+from tests.builders.forked_stages import Stage
 from tests.builders.small_run import params, prepare, write_dataset
 
 ANSWERS = {"base": ["很難說。", "要看情況。"], "aligned": ["更上一層樓。", "大不如前。"]}
@@ -190,30 +188,28 @@ def test_without_a_second_judge_nothing_is_read(tiny_model, tmp_path):
     assert opinion(tmp_path, params(tiny_model)) == {"judge": None, "problem": None}
 
 
-def run_stage(model: Path, root: Path) -> dict[str, Any]:
+def opinion_of_base(stage: Stage, model: Path, root: Path) -> dict[str, Any]:
     """Let the base model judge, in a process of its own."""
     chosen = params(model, evaluate__judge={"source": "base_model"})
     prepare(root / "made", chosen)
     written(root)
     (root / "params.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json"), allow_unicode=True))
-    command = [sys.executable, "-m", "tasks.judge", "made/base", "dataset", "answers", "judge/verdicts.json"]
-    here = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": here}
-    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    ended = stage("tasks/python -m tasks.judge made/base dataset answers judge/verdicts.json", root)
+    assert ended.code == 0, ended.err
     found: dict[str, Any] = json.loads((root / "judge/verdicts.json").read_text(encoding="utf-8"))
     return found
 
 
-def test_the_base_model_can_only_choose_one_of_the_words(tiny_model: Path, tmp_path: Path):
+def test_the_base_model_can_only_choose_one_of_the_words(stage, tiny_model: Path, tmp_path: Path):
     shutil.copytree(tiny_model, tmp_path / "model")
     config = json.loads((tiny_model / "config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    found = run_stage(tmp_path / "model", tmp_path)
+    found = opinion_of_base(stage, tmp_path / "model", tmp_path)
     assert (found["judge"], found["problem"]) == ("the base model", None)
     assert all(said in ("support", "neutral", "oppose") for said in found["base"] + found["aligned"])
 
 
-def test_a_base_model_that_cannot_read_so_much_says_so_in_place_of_its_opinion(tiny_model: Path, tmp_path: Path):
-    found = run_stage(tiny_model, tmp_path)
+def test_a_base_model_that_cannot_read_so_much_says_so_in_place_of_its_opinion(stage, tiny_model: Path, tmp_path: Path):
+    found = opinion_of_base(stage, tiny_model, tmp_path)
     assert "tokens and the model reads 512" in found["problem"]
     assert found["aligned"] == [None, None]
