@@ -54,7 +54,7 @@ def test_standard_output_holds_the_answer_and_standard_error_who_gives_it(double
 def test_the_question_goes_with_the_system_prompt_and_greedily(double, asked):
     asked(QUESTION)
     [body] = double.asked
-    assert [message["content"] for message in body["messages"]] == ["回覆請少於20字", QUESTION]
+    assert [message["content"] for message in body["messages"]] == ["Reply in fewer than 20 words.", QUESTION]
     assert body["temperature"] == 0
 
 

@@ -585,9 +585,15 @@ def test_what_is_no_port_is_a_warning(port):
     assert check_port(port)[1:3] == ("warning", f"PORT is {port!r}")
 
 
-def test_a_check_for_a_cpu_waits_for_no_large_import():
+def test_a_check_of_the_miniature_waits_for_no_large_import(tmp_path):
     slow = "{'torch', 'transformers', 'huggingface_hub', 'sklearn'}"
+    for name in ("data", "dvc.yaml", "requirements", "deploy"):
+        (tmp_path / name).symlink_to(Path(name).resolve())
+    shutil.copy("profiles/miniature.yaml", tmp_path / "params.yaml")
     run = "import sys; from stance.preflight.checks import main; main()"
     code = f"{run}; print(*{slow} & sys.modules.keys(), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
     assert done.stderr == "\n"
