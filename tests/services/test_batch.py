@@ -63,7 +63,11 @@ def test_plain_rows_are_asked_as_the_model_was_trained_and_answered_in_order(dou
     assert [row["custom_id"] for row in found] == [str(n) for n in range(20)]
     body = double.asked[0]
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
-    assert (body["messages"][0]["content"], body["temperature"], body["max_tokens"]) == ("Reply in fewer than 20 words.", 0, 9)
+    assert (body["messages"][0]["content"], body["temperature"], body["max_tokens"]) == (
+        "Reply in fewer than 20 words.",
+        0,
+        9,
+    )
 
 
 def test_openai_rows_are_sent_as_they_are_and_answered_in_openai_format(double, asked):

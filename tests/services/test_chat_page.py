@@ -62,7 +62,9 @@ def test_a_conversation_in_the_browser_with_nothing_from_elsewhere(address, brow
     requested: list[str] = []
     tab.on("request", lambda request: requested.append(request.url))
     tab.goto(address)
-    expect(tab.get_by_role("textbox", name="System prompt")).to_have_value("Reply in fewer than 20 words.", timeout=30_000)
+    expect(tab.get_by_role("textbox", name="System prompt")).to_have_value(
+        "Reply in fewer than 20 words.", timeout=30_000
+    )
     entry = tab.get_by_placeholder("Ask something")
     entry.fill("真人化好看嗎？")
     entry.press("Enter")
@@ -94,4 +96,7 @@ def test_what_goes_wrong_stands_on_the_page_in_a_sentence_and_the_conversation_g
     expect(tab.get_by_text("aligned on short")).to_be_visible(timeout=30_000)
     tab.screenshot(path=SHOTS / "chat-error.png")
     tab.close()
-    assert [message["content"] for message in double.asked[-1]["messages"]] == ["Reply in fewer than 20 words.", "short"]
+    assert [message["content"] for message in double.asked[-1]["messages"]] == [
+        "Reply in fewer than 20 words.",
+        "short",
+    ]
