@@ -10,9 +10,8 @@ import logging
 import shutil
 import sys
 import time
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from datasets import Dataset
@@ -29,12 +28,11 @@ from stance.models.base import locate
 from stance.models.loading import quantization_config, require_device
 from stance.training.checkpoints import checkpoint_key, last_complete
 from stance.training.dpo import (
-    adapter_in_fp32,
     checked_tokenizer,
-    dequantize_scales,
     dpo_config,
     lora_config,
     precompute_reference,
+    prepare_policy,
     read_rows,
     require_all_pairs,
     require_no_control_tokens,
@@ -87,9 +85,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
-    adapter_in_fp32(policy)
-    dequantize_scales(policy)
-    cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer calls it in every step, 10 ms each
+    prepare_policy(policy)
     began = time.monotonic()
     if options.precompute_ref_log_probs:
         precompute_reference(trainer)

@@ -1,5 +1,6 @@
 """Direct Preference Optimization (DPO) with TRL: settings, and corrections to TRL, PEFT and bitsandbytes."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,6 +108,13 @@ def require_no_control_tokens(rows: list[dict[str, Any]], tokenizer: PreTrainedT
     """
     texts = {f"{part} of pair {n}": row[part][-1]["content"] for n, row in enumerate(rows, 1) for part in READ}
     refuse_control_tokens(control_tokens(tokenizer), texts, str(model))
+
+
+def prepare_policy(policy: PeftModel) -> None:
+    """Make a policy that TRL has built train as a resumed one does, and faster. The products stay the same."""
+    adapter_in_fp32(policy)
+    dequantize_scales(policy)
+    cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer calls it in every step, 10 ms each
 
 
 def adapter_in_fp32(model: torch.nn.Module) -> None:
