@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, StrictBool, TypeAdapter
 
 from stance.errors import InputError
 from stance.language.messages import Message, sentence
@@ -29,12 +29,12 @@ class Gate(BaseModel):
 
     name: str
     """One of `stance.language.messages.GATES`."""
-    passed: bool
+    passed: StrictBool
     figure: Message
     bound: Message
     advice: Message
     """What to do when the gate is missed."""
-    warning: bool = False
+    warning: StrictBool = False
     """Does the gate only warn? Then a push, a server or a release takes the model even if the gate is missed."""
 
 

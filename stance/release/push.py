@@ -81,7 +81,7 @@ def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
     Both repositories are looked at before either is changed.
 
     Args:
-        run: The run. Weights that have no digests yet are read.
+        run: The run.
         hub: The names of the repositories, and whether they are private.
 
     Returns:
@@ -115,8 +115,7 @@ def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     """
     if not get_token():
         raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-    run = run.hashed()
-    run.require_as_recorded()
+    run = run.again()
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     planned: dict[Part, Plan] = {}
     for part in PARTS:

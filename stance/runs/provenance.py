@@ -35,9 +35,8 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
 
     Returns:
         `release`, the name; `released`, whether it is released, here or on the Hub; `commit` of the code; `edited`,
-        whether the code had uncommitted edits; `changed`, the parameters and files that differ from those that the
-        model was made from; `params`; `outputs`, the hashes of each stage's outputs; `gates`; `hub`, what was pushed,
-        or null.
+        whether the code had uncommitted edits; `params`; `outputs`, the hashes of each stage's outputs; `gates`; `hub`,
+        what was pushed, or null.
 
     Raises:
         InputError: The run is in no git repository with a commit, or `release.json` is in another format.
@@ -49,7 +48,6 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         "released": (last is not None and last.release == run.release) or on_hub,
         "commit": _git(run.folder, "rev-parse", "HEAD"),
         "edited": bool(_git(run.folder, "status", "--porcelain", "--", *CODE)),
-        "changed": run.changed,
         "params": run.values,
         "outputs": run.lock.outputs,
         "gates": [in_words(gate) for gate in run.gates],

@@ -24,7 +24,7 @@ from stance.models.base import bf16_bytes, locate, small_files, weight_files
 from stance.runs.finished import ADAPTER, BASE_FINGERPRINT, MERGED, FinishedRun
 from stance.runs.lockfile import LOCK, Lock
 from stance.runs.provenance import provenance
-from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
+from stance.serving.file_checks import NOT_SERVED, tokenizer_gate
 
 HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
@@ -90,11 +90,10 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
     Raises:
         InputError: The run is not finished, or its files are not those that it made.
     """
-    output = ADAPTER if with_base else MERGED
-    run = FinishedRun.read(folder).hashed([output], earlier)
+    run = FinishedRun.read(folder, earlier)
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
-    require([files_gate(run, [output]), read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
+    require([read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return ServableModel(
         name=name,

@@ -20,7 +20,9 @@ from unittest.mock import ANY
 
 import pytest
 
+from stance.machine.files import write_json
 from stance.runs.provenance import release_id
+from tests.builders.figures import figures, some
 from tests.builders.finished_run import write_lock, write_run
 from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Fault
@@ -618,10 +620,11 @@ def test_a_file_that_the_lock_does_not_name_is_refused_and_the_hub_not_asked(nam
 
 
 def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, hub):
-    path = run / "data/evaluation/gates.json"
-    path.write_text(path.read_text().replace("true", "false"))
+    write_json(
+        run / "data/evaluation/metrics.json", figures(adherence={"stance": "support", "mixed": False, **some(1, 2)})
+    )
     write_lock(run)
-    refused(push(by_xet, run), "is not released: parity: found drift 0.002, expected at most 0.05. none")
+    refused(push(by_xet, run), "is not released: adherence: found 50% support", "expected at least 80%")
     assert hub.log == []
 
 

@@ -58,12 +58,12 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     prepare(data, chosen)
     adapter = train_in(data, chosen)
     merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
-    write_lock(run)
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)
         repo = hub.repo("team/base", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
         write_json(data / "base/base.json", base | {"revision": repo.refs["main"]})
+        write_lock(run)
         with jobs(environment(hub, home), PREPARE) as job:
             ended = job(PUSH, run, HF_TOKEN=TOKEN)
         assert (ended.code, ended.err) == (0, "")

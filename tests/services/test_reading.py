@@ -1,5 +1,6 @@
-"""A release with approval and push opens each weight file once in this project's code, counted over all processes.
+"""A release with approval and push opens each weight file twice in this project's code, counted over all processes.
 
+Once for every hash, and once to copy it into `data/release`.
 The engine, which opens them a second time, is not started here. The Hub's client opens the files that it sends, but not
 once more to hash them.
 """
@@ -72,7 +73,8 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
     run = write_run(project / ".runs/mine")
     shutil.rmtree(run / "data/merged")
     shutil.copytree(tiny_model, run / "data/merged")
-    fingerprint(load_tokenizer(tiny_model)).write(run / "data/base/fingerprint.json")
+    for stage in ("base", "merge"):
+        fingerprint(load_tokenizer(tiny_model)).write(run / f"data/{stage}/fingerprint.json")
     write_lock(run)
     git(run, "commit", "--quiet", "--all", "--message", "model")
     shutil.copy(run / "params.yaml", project)
@@ -80,7 +82,9 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_a_release_with_approval_and_push_opens_each_weight_file_once(way, project: Path, hub: Hub, tmp_path: Path):
+def test_a_release_with_approval_and_push_opens_each_weight_file_once_for_its_hashes_and_once_to_copy_it(
+    way, project: Path, hub: Hub, tmp_path: Path
+):
     hub.writer(TOKEN)
     audit = tmp_path / "audit/sitecustomize.py"
     audit.parent.mkdir()
@@ -98,7 +102,7 @@ def test_a_release_with_approval_and_push_opens_each_weight_file_once(way, proje
     assert ended.returncode == 0, ended.stderr
     weights = [path.name for path in project.glob(".runs/mine/data/*/*.safetensors")]
     lines = [line.split() for line in (tmp_path / "opened").read_text().splitlines()]
-    assert Counter(name for who, _, name in lines if who == "project") == dict.fromkeys(weights, 1)
+    assert Counter(name for who, _, name in lines if who == "project") == dict.fromkeys(weights, 2)
     # The client takes a sample of 512 bytes, and with git-lfs sends the file itself; to hash it would be one more.
     most = {"xet": 1, "lfs": 2}[way]
     assert Counter(name for who, _, name in lines if who == "client") == dict.fromkeys(weights, most)
