@@ -41,6 +41,7 @@ from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
 from stance.release.held import BEFORE, record, release_gates, require_own, restore_previous
 from stance.release.push import push as push_to_hub
+from stance.release.recomputation import recompute
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import RELEASE
@@ -103,9 +104,12 @@ def release(
 
 
 def verified(folder: Path, earlier: Digests | None = None) -> FinishedRun:
-    """Return the run in a folder; arguments and errors are those of `FinishedRun.read`."""
+    """Return the run in a folder, measured again; arguments and errors are those of `FinishedRun.read`."""
     try:
-        return FinishedRun.read(folder, earlier)
+        run = FinishedRun.read(folder, earlier)
+        if not earlier:
+            recompute(run)
+        return run
     except InputError as error:
         raise InputError(f"{REFUSED}: {error}") from None
 

@@ -4,7 +4,6 @@
 `stance.language.messages.sentence` puts into words.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -95,16 +94,6 @@ def in_words(gate: Gate) -> dict[str, Any]:
         "expected": sentence(gate.bound),
         "advice": sentence(gate.advice),
     }
-
-
-def gates_in_words(path: Path) -> list[dict[str, Any]]:
-    """Return the gates in a `gates.json` as `in_words` does, for a run's provenance.
-
-    A release of an earlier version, which may be on the Hub for ever, holds its gates in words already.
-    """
-    content = read_output(path)
-    rows: list[dict[str, Any]] = json.loads(content)
-    return rows if any("found" in row for row in rows) else [in_words(gate) for gate in parse_gates(content, path)]
 
 
 def require(gates: Iterable[Gate], refusal: str) -> None:

@@ -1,6 +1,7 @@
 """The files of a release as they are sent to the Hub: one set for each of the two repositories.
 
-The adapter or the merged model, and beside it the model card, parameters, `dvc.lock`, answers and gates. `bundle` takes
+The adapter or the merged model, and beside it the model card, parameters, `dvc.lock`, answers, gates, provenance and
+the signature of them all. `bundle` takes
 a `FinishedRun` and reads no file again.
 """
 
@@ -22,6 +23,8 @@ from stance.models.hub import Entry
 from stance.release.card import Part, card
 from stance.runs.finished import ADAPTER, FINGERPRINT, MERGED, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
+from stance.runs.provenance import PROVENANCE, signed_provenance
+from stance.runs.signature import SIGNATURE, private_key, sign
 
 PARTS: tuple[Part, ...] = get_args(Part)
 BESIDE = (PARAMS, LOCK, FINGERPRINT, RESPONSES, GATES)
@@ -92,11 +95,14 @@ def bundle(run: FinishedRun, hub: release.Hub, part: Part) -> dict[str, Local]:
     if part == "adapter":
         files |= {name: file for name, file in _folder(run, MERGED).items() if TOKENIZER.fullmatch(name)}
         files[ADAPTER_CONFIG] = Local.of_bytes(_adapter_config(run.folder / ADAPTER / ADAPTER_CONFIG, run.base))
-    beside = {path.name: run.contents[path] for path in BESIDE} | {CARD: card(run, hub, part).encode()}
+    beside = {path.name: run.contents[path] for path in BESIDE}
+    beside |= {CARD: card(run, hub, part).encode(), PROVENANCE: signed_provenance(run)}
     files |= {name: Local.of_bytes(content) for name, content in beside.items()}
     for name, file in files.items():
         if not name.endswith(".safetensors"):  # numbers, in which anything can look like a token
             _refuse_secrets(name, file.read())
+    hashes = {name: file.holds.sha256 for name, file in files.items()}
+    files[SIGNATURE] = Local.of_bytes(sign(run.release, hashes, private_key()))
     return dict(sorted(files.items()))
 
 

@@ -5,6 +5,7 @@ goes back. The files are copies that nobody may write to, so that what is releas
 that can share blocks (btrfs, XFS), the copies take no space.
 """
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ from stance.machine.digests import copy
 from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
-from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
+from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE, provenance, pushed
 from stance.runs.released import RECORD, Release
+from stance.runs.signature import SIGNATURE, private_key, sign
 from stance.serving.file_checks import tokenizer_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
@@ -30,8 +32,6 @@ BEFORE = RELEASE.with_name("release.before")
 """The previous release, for as long as the engine may still refuse the new one."""
 PART = RELEASE.with_name("release.part")
 """A release that is being written."""
-PROVENANCE = "provenance.json"
-"""The provenance of the model for a server in a container, which has no checkout of the run."""
 
 
 def require_own() -> None:
@@ -42,7 +42,7 @@ def require_own() -> None:
     """
     if RELEASE.is_symlink():
         raise InputError(f"{RELEASE} is a link to {RELEASE.resolve()}, which a release would replace; move it away")
-    ours = {RECORD, PROVENANCE, PUSHED, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
+    ours = {RECORD, PROVENANCE, PUSHED, SIGNATURE, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
     present = sorted(path.name for path in RELEASE.iterdir()) if RELEASE.is_dir() else []
     if others := [name for name in present if name not in ours]:
         raise InputError(
@@ -117,9 +117,17 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
         shutil.copy(RELEASE / PUSHED, PART)
     release_record(run).write(PART)
     write_json(PART / PROVENANCE, provenance(run, PART))
+    write_signature(run)
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)
     PART.rename(RELEASE)
+
+
+def write_signature(run: FinishedRun) -> None:
+    """Sign the files of the release that is being written; those of the models are not read again."""
+    small = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in PART.iterdir() if path.is_file()}
+    large = {f"{Path(model).name}/{name}": found.sha256 for model in MODELS for name, found in run.files(model).items()}
+    (PART / SIGNATURE).write_bytes(sign(run.release, small | large, private_key()))
 
 
 def restore_previous() -> None:

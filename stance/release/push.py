@@ -38,13 +38,15 @@ from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
 from stance.release.card import Part
+from stance.release.recomputation import recompute
 from stance.runs.finished import FinishedRun
-from stance.runs.provenance import PUSHED, RELEASE
+from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE
+from stance.runs.signature import SIGNATURE
 
 logger = logging.getLogger(__name__)
 
 
-DESCRIBING = (CARD, "params.yaml")
+DESCRIBING = (CARD, "params.yaml", PROVENANCE, SIGNATURE)
 """Written anew, by later code or for another `hub`, they make no other release: `dvc.lock` has all that counts."""
 KEPT = ".gitattributes"
 """The Hub's own: which files git-lfs has."""
@@ -324,6 +326,8 @@ def main() -> None:
     if options.dry_run:
         Console(markup=False, emoji=False).print(table(plans(run, hub)))
         return
+    refuse_missed_gates(run)
+    recompute(run)
     pushed = push(run, hub)
     write_json(RELEASE / PUSHED, pushed)
     for part in pushed.values():

@@ -1,5 +1,6 @@
 """The record of where a model comes from: a release carries it, and an endpoint answers it to `GET /provenance`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stance.runs.released import Release
 RELEASE = Path("data/release")
 """In the project, whichever run's workspace was released."""
 PUSHED = "push.json"
+PROVENANCE = "provenance.json"
 CODE = ("tasks", "stance", "flows", "dvc.yaml")
 
 
@@ -53,6 +55,13 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         "gates": [in_words(gate) for gate in run.gates],
         "hub": read_json(release / PUSHED) if on_hub else None,
     }
+
+
+def signed_provenance(run: FinishedRun) -> bytes:
+    """Return the content of `provenance.json` in a release: the part of `provenance` that no later push changes."""
+    values = provenance(run)
+    fixed = {key: values[key] for key in ("release", "commit", "edited", "params", "outputs", "gates")}
+    return (json.dumps(fixed, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def pushed(name: str, release: Path = RELEASE) -> bool:

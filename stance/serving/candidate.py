@@ -14,22 +14,24 @@ from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
-from stance.data.records import Gate, gates_in_words, require
+from stance.data.records import Gate, require
 from stance.errors import InputError
 from stance.machine.digests import Digests, handed_over
-from stance.machine.files import read_json, read_yaml, write_json
+from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB
 from stance.models import hub
-from stance.models.base import bf16_bytes, locate, small_files, weight_files
+from stance.models.base import bf16_bytes, locate
 from stance.runs.finished import ADAPTER, BASE_FINGERPRINT, MERGED, FinishedRun
 from stance.runs.lockfile import LOCK, Lock
-from stance.runs.provenance import provenance
+from stance.runs.provenance import PROVENANCE, provenance
+from stance.runs.signature import public_key
+from stance.runs.verification import fetch_verified
 from stance.serving.file_checks import NOT_SERVED, tokenizer_gate
 
 HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
-BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
-"""What a release has beside its weights on the Hub."""
+BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json", PROVENANCE)
+"""What a release has beside its weights on the Hub, and an engine needs."""
 
 
 class ServableModel(BaseModel):
@@ -118,15 +120,15 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         Unreachable: The Hub does not answer.
     """
     listing = hub.look_up(repo_id, revision, "serve")
-    beside = [name for name in BESIDE if name in listing.files]
-    if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
+    if lost := sorted(set(BESIDE) - listing.files.keys()):
         raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
-    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside], "serve")
-    hub.fetch(listing, weight_files(folder, listing.files, str(listing)), "serve")
+    folder, signed = fetch_verified(listing, public_key())
+    lock = Lock.parse((folder / LOCK).read_bytes(), folder / LOCK)
+    if signed != lock.release:
+        raise InputError(f"{listing} is signed as {signed}, and its dvc.lock is that of {lock.release}; name another")
     name = f"{repo_id}@{revision}"
-    recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
-    require(gates, f"{name} {NOT_SERVED}")
+    recorded = folder / "fingerprint.json"
+    require([read_gate(folder, Fingerprint.read(recorded, "name another release"))], f"{name} {NOT_SERVED}")
     return ServableModel(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
@@ -138,19 +140,14 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
 
 
 def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[str, Any]:
-    """Return where a release on the Hub comes from, as `provenance` does for a run; its commit is not known.
+    """Return where a release on the Hub comes from, as `provenance` does for a run: what was signed with it.
 
     It is released if it was asked for by its own tag: what a branch holds may be on its way.
     """
-    lock = Lock.parse((folder / LOCK).read_bytes(), folder / LOCK)
+    signed = read_json(folder / PROVENANCE)
     return {
-        "release": lock.release,
-        "released": revision == lock.release,
-        "commit": None,
-        "edited": None,
-        "params": read_yaml(folder / "params.yaml"),
-        "outputs": lock.outputs,
-        "gates": gates_in_words(folder / "gates.json"),
+        **signed,
+        "released": revision == signed["release"],
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
 

@@ -24,7 +24,8 @@ from tests.builders.figures import FINGERPRINT, NO_PROBES, PARITY, figures
 OUTPUTS = (
     "data/adapter", "data/answers", "data/base", "data/dataset", "data/evaluation/gates.json",
     "data/evaluation/metrics.json", "data/evaluation/responses.json", "data/merge/files.json",
-    "data/merge/fingerprint.json", "data/merge/parity.json", "data/merged", "data/pairs", "data/train/watchdog.json",
+    "data/merge/fingerprint.json", "data/merge/logps.json", "data/merge/parity.json", "data/merged", "data/pairs",
+    "data/train/watchdog.json",
 )  # fmt: skip
 """What stages write, as far as a run has it."""
 HALF = {"share": 0.5, "low": 0.1, "high": 0.9, "count": 1, "total": 2}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from stance.errors import InputError
 from stance.machine.files import md5, md5_of_files, write_json
+from stance.release.bundle import bundle
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import FILES
 from stance.runs.provenance import release_id
@@ -136,9 +138,8 @@ def test_files_that_were_changed_added_or_lost_are_named_by_a_list_that_the_lock
 
 def released(run: Path) -> dict[str, bytes]:
     """Return what a release of a run has on the Hub."""
-    beside = ("params.yaml", "dvc.lock", "data/evaluation/gates.json", "data/base/fingerprint.json")
-    files = [*(run / "data/merged").iterdir(), *(run / name for name in beside)]
-    return {path.name: path.read_bytes() for path in files}
+    finished = FinishedRun.read(run)
+    return {name: file.read() for name, file in bundle(finished, finished.params.hub, "merged").items()}
 
 
 def candidate_of(hub: Hub, folder: Path, repo_id: str, revision: str) -> "subprocess.CompletedProcess[str]":
@@ -160,6 +161,7 @@ def test_a_release_is_taken_from_the_hub_with_where_it_comes_from(made: Path, hu
     assert (said["release"], said["released"]) == (release_id(made), tagged)
     assert said["hub"] == {"merged": {"repo_id": "team/stance", "commit": repo.resolve("main")}}
     assert [(gate["name"], gate["passed"]) for gate in said["gates"]] == GATES
+    assert len(said["commit"]) == 40
     assert (found["name"], found["logps"]) == (f"team/stance@{revision}", None)
     assert (Path(found["model"]) / "model.safetensors").exists()
 
@@ -170,3 +172,23 @@ def test_a_model_on_the_hub_that_is_no_release_is_refused(made: Path, hub: Hub, 
     done = candidate_of(hub, tmp_path, "team/other", "main")
     assert done.returncode == 1
     assert "has no gates.json; expected a release of this project: name another" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"fingerprint.json": b"{}"}, "is not what was signed: fingerprint.json changed, added or lost"),
+        ({"model.safetensors": b"other"}, "is not what was signed: model.safetensors changed, added or lost"),
+        ({"params.yaml": b"seed: 7"}, "is not what was signed: params.yaml changed, added or lost"),
+        ({"notes.txt": b"more"}, "is not what was signed: notes.txt changed, added or lost"),
+        ({"model.sig": b"{}"}, "model.sig of team/edited .* is no signature of OpenSSF Model Signing"),
+        ({"model.sig": None}, "has no model.sig; expected a signed release: name another"),
+    ],
+    ids=str,
+)
+def test_a_release_that_is_not_what_was_signed_is_not_served(made, hub: Hub, tmp_path: Path, changed, words):
+    files = released(made) | changed
+    hub.repo("team/edited", {name: content for name, content in files.items() if content is not None})
+    done = candidate_of(hub, tmp_path, "team/edited", "main")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert re.search(words, done.stderr), done.stderr

@@ -39,6 +39,7 @@ def short(seconds):
     print(f"waits {seconds:g} s", flush=True)
     sleep(min(seconds, 0.02))
 time.sleep = short
+stance.release.push.recompute = lambda run: None  # the weights are made-up bytes; tests/models/test_recomputation.py
 """
 OK, REFUSED, LATER = 0, 1, 75
 ALWAYS = 99
@@ -123,6 +124,7 @@ def released(hub: Hub, run: Path) -> None:
 
 def expected_names(run: Path, part: str) -> set[str]:
     beside = {"README.md", "params.yaml", "dvc.lock", "fingerprint.json", "responses.json", "gates.json"}
+    beside |= {"model.sig", "provenance.json"}
     tokenizer = {"tokenizer.json", "chat_template.jinja"} if part == "adapter" else set()
     return beside | tokenizer | {path.name for path in (run / "data" / part).iterdir()}
 
@@ -212,7 +214,8 @@ def test_another_card_or_hub_block_is_no_other_release(by_xet, run, hub, git):
     done(push(by_xet, run))
     assert len(hub.asked("POST", "/commit/")) == 2
     recorded = json.loads((run / "data/release/push.json").read_text())
-    assert not {"README.md", "params.yaml"} & recorded["merged"]["files"].keys()
+    described = {"README.md", "params.yaml", "provenance.json", "model.sig"}
+    assert not described & recorded["merged"]["files"].keys()
 
 
 def test_a_dry_run_lists_every_file_and_changes_nothing(by_xet, run, hub):

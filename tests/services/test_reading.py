@@ -1,8 +1,8 @@
 """A release with approval and push opens each weight file twice in this project's code, counted over all processes.
 
 Once for every hash, and once to copy it into `data/release`.
-The engine, which opens them a second time, is not started here. The Hub's client opens the files that it sends, but not
-once more to hash them.
+The engine and the recomputation, which open them again, are not started here. The Hub's client opens the files that it
+sends, but not once more to hash them.
 """
 
 import os
@@ -50,7 +50,7 @@ from stance.serving import engine
 run = pathlib.Path(".runs/mine").resolve()
 for name in ("judge", "push", "record_release", "serve"):
     setattr(flow, name, getattr(flow, name).fn)
-for name in ("create_link_artifact", "create_markdown_artifact", "approve", "require_place"):
+for name in ("create_link_artifact", "create_markdown_artifact", "approve", "require_place", "recompute"):
     setattr(flow, name, lambda *_, **__: None)
 flow.get_run_logger = lambda: logging.getLogger("release")
 flow.finished = lambda name: run

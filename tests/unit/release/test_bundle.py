@@ -18,7 +18,7 @@ FROM = {
     "responses.json": "data/evaluation/responses.json",
 }
 """Where the files beside the weights come from."""
-MADE = {"README.md", "adapter_config.json"}
+MADE = {"README.md", "adapter_config.json", "model.sig", "provenance.json"}
 """What a push writes itself, of checked values."""
 TOKEN = f"hf_{'a' * 34}"
 
@@ -50,7 +50,7 @@ def origins(run: Path) -> list[Path]:
 
 
 def test_a_bundle_holds_what_is_named_here_and_no_more(run):
-    beside = {*FROM, "README.md"}
+    beside = {*FROM, "README.md", "model.sig", "provenance.json"}
     assert {part: set(files) for part, files in bundles(run).items()} == {
         "adapter": {
             *beside, "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"
