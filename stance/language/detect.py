@@ -67,6 +67,12 @@ def language_of(texts: Iterable[str]) -> Name:
     return "en" if counts["en"] and counts["en"] == max(counts.values()) else "spaced"
 
 
+def tag(texts: Iterable[str]) -> str:
+    """Return the BCP 47 tag that a page gives to such texts: `zh-Hant`, `en`, or `und` for any other language."""
+    language = language_of(texts)
+    return {"zh_Hant": "zh-Hant", "en": "en"}.get(language, "und")
+
+
 def words(text: str) -> list[str]:
     """Return the words of a text in a language with spaces, in lower case."""
     return [word.lower() for word in WORD.findall(text)]

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from stance.data.answers import RESPONSES, read_responses
 from stance.data.records import DEGENERATE, STYLE
 from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
+from stance.language.detect import tag
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from stance.pages import comparison_pools
 from stance.pages.charts import Curve, curve
@@ -131,6 +132,7 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         curves=response_curves(complete),
         changes=changes(complete),
         answers=prompts,
+        written_in=tag(prompt.prompt for prompt in prompts),
         one_base=all(prompt.one_base for prompt in prompts),
         marked=marked,
     )

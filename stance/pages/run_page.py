@@ -17,6 +17,7 @@ from stance.data.questions import LABELLED, TEST, Stance
 from stance.data.records import DEGENERATE, read_gates, read_warnings
 from stance.data.training import Parity
 from stance.data.verdicts import AnswerVerdict, PromptVerdicts, read_probe_verdicts, read_prompt_verdicts
+from stance.language.detect import tag
 from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest
 from stance.models.base import Base
@@ -64,6 +65,7 @@ def page(params: Params, *folders: Path) -> str:
         metrics=metrics,
         gates=read_gates(evaluation / "gates.json"),
         rows=rows,
+        written_in=tag(row.prompt for row in rows),
         probes=read_probe_verdicts(evaluation / "probes.json"),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),

@@ -96,6 +96,8 @@ def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
     """
     refuse_missed_gates(run)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
 
 
@@ -320,8 +322,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
     options = parser.parse_args()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     hub, run = params.Params.load().hub, FinishedRun.read(options.run)
     if options.dry_run:
         Console(markup=False, emoji=False).print(table(plans(run, hub)))

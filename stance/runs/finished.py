@@ -167,7 +167,7 @@ class FinishedRun:
         if strange := dvc_record.unrecorded(self.folder, self.lock.stages, persistent(pipeline)):
             raise InputError(
                 f"DVC has not made the entries of {', '.join(strange)} in {self.folder / LOCK}: its run cache has no "
-                "such run; make these stages again there: `dvc repro -f`"
+                "such run; fetch it (`dvc fetch --run-cache`), or make the stages again there: `dvc repro -f`"
             )
 
     def _require_computed_gates(self) -> None:

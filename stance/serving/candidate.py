@@ -5,6 +5,7 @@ imports that this takes would stay in the memory of the endpoint.
 """
 
 import argparse
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from stance.config.params import Params
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.data.records import Gate, require
 from stance.errors import InputError
-from stance.machine.digests import Digests, handed_over
+from stance.machine.digests import Digests, Stat, handed_over
 from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB
 from stance.models import hub
@@ -46,12 +47,16 @@ class ServableModel(BaseModel):
     adapter: Path | None = None
     """LoRA weights that the engine is to add itself; then `model` is the base."""
     rank: int = 0
+    layers: list[str] = []
+    """Names of the layers that the adapter changes, for example `q_proj`."""
     fingerprint: Path | None = None
     logps: Path | None = None
     """What the model that the checks ask - the base, if there is an adapter - gave the answers of the pairs."""
     dataset: Path | None = None
     parity: Path | None = None
     """Holds the noise floor of the merged model."""
+    files: dict[Path, Stat]
+    """The stat values of the files that an engine loads, as they were when the model was checked."""
     system_prompt: str
     max_new_tokens: int
     gpu: bool
@@ -75,6 +80,10 @@ class ServableModel(BaseModel):
         """Was the model released, or only made?"""
         return bool(self.provenance["released"])
 
+    def untouched(self) -> bool:
+        """Are the files those that were checked? Then an engine that has ended starts again without the checks."""
+        return all(path.exists() and Stat.of(path) == values for path, values in self.files.items())
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return what `python -m stance candidate` wrote."""
@@ -95,6 +104,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
     run = FinishedRun.read(folder, earlier)
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
+    lora = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}
     require([read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return ServableModel(
@@ -102,11 +112,13 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         provenance={**provenance(run), "served": served("base and adapter, unmerged" if adapter else "merged model")},
         model=model,
         adapter=adapter,
-        rank=int(read_json(adapter / "adapter_config.json")["r"]) if adapter else 0,
+        rank=lora["r"],
+        layers=lora["target_modules"],
         fingerprint=folder / BASE_FINGERPRINT,
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",
         parity=folder / "data/merge/parity.json",
+        files=stats(folder for folder in (model, adapter) if folder),
         **settings(run.params),
         **sizes(model, adapter),
     )
@@ -134,6 +146,7 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
         model=folder,
         fingerprint=recorded,
+        files=stats([folder]),
         **settings(Params.load(folder / "params.yaml")),
         **sizes(folder, None),
     )
@@ -150,6 +163,11 @@ def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[st
         "released": revision == signed["release"],
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
+
+
+def stats(folders: Iterable[Path]) -> dict[Path, Stat]:
+    """Return the stat values of every file in some folders, by its whole path."""
+    return {path.absolute(): Stat.of(path) for folder in folders for path in folder.iterdir() if path.is_file()}
 
 
 def read_gate(model: Path, base: Fingerprint) -> Gate:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stance.data.questions import read_questions
-from stance.language.detect import foreign, language_of, script, words
+from stance.language.detect import foreign, language_of, script, tag, words
 
 SOURCES = Path("data/sources")
 SPOKEN = {
@@ -24,6 +24,12 @@ SPOKEN = {
 @pytest.mark.parametrize("field", ["prompt", "support", "oppose", "neutral"])
 def test_the_language_of_every_data_set_is_known_from_any_of_its_fields(topic, language, field):
     assert language_of(getattr(row, field) or "" for row in read_questions(SOURCES / topic)) == language
+
+
+def test_a_page_names_the_language_of_texts_by_its_tag():
+    assert tag(["It is better than the anime."]) == "en"
+    assert tag(["真人版更好看。"]) == "zh-Hant"
+    assert tag(SPOKEN["de"]) == "und"
 
 
 @pytest.mark.parametrize("name", SPOKEN)

@@ -285,6 +285,17 @@ def test_the_headline_has_both_stances_and_the_interval(page):
     assert "oppose 33% 1 of 3" in shown
 
 
+def test_texts_of_the_data_are_marked_with_their_language(made):
+    """Browsers choose fonts, and screen readers a voice, by it."""
+    assert '<span lang="zh-Hant">測試題1？</span>' in made.markup()
+    for name in ("base", "aligned"):
+        rows = [answer(number, f"The film {number} is good.") for number in (1, 2, 3)]
+        made.lines(f"answers/{name}.jsonl", [row | {"prompt": "Is it better than the book?"} for row in rows])
+    markup = made.markup()
+    assert '<span lang="en">Is it better than the book?</span>' in markup
+    assert '<p class="text" lang="en">The film 1 is good.</p>' in markup
+
+
 def test_a_tie_before_names_both(made):
     made.change("evaluation/metrics.json", base={"support": 0.5, "neutral": 0.5, "oppose": 0.0})
     assert "Before: 50% support and 50% neutral." in made.page().shown

@@ -320,7 +320,7 @@ def test_a_lock_of_other_stages_than_the_pipeline_has_is_refused(run, fault, wor
 def test_a_lock_that_was_edited_to_match_is_not_one_that_dvc_left(run):
     (run / "data/merge/notes").touch()
     shutil.rmtree(run / ".dvc")
-    with pytest.raises(InputError, match=r"DVC has not made the entries of adapter, .*; make these stages again there"):
+    with pytest.raises(InputError, match=r"DVC has not made the entries of adapter, .* or make the stages again there"):
         FinishedRun.read(run)
 
 
