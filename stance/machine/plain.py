@@ -63,7 +63,7 @@ def require_own_names(folder: Path, digests: Digests, cache: Path) -> None:
         if (folder / name).stat().st_nlink > 1 and not _in_cache(folder / name, digest.md5, cache):
             raise InputError(
                 f"{folder / name} has another name (a hard link), by which its content can change; replace it by a "
-                "copy of itself"
+                "copy of itself, or, if an earlier version of this project has linked it, move data/release away"
             )
 
 

@@ -55,8 +55,8 @@ class ServableModel(BaseModel):
     dataset: Path | None = None
     parity: Path | None = None
     """Holds the noise floor of the merged model."""
-    files: dict[Path, Stat]
-    """The stat values of the files that an engine loads, as they were when the model was checked."""
+    files: dict[Path, Stat] = {}
+    """The stat values of the files that an engine loads, as they were when the model was checked; empty if unknown."""
     system_prompt: str
     max_new_tokens: int
     gpu: bool
@@ -82,7 +82,7 @@ class ServableModel(BaseModel):
 
     def untouched(self) -> bool:
         """Are the files those that were checked? Then an engine that has ended starts again without the checks."""
-        return all(path.exists() and Stat.of(path) == values for path, values in self.files.items())
+        return bool(self.files) and all(path.exists() and Stat.of(path) == stat for path, stat in self.files.items())
 
     @classmethod
     def read(cls, path: Path) -> Self:

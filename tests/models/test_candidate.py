@@ -65,6 +65,17 @@ def test_a_finished_run_is_a_candidate_and_says_where_it_comes_from(run: Path):
     assert found.weights == pytest.approx((run / "data/merged/model.safetensors").stat().st_size, rel=0.01)
 
 
+def test_an_edit_for_the_next_run_does_not_touch_the_model_and_an_edit_of_the_model_does(run: Path):
+    """An engine that has ended by itself starts again from what was checked."""
+    checked = from_run(run)
+    (run / "params.yaml").write_text("seed: 7\n")
+    assert checked.untouched()
+    (run / "data/merged/config.json").write_text("{}")
+    assert not checked.untouched()
+    (run / "data/merged/config.json").unlink()
+    assert not checked.untouched()
+
+
 def test_another_chat_template_is_refused_by_name(run: Path):
     template = run / "data/merged/chat_template.jinja"
     template.write_text(template.read_text() + " ")
