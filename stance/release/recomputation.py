@@ -41,7 +41,7 @@ ROUNDINGS = 2
 """Steps of a weight's format by which two correct merges may differ: another processor adds in another order."""
 CLOSE = 0.02
 """The relative or absolute difference of two figures that count as the same."""
-ANSWERS = Path("data/answers/aligned.jsonl")
+ANSWERS, LOGPS = Path("data/answers/aligned.jsonl"), Path("data/merge/logps.json")
 
 
 def recompute(run: FinishedRun) -> None:
@@ -68,8 +68,18 @@ def require_same(run: FinishedRun) -> None:
 
     device = run.params.model.device if torch.cuda.is_available() else "cpu"
     require_sum(run, device)
-    require_answers(run, device)
+    require_model(run, device)
     require_evaluation(run)
+
+
+def require_model(run: FinishedRun, device: str) -> None:
+    """Load the merged model, and refuse log-probabilities and answers that are not its own."""
+    from stance.data.chat import load_tokenizer
+    from stance.models.loading import load
+
+    tokenizer, model = load_tokenizer(run.folder / MERGED), load(run.folder / MERGED, device)
+    require_logps(run, tokenizer, model)
+    require_answers(run, tokenizer, model)
 
 
 def require_sum(run: FinishedRun, device: str) -> None:
@@ -111,14 +121,11 @@ def _alike(weight: "torch.Tensor", expected: "torch.Tensor") -> bool:
     return bool(torch.isclose(weight.float(), expected.float(), rtol=step, atol=small).all())
 
 
-def require_answers(run: FinishedRun, device: str) -> None:
-    """Refuse log-probabilities and answers that are not those of the merged model."""
-    from stance.data.chat import conversation, encode_answer, load_tokenizer
-    from stance.models.loading import load
+def require_logps(run: FinishedRun, tokenizer: Any, model: Any) -> None:
+    """Refuse log-probabilities in `data/merge/logps.json` that the merged model does not give sample pairs."""
+    from stance.data.chat import encode_answer
     from stance.models.parity import score
 
-    folder = run.folder / MERGED
-    tokenizer, model = load_tokenizer(folder), load(folder, device)
     mean, worst = (run.parity.floor or UNMEASURED).bounds(SERVED)
     pairs = _sample(run)
     texts = [
@@ -126,7 +133,7 @@ def require_answers(run: FinishedRun, device: str) -> None:
         for pair in pairs
         for text in (pair.chosen_text, pair.rejected_text)
     ]
-    recorded = read_json(run.folder / "data/merge/logps.json")
+    recorded = read_json(run.folder / LOGPS)
     sides = [(str(pair.id), stance) for pair in pairs for stance in (pair.preferred, pair.against)]
     differences = [
         abs(a - b)
@@ -136,15 +143,28 @@ def require_answers(run: FinishedRun, device: str) -> None:
     drift, most = math.fsum(differences) / len(differences), max(differences)
     if not (drift <= mean and most <= worst):
         raise InputError(
-            f"{folder} is {drift:.4f} nats per token (worst {most:.3f}) from data/merge/logps.json; expected at most "
+            f"{run.folder / MERGED} is {drift:.4f} nats per token (worst {most:.3f}) from {LOGPS}; expected at most "
             f"{mean:.4f} (worst {worst:.3f}): run `dvc repro -s -f merge` in the run's folder, and then `make repro`"
         )
-    slack = max(worst, 2 * run.metrics.served.worst)
-    rows = read_answers(run.folder / ANSWERS)
-    prompt = run.params.model.system_prompt
+
+
+def require_answers(run: FinishedRun, tokenizer: Any, model: Any) -> None:
+    """Refuse answers that are not those of the merged model."""
+    from stance.data.chat import conversation, encode_answer
+    from stance.models.parity import score
+
+    slack = max((run.parity.floor or UNMEASURED).bounds(SERVED)[1], 2 * run.metrics.served.worst)
+    rows, prompt = read_answers(run.folder / ANSWERS), run.params.model.system_prompt
     answers = [encode_answer(tokenizer, conversation(prompt, row.prompt), row.response) for row in rows]
-    for row, (_, ids), found in zip(rows, answers, score(model, answers), strict=True):
-        _require_greedy(row, ids, found.top, found.gap, slack)
+    for row, (ids, _), found in zip(rows, answers, score(model, answers), strict=True):
+        place = _first_clear(row, found.behind, slack)
+        # The text of an answer may be cut into other tokens than those that the model gave.
+        if place is not None and _continued(model, tokenizer, ids, row.tokens) != row.response:
+            raise InputError(
+                f"{ANSWERS}, answer {row.id} is not one that the merged model gives: another token leads by "
+                f"{found.behind[place]:.2f} nats at place {place + 1}, expected at most {slack:.2f}; run "
+                "`dvc repro -s -f answers_aligned` in the run's folder, and then `make repro`"
+            )
 
 
 def _sample(run: FinishedRun) -> list[Pair]:
@@ -152,16 +172,21 @@ def _sample(run: FinishedRun) -> list[Pair]:
     return rows[:: max(1, len(rows) // SAMPLE)]
 
 
-def _require_greedy(row: Answer, ids: Sequence[int], top: Sequence[int], gap: Sequence[float], slack: float) -> None:
-    """Refuse an answer in which a token is clearly not the likeliest one; an answer that was cut off has no end."""
-    length = len(ids) if row.finish_reason == "stop" else min(len(ids), row.tokens) - 1
-    clear = [place for place in range(length) if top[place] != ids[place] and gap[place] > slack]
-    if clear:
-        raise InputError(
-            f"{ANSWERS}, answer {row.id} is not one that the merged model gives: another token leads by "
-            f"{gap[clear[0]]:.2f} nats at place {clear[0] + 1}, expected at most {slack:.2f}; run "
-            "`dvc repro -s -f answers_aligned` in the run's folder, and then `make repro`"
-        )
+def _first_clear(row: Answer, behind: Sequence[float], slack: float) -> int | None:
+    """Return the first place at which an answer's token is clearly not the likeliest one; a cut answer has no end."""
+    length = len(behind) if row.finish_reason == "stop" else min(len(behind), row.tokens) - 1
+    return next((place for place in range(length) if behind[place] > slack), None)
+
+
+def _continued(model: Any, tokenizer: Any, ids: Sequence[int], tokens: int) -> str:
+    """Return the text with which a model continues a prompt, greedily and for at most so many tokens."""
+    import torch
+
+    prompt = torch.tensor([list(ids)], device=model.device)
+    made = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, num_beams=1, max_new_tokens=tokens
+    )
+    return str(tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
 
 
 def require_evaluation(run: FinishedRun) -> None:
