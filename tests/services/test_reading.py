@@ -26,7 +26,7 @@ AUDIT = """
 import os, sys
 
 def note(event, arguments):
-    if event == "open" and str(arguments[0]).endswith(".safetensors"):
+    if event == "open" and str(arguments[0]).endswith(".safetensors") and "x" not in str(arguments[1]):
         frame = sys._getframe(1)
         callers = []
         while frame:
@@ -82,7 +82,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_a_release_with_approval_and_push_opens_each_weight_file_once_for_its_hashes_and_once_to_copy_it(
+def test_a_release_with_approval_and_push_hashes_each_weight_file_once_and_copies_it_once(
     way, project: Path, hub: Hub, tmp_path: Path
 ):
     hub.writer(TOKEN)
