@@ -77,9 +77,9 @@ def evaluate(
         **of_likelihood(answers, merge, chosen, params.train.beta),
         chosen_fall=chosen_fall(train / "log.csv"),
     )
-    fingerprints = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
+    before, merged = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
     parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
-    gates = gates_of(params, metrics, *fingerprints, parity, watchdog)
+    gates = gates_of(params, metrics, before, merged, parity, watchdog)
     metrics.write(out / "metrics.json")
     write_gates(out / "gates.json", gates)
     write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])

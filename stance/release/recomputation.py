@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from stance.data.answers import Answer, read_answers
 from stance.data.noise import SERVED, UNMEASURED
 from stance.data.preferences import Pair, read_pairs
+from stance.data.records import GATES
 from stance.errors import InputError
 from stance.machine.digests import hand_over, handed_over
 from stance.machine.files import parse_yaml, read_json
 from stance.machine.processes import environment
-from stance.runs.finished import ADAPTER, GATES, MERGED, PIPELINE, FinishedRun
+from stance.runs.finished import ADAPTER, MERGED, PIPELINE, FinishedRun
 
 if TYPE_CHECKING:
     import torch
