@@ -110,6 +110,12 @@ def refuse_missed_gates(run: FinishedRun) -> None:
     require(run.gates, f"{run.name} is not released")
 
 
+def require_token() -> None:
+    """Refuse to go on without a token for the Hub."""
+    if not get_token():
+        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
 def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     """Return what a push would do.
 
@@ -117,8 +123,7 @@ def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
         InputError: The run's files are not those that it made, the Hub refuses, or it has another release of this name.
         Unreachable: The Hub does not answer, or is busy.
     """
-    if not get_token():
-        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+    require_token()
     run = run.again()
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     planned: dict[Part, Plan] = {}
@@ -326,6 +331,7 @@ def main() -> None:
     if options.dry_run:
         Console(markup=False, emoji=False).print(table(plans(run, hub)))
         return
+    require_token()  # before what takes minutes
     refuse_missed_gates(run)
     recompute(run)
     pushed = push(run, hub)
