@@ -65,6 +65,8 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         hub.writer(TOKEN)
         repo = hub.repo("team/base", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
         write_json(data / "base/base.json", base | {"revision": repo.refs["main"]})
+        metrics = read_json(data / "evaluation/metrics.json")  # the floor was measured, and the drift made up
+        write_json(data / "evaluation/metrics.json", metrics | {"served": {"mean": 0.0, "worst": 0.0}})
         write_lock(run)
         with jobs(environment(hub, home), PREPARE) as job:
             ended = job(PUSH, run, HF_TOKEN=TOKEN)
