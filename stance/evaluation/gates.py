@@ -7,7 +7,6 @@ push, a server or a release obeys them (`stance.data.records.require`).
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isnan
-from pathlib import Path
 from typing import Literal
 
 from stance.config.evaluation import Evaluate
@@ -28,11 +27,11 @@ MIN_ACCURACY = 0.9
 """Share of the labelled answers, to questions that it was not taught, on which the stance classifier is to be right."""
 
 
-def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
-    """Return every gate of a run, from its metrics and from the files in `base`, `train` and `merge`."""
-    fingerprints = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
-    parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
-    return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
+def gates_of(
+    params: Params, metrics: Metrics, base: Fingerprint, merged: Fingerprint, parity: Parity, watchdog: Watchdog
+) -> list[Gate]:
+    """Return every gate of a run: of its tokenizers in `base` and `merged`, and of its figures."""
+    return [fingerprint_gate(base, merged), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
 
 
 def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watchdog: Watchdog) -> list[Gate]:

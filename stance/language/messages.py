@@ -68,12 +68,10 @@ GATES = (
     N_("adherence"),
     N_("degeneration"),
     N_("displacement"),
-    N_("files"),
     N_("tokenizer"),
     N_("live fingerprint"),
     N_("live parity"),
     N_("canary"),
-    N_("up to date"),
     N_("not worse"),
 )
 """The names of the gates."""
@@ -169,10 +167,6 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "chosen_not_a_number": N_("logps/chosen is not a number"),
         "at_most_fall": N_("a fall of at most {nats} nats"),
         # files, tokenizer
-        "files_differ": N_("{files} not as recorded"),
-        "files_as_recorded": N_("{files} as recorded"),
-        "what_the_lock_records": N_("what dvc.lock records of them"),
-        "make_files_again": N_("Make them again: `dvc repro` in the run's folder."),
         "as_in_training": N_("as in training"),
         "parts_changed": N_("{parts} changed"),
         "other_ids": N_("other token ids for the probe conversations"),
@@ -198,10 +192,6 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "answer_within": N_("an answer to each within {seconds} s"),
         "look_at_the_log": N_("Look at the answers in the run's report, and at the engine's log."),
         # a release
-        "changed_since": N_("{keys} changed since"),
-        "nothing_changed_since": N_("nothing changed since"),
-        "as_the_lock_records": N_("parameters, code and data as dvc.lock records them"),
-        "put_back": N_("Run `dvc repro` in the run's folder, or put back what was changed."),
         "share_and_stance": N_("{share:.0%} {stance}"),
         "at_least_last_release": N_("at least {low:.0%}, the lower end of what {release} has ({share:.0%})"),
         "release_another_run": N_(

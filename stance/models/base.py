@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda"]
 RECORD, MODEL = "base.json", "model"
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-SMALL = re.compile(r"[^/]+\.(json|jinja|txt)|tokenizer\.model")
+SMALL = re.compile(
+    r"(config|generation_config|model\.safetensors\.index|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|chat_template)\.json|chat_template\.jinja|(vocab|merges)\.txt|tokenizer\.model"
+)
+"""The files beside the weights that transformers and vLLM read. Notes and results in the folder are none of them."""
+WEIGHTS = re.compile(r"model\.safetensors|[^/]+-\d+-of-\d+\.safetensors")
 
 
 class Package(BaseModel):

@@ -9,7 +9,6 @@ import pytest
 from stance.data.records import (
     Gate,
     LintWarning,
-    gates_in_words,
     in_words,
     read_gates,
     read_warnings,
@@ -86,14 +85,6 @@ def test_a_file_of_an_earlier_version_says_what_to_run(tmp_path, read, row):
 def test_a_missing_file_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match=r"gates.json does not exist; expected a finished run: `make repro` first"):
         read_gates(tmp_path / "gates.json")
-
-
-def test_the_provenance_of_an_earlier_release_has_its_gates_as_they_are(tmp_path):
-    path = tmp_path / "gates.json"
-    path.write_text(json.dumps([OLD]))
-    assert gates_in_words(path) == [OLD]
-    write_gates(path, [GATE])
-    assert gates_in_words(path) == [in_words(GATE)]
 
 
 def test_every_sentence_is_used():

@@ -12,7 +12,7 @@ from stance.config.models import FolderBase, MiniatureBase
 from stance.errors import InputError
 from stance.machine.memory import Room
 from stance.models import base
-from stance.models.base import Base, locate
+from stance.models.base import Base, locate, small_files
 from tasks import base as stage
 
 PROMPT = "回覆請少於20字"
@@ -146,3 +146,14 @@ def test_the_miniature_is_made_in_the_stage_folder_and_recorded(tmp_path):
     }
     assert (record.source, record.repo_id, record.path) == ("miniature", None, None)
     assert len(json.loads((out / "fingerprint.json").read_text())["probes"]) == 3
+
+
+def test_notes_and_results_in_the_folder_of_a_base_are_no_files_of_the_model():
+    """They would be copied into the merged model, and published with it."""
+    needed = [
+        "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
+        "model.safetensors.index.json", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
+        "tokenizer_config.json", "vocab.json",
+    ]  # fmt: skip
+    stray = ["notes.txt", "eval_samples.json", "trainer_state.json", "README.md", "token.txt", "model.safetensors"]
+    assert small_files([*stray, *needed]) == needed
