@@ -53,7 +53,13 @@ def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
     """Do the base and the merged model turn a conversation into the same token ids, with BOS where it belongs?"""
     changed = [name for name in Fingerprint.model_fields if getattr(base, name) != getattr(merged, name)]
     bos = bos_use(base.bos_token_id, str(merged.chat_template), merged.probes)
-    ending = {"none": "", "once": "_one_bos", "turns": "_turn_bos", "wrong": "_wrong_bos"}[bos]
+    ending = {
+        "none": "",
+        "once": "_one_bos",
+        "turns": "_turn_bos",
+        "questions": "_question_bos",
+        "wrong": "_wrong_bos",
+    }[bos]
     return Gate(
         name="fingerprint",
         passed=not changed and bos != "wrong",
@@ -65,12 +71,13 @@ def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
 
 def bos_use(
     bos: int | None, template: str, probes: Sequence[Sequence[int]]
-) -> Literal["none", "once", "turns", "wrong"]:
+) -> Literal["none", "once", "turns", "questions", "wrong"]:
     """Return how the probe conversations use the BOS token.
 
     `none`: the model has no BOS, or its template leaves BOS out. `once`: BOS begins every conversation and occurs
-    nowhere else. `turns`: BOS is also the mark that begins every turn (ChatML with `<|im_start|>`). `wrong`: anything
-    else, such as a doubled BOS, or a template that names BOS in conversations that have none.
+    nowhere else. `turns`: BOS is also the mark that begins every turn (ChatML with `<|im_start|>`). `questions`: BOS
+    begins every question, as in Llama 2. `wrong`: anything else, such as a doubled BOS, or a template that names BOS in
+    conversations that have none.
     """
     counts = [probe.count(bos) for probe in probes] if bos is not None else []
     if not any(counts):
@@ -80,6 +87,9 @@ def bos_use(
         return "wrong"
     if set(counts) == {1}:
         return "once"
+    asked = [sum(turn["role"] == "user" for turn in probe) for probe in PROBES]
+    if counts == asked:
+        return "questions"
     added = {count - len(probe) for count, probe in zip(counts, PROBES, strict=False)}
     return "turns" if added <= ADDED_TURNS else "wrong"
 
