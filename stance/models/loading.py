@@ -1,10 +1,13 @@
 """Loading of a model's weights as the block `model` says: on which device, and in 4 bits or in bf16."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from stance.config.models import Model
 from stance.errors import InputError
@@ -56,10 +59,33 @@ def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = No
     )
 
 
+def configuration(folder: Path) -> PretrainedConfig:
+    """Return the configuration in a folder.
+
+    Raises:
+        InputError: transformers does not know the model.
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{folder / 'config.json'} describes no model that transformers knows ({reason}); choose another"
+        ) from None
+    return config
+
+
 def outline(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a configuration on the meta device, which holds no weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    """Return the model of a configuration on the meta device, which holds no weights.
+
+    Raises:
+        InputError: It is no causal language model.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except ValueError:
+        raise InputError(f"{config.model_type} is no causal language model; choose one that generates text") from None
     return model
 
 
@@ -68,3 +94,40 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     head = model.get_output_embeddings()
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(module, nn.Linear) and module is not head}
+
+
+def adapted_layers(model: PreTrainedModel, targets: Sequence[str] | Literal["all-linear"]) -> dict[str, nn.Linear]:
+    """Return the layers that get an adapter, by name, as PEFT chooses them.
+
+    PEFT passes over a name that no layer has, and puts adapters on layers that the merge cannot change. Both are
+    refused.
+
+    Args:
+        model: The model, or its outline.
+        targets: `train.target_modules`.
+
+    Raises:
+        InputError: A name fits no layer, or a layer that is not linear, or the head.
+    """
+    layers, modules = linear_layers(model), dict(model.named_modules())
+    kind = model.config.model_type
+    if targets == "all-linear":
+        if not layers or any(isinstance(module, Conv1D) for module in modules.values()):
+            raise InputError(
+                f"the layers of a {kind} are no linear layers of torch, so that an adapter cannot be merged into them; "
+                "choose another model"
+            )
+        return layers
+    chosen = {target: [name for name in modules if f".{name}".endswith(f".{target}")] for target in targets}
+    names = ", ".join(sorted({name.rpartition(".")[2] for name in layers})) or "none"
+    if lost := [target for target, fitting in chosen.items() if not fitting]:
+        raise InputError(
+            f"train.target_modules names {', '.join(lost)}, which a {kind} does not have; choose from {names}, or set "
+            "it to all-linear"
+        )
+    if unfit := [target for target, fitting in chosen.items() if not layers.keys() >= set(fitting)]:
+        raise InputError(
+            f"train.target_modules names {', '.join(unfit)}, and an adapter can only be merged into the linear layers "
+            f"between embeddings and head; choose from {names}, or set it to all-linear"
+        )
+    return {name: layers[name] for fitting in chosen.values() for name in fitting}

@@ -86,10 +86,10 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     with failing(rows, "data"):
         questions, prompts, unused = read_data(params, dataset)
         rows += [Row("data", "warning", sentence, "misspelled names corrected") for sentence in unused]
-        used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
+        used, held_out = split(questions, params.pairs.data_size, params.pairs.offset)
         if params.pairs.strict:  # the linter imports scikit-learn, which takes seconds
             train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
-            linted(train, prompts, params.pairs, params.model.system_prompt)
+            linted(train, prompts, params.pairs, params.model.system_prompt, held_out)
         if params.dataset.probes:
             read_probes(from_project(params.dataset.probes))
         rows.append(
@@ -180,6 +180,9 @@ def check_model(
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
         rows += check_fit(params, size, questions)
+        if isinstance(params.base, FolderBase):
+            with failing(rows, "weights"):
+                rows.append(check_weights(folder))
     return rows
 
 
@@ -200,9 +203,9 @@ def check_template(
         InputError: There is no template, or a text holds a control token.
     """
     if isinstance(base, FolderBase):
-        from stance.data.chat import load_tokenizer
+        from stance.models.intake import checked_tokenizer
 
-        tokens = control_tokens(load_tokenizer(folder))
+        tokens = control_tokens(checked_tokenizer(folder, base.origin))
     elif isinstance(base, PackageBase):
         from stance.models.package import read_metadata
 
@@ -218,6 +221,20 @@ def check_template(
         tokens = _configured_tokens(folder)
     refuse_control_tokens(tokens, texts, base.origin)
     return Row("chat template", "ok", "the tokenizer has one")
+
+
+def check_weights(folder: Path) -> Row:
+    """Read the headers of the weights in a local folder, and compare them with configuration and tokenizer.
+
+    Raises:
+        InputError: A file is damaged, or the weights are not those of the model that the configuration describes.
+    """
+    from stance.data.chat import load_tokenizer
+    from stance.models.intake import checked_files, require_fitting_weights
+
+    _, shapes = checked_files(folder)
+    require_fitting_weights(folder, shapes, load_tokenizer(folder), str(folder))
+    return Row("weights", "ok", f"{len(shapes)} weights as the configuration describes")
 
 
 def _configured_tokens(folder: Path) -> set[str]:

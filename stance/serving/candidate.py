@@ -20,7 +20,8 @@ from stance.machine.digests import Digests, handed_over
 from stance.machine.files import read_json, read_yaml, write_json
 from stance.machine.memory import GIB
 from stance.models import hub
-from stance.models.base import bf16_bytes, locate, small_files, weight_files
+from stance.models.base import bf16_bytes, locate, small_files
+from stance.models.weights import weight_files
 from stance.runs.finished import ADAPTER, BASE_FINGERPRINT, MERGED, FinishedRun
 from stance.runs.lockfile import LOCK, Lock
 from stance.runs.provenance import provenance

@@ -16,8 +16,8 @@ from stance.machine.files import from_project
 from stance.machine.git import attempt
 from stance.machine.memory import Room, within_limits
 from stance.machine.ports import listens
-from stance.models.base import from_folder
 from stance.models.hub_errors import explained
+from stance.models.intake import from_folder
 from stance.preflight.checks import require_user_name
 
 GIB = 2**30
