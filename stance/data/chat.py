@@ -97,6 +97,20 @@ def pin_files(folder: Path) -> None:
         write_json(configuration, values | {"chat_template": changed})
 
 
+def replaced_template(folder: Path) -> str | None:
+    """Return the pinned template of a model whose files hold another one; None if the files hold the pinned one.
+
+    The base is served from its own files, which stay as they are, so that its engine is given this template.
+    """
+    from transformers import AutoTokenizer
+
+    templates = AutoTokenizer.from_pretrained(str(folder)).chat_template
+    fixed = _all_pinned(templates)
+    if fixed == templates:
+        return None
+    return fixed["default"] if isinstance(fixed, dict) else fixed
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """Load the tokenizer of a model folder, with its chat template pinned.
 
@@ -117,10 +131,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
             f"{folder} has no chat template; expected a chat model: add `chat_template` to tokenizer_config.json or "
             "a file chat_template.jinja"
         )
-    templates = tokenizer.chat_template
-    tokenizer.chat_template = (
-        {name: pinned(text) for name, text in templates.items()} if isinstance(templates, dict) else pinned(templates)
-    )
+    tokenizer.chat_template = _all_pinned(tokenizer.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast("PreTrainedTokenizerFast", tokenizer)
@@ -256,6 +267,12 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> Fingerprint:
 def _ids(tokenizer: "PreTrainedTokenizerFast", messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
     return cast(list[int], ids)
+
+
+def _all_pinned(templates: str | dict[str, str]) -> str | dict[str, str]:
+    if isinstance(templates, dict):
+        return {name: pinned(text) for name, text in templates.items()}
+    return pinned(templates)
 
 
 def _text(tokenizer: "PreTrainedTokenizerFast", messages: list[Message], *, add_generation_prompt: bool = False) -> str:

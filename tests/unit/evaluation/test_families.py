@@ -3,7 +3,16 @@
 import pytest
 from transformers import AutoTokenizer
 
-from stance.data.chat import conversation, encode, encode_answer, encode_conversation, fingerprint, pin_files, pinned
+from stance.data.chat import (
+    conversation,
+    encode,
+    encode_answer,
+    encode_conversation,
+    fingerprint,
+    pin_files,
+    pinned,
+    replaced_template,
+)
 from stance.errors import InputError
 from stance.evaluation.gates import fingerprint_gate
 from stance.language.messages import sentence
@@ -163,6 +172,15 @@ def test_base_takes_every_family_of_the_table(name, tmp_path):
     tokenizer.chat_template = FAMILIES[name].template
     tokenizer.save_pretrained(tmp_path)
     assert fingerprint(checked_tokenizer(tmp_path, "this model")) == fingerprint(tokenizer_of(FAMILIES[name]))
+
+
+@each_family
+def test_only_an_engine_of_a_base_whose_files_are_not_pinned_is_given_a_template(name, tmp_path):
+    tokenizer = tokenizer_of(FAMILIES[name])
+    tokenizer.chat_template = FAMILIES[name].template
+    tokenizer.save_pretrained(tmp_path)
+    template = pinned(FAMILIES[name].template)
+    assert replaced_template(tmp_path) == (None if template == FAMILIES[name].template else template)
 
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "several"])

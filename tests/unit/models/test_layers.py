@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from stance.errors import InputError
+from stance.inference.batch import cache_bytes_per_token
 from stance.models.loading import adapted_layers, outline
 from stance.preflight.footprint import sizes
 from tests.builders.small_run import params
@@ -85,3 +86,12 @@ def test_gpt_2_whose_weights_are_transposed_is_refused(targets, expected):
     config = GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=2)
     with pytest.raises(InputError, match=expected):
         adapted_layers(outline(config), targets)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("Mistral", 1), ("Phi-3, whose layers are fused", 1), ("Falcon", 2), ("OPT", 2)]
+)
+def test_a_token_of_the_cache_is_measured_in_every_family(name, heads, tmp_path):
+    config, _, _ = LINEAR[name]
+    config.save_pretrained(tmp_path)
+    assert cache_bytes_per_token(tmp_path) == 2 * 2 * 2 * heads * 32
