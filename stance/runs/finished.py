@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from stance.config.params import Params
 from stance.data.answers import RESPONSES, Response, parse_responses
@@ -28,10 +28,11 @@ from stance.data.records import GATES, Gate, parse_gates
 from stance.data.training import Parity
 from stance.errors import InputError
 from stance.machine.digests import Digests, digests
-from stance.machine.files import UNFINISHED, parse_yaml, read_output
+from stance.machine.files import UNFINISHED, parse_record, parse_yaml, read_output
 from stance.models.base import Base
 from stance.runs.lockfile import FILES, LOCK, Lock
 
+HASHES = TypeAdapter(dict[str, str])
 PARAMS = Path("params.yaml")
 TEST_PROMPTS = Path("data/dataset/test_prompt.json")
 BASE, BASE_FINGERPRINT = Path("data/base/base.json"), Path("data/base/fingerprint.json")
@@ -116,7 +117,12 @@ class FinishedRun:
     def _differing(self, output: str) -> list[str]:
         if (content := self.contents.get(Path(output))) is not None:
             return [] if _md5(content) == self.lock.recorded(output) else [output]
-        return self.lock.differing(output, self.digests, self._json(FILES) if FILES in self.contents else {})
+        return self.lock.differing(output, self.digests, self._merged_files())
+
+    def _merged_files(self) -> dict[str, str]:
+        """Return the MD5 of every file of the merged model; nothing if an earlier version made the run."""
+        content = self.contents.get(FILES)
+        return {} if content is None else parse_record(HASHES, content, self.folder / FILES)
 
     def require_as_recorded(self, outputs: Iterable[str] = OUTPUTS) -> None:
         """Refuse outputs that were changed or exchanged since their stages wrote them.

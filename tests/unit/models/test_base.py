@@ -123,6 +123,15 @@ def test_a_missing_record_says_how_to_make_it(tmp_path):
         locate(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"source": "moon", "files": {}}', '{"source": "hub"}'])
+def test_a_record_in_another_format_is_one_sentence(content, tmp_path):
+    (tmp_path / "base.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"base\.json is not in the format of this version .* run `dvc repro -s -f base"
+    ):
+        locate(tmp_path)
+
+
 def test_the_miniature_is_made_in_the_stage_folder_and_recorded(tmp_path):
     dataset = tmp_path / "dataset"
     dataset.mkdir()
