@@ -1,14 +1,9 @@
 """The stages of the pipeline, one module each; `dvc.yaml` runs them."""
 
 import gc
-import os
 
 import stance  # noqa: F401 - imported first, because it reports a wrong interpreter
 
 # A collection walks every object that torch, transformers and vLLM make during their import. At Python's own threshold
 # of 700 new objects, this takes a fifth of a stage's start.
 gc.set_threshold(100_000, 50, 100)
-
-# Threads of OpenMP wait for work by spinning, and on a busy machine they take the time of those that work. Waiting
-# asleep gives the same bytes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
