@@ -1,8 +1,12 @@
 """The stages of the pipeline, one module each; `dvc.yaml` runs them."""
 
+import atexit
 import gc
 
 import stance  # noqa: F401 - imported first, because it reports a wrong interpreter
+from stance.machine.timing import record_seconds
+
+atexit.register(record_seconds)
 
 # A collection walks every object that torch, transformers and vLLM make during their import. At Python's own threshold
 # of 700 new objects, this takes a fifth of a stage's start.
