@@ -37,15 +37,19 @@ def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: P
 
 def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watchdog: Watchdog) -> list[Gate]:
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
+    stopped = watchdog_gate(watchdog)
+    degenerate = degeneration_gate(bounds, metrics.defects.aligned)
+    displaced = displacement_gate(bounds, metrics.chosen_fall)
+    broken = not (stopped.passed and degenerate.passed and displaced.passed)
     return [
-        watchdog_gate(watchdog),
+        stopped,
         parity_gate(merge, parity),
         served_gate(parity.floor or UNMEASURED, metrics.served),
         classifier_gate(metrics.classifier),
         *judge_gates(metrics.judge),
-        adherence_gate(bounds, metrics.adherence, metrics.aligned),
-        degeneration_gate(bounds, metrics.defects.aligned),
-        displacement_gate(bounds, metrics.chosen_fall),
+        adherence_gate(bounds, metrics.adherence, metrics.aligned, broken=broken),
+        degenerate,
+        displaced,
     ]
 
 
@@ -163,10 +167,19 @@ def judge_gates(second: JudgeProblem | Agreement | None) -> list[Gate]:
     ]
 
 
-def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares) -> Gate:
-    """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?"""
+def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares, *, broken: bool = False) -> Gate:
+    """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?
+
+    Args:
+        bounds: The block `evaluate`.
+        adherence: The share of the answers with the chosen stance.
+        shares: The share of the answers with each stance.
+        broken: Whether the training broke the model. Then the advice is not to train longer, which would contradict the
+            advice of the gates that say so.
+    """
     passed, figure, bound = _adherence(bounds, adherence, shares)
-    return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=message("longer_training"))
+    advice = message("other_gates_first" if broken else "longer_training")
+    return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=advice)
 
 
 def _adherence(bounds: Evaluate, adherence: Adherence, shares: Shares) -> tuple[bool, Message, Message]:
@@ -182,13 +195,17 @@ def _adherence(bounds: Evaluate, adherence: Adherence, shares: Shares) -> tuple[
 
 
 def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:
-    """Are the answers still sentences?"""
+    """Are the answers still sentences?
+
+    Answers that are only cut off need more tokens, not another training.
+    """
+    cut = defects["cut_off"] >= max(defects[name] for name in DEGENERATE if name != "cut_off")
     return Gate(
         name="degeneration",
         passed=defects["degenerate"] <= bounds.max_degenerate,
         figure=message("shares", shares={name: defects[name] for name in (*DEGENERATE, "degenerate")}),
         bound=message("at_most_degenerate", share=bounds.max_degenerate),
-        advice=message("gentler_training"),
+        advice=message("more_tokens" if cut and defects["cut_off"] else "gentler_training"),
     )
 
 

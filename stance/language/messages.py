@@ -164,7 +164,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "longer_training": N_(
             "Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report."
         ),
+        "other_gates_first": N_("First do what the other missed gates say, then look at the answers in the report."),
         # degeneration, displacement
+        "more_tokens": N_("Raise answers.max_new_tokens, or ask for shorter answers in model.system_prompt."),
         "at_most_degenerate": N_("at most {share:.0%} of the test answers degenerate"),
         "chosen_fell": N_("logps/chosen fell by {nats:.1f} nats"),
         "chosen_rose": N_("logps/chosen rose by {nats:.1f} nats"),
