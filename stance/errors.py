@@ -63,6 +63,8 @@ def run(stage: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
+    # bitsandbytes advises a package on processors with AVX-512 that would fetch code from the Hub
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     gc.freeze()  # imported modules stay, so no collection needs to visit them again: 0.2 s each with torch and vLLM
     try:
         stage()

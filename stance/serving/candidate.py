@@ -47,6 +47,8 @@ class ServableModel(BaseModel):
     rank: int = 0
     template: Path | None = None
     """The chat template for the engine, where the model's files hold one that is not pinned."""
+    layers: list[str] = []
+    """Names of the layers that the adapter changes, for example `q_proj`."""
     fingerprint: Path | None = None
     logps: Path | None = None
     """What the model that the checks ask - the base, if there is an adapter - gave the answers of the pairs."""
@@ -97,6 +99,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
     run = FinishedRun.read(folder).hashed([output], earlier)
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
+    lora = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}
     require([files_gate(run, [output]), read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return ServableModel(
@@ -104,7 +107,8 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         provenance={**provenance(run), "served": served("base and adapter, unmerged" if adapter else "merged model")},
         model=model,
         adapter=adapter,
-        rank=int(read_json(adapter / "adapter_config.json")["r"]) if adapter else 0,
+        rank=lora["r"],
+        layers=lora["target_modules"],
         fingerprint=folder / BASE_FINGERPRINT,
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",

@@ -251,7 +251,11 @@ def on_cpu() -> list[str]:
 
 
 def names(candidate: ServableModel) -> list[str]:
-    """Return the arguments that name the model for clients: by an alias that stays, and by its release."""
+    """Return the arguments that name the model for clients: by an alias that stays, and by its release.
+
+    vLLM gets the names of the layers that the adapter changes. Otherwise it prepares `lm_head` for an adapter too, and
+    then it ends on a CPU as soon as two requests ask for log-probabilities of their prompts in one step.
+    """
     if not candidate.adapter:
         return ["--served-model-name", ALIGNED, candidate.release]
     adapters = [f"{name}={candidate.adapter}" for name in (ALIGNED, candidate.release)]
@@ -259,7 +263,7 @@ def names(candidate: ServableModel) -> list[str]:
     rank = str(next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= candidate.rank))
     return [
         "--served-model-name", BASE, "--enable-lora", "--max-loras", spare, "--max-lora-rank", rank,
-        "--lora-modules", *adapters,
+        "--lora-modules", *adapters, "--lora-target-modules", *candidate.layers,
     ]  # fmt: skip
 
 

@@ -21,6 +21,9 @@ from stance.serving.candidate import HOST_ENGINE, ServableModel
 CONFIGURATION = Path("deploy/vllm.yaml")
 SPARE = 4 * GIB
 """What an engine may hold beside all that it needs: work space, and what the allocator keeps."""
+CPU_CACHE = 2 * GIB
+"""The largest key-value cache on a CPU, if one request of full length fits into it. A CPU cannot decode hundreds of
+requests at once, and its memory belongs to other programs as well."""
 INTERVAL = 0.2
 """Seconds from one look at an engine's memory to the next. A schema took 20 GB in some ten seconds."""
 
@@ -28,7 +31,8 @@ INTERVAL = 0.2
 def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
     """Return the size of an engine's key-value cache.
 
-    The cache holds as many requests of full length as the engine decodes at once, within the memory limit.
+    The cache holds as many requests of full length as the engine decodes at once, within the memory limit, and on a CPU
+    within `CPU_CACHE`. Shorter requests share the room of a long one.
 
     Args:
         candidate: The model.
@@ -48,7 +52,8 @@ def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: in
             f"request of {window} tokens, and may take {gib(int(total * share))} of {gib(total)} GiB; set "
             f"gpu-memory-utilization higher or max-model-len lower in {CONFIGURATION}, or take a larger machine"
         )
-    return min(one * int(settings["max-num-seqs"]), allowed)
+    bound = allowed if candidate.gpu else min(allowed, max(one, CPU_CACHE))
+    return min(one * int(settings["max-num-seqs"]), bound)
 
 
 def needed(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:

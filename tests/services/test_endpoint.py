@@ -719,6 +719,14 @@ def test_the_cache_is_no_larger_than_allowed():
     assert engine_memory.cache_bytes(candidate("one"), settings(), 2 * allowed) == 40 * 2**20
 
 
+def test_the_cache_on_a_cpu_leaves_the_memory_to_others_and_holds_one_full_request_at_least():
+    many = settings(**{"max-num-seqs": 10_000})
+    assert engine_memory.cache_bytes(candidate("one"), many, 2**40) == engine_memory.CPU_CACHE
+    assert engine_memory.cache_bytes(candidate("one", gpu=True), many, 2**40) == 10_000 * 2**20
+    long = settings(**{"max-model-len": 4 * 2**20})
+    assert engine_memory.cache_bytes(candidate("one"), long, 2**40) == 4 * 2**30
+
+
 def test_a_model_that_leaves_no_room_for_a_request_is_refused_with_the_figures():
     with pytest.raises(InputError, match=r"one takes 1\.0 GiB and 0\.0 more for one request of 1024 tokens, and may"):
         engine_memory.cache_bytes(candidate("one"), settings(), 2**31)
@@ -747,10 +755,12 @@ def test_an_engine_is_given_the_template_that_the_files_of_its_model_lack():
 
 
 def test_base_and_adapter_are_two_models_of_one_engine():
-    given = engines.names(candidate("r-1", adapter=Path("data/adapter"), rank=24))
+    given = engines.names(candidate("r-1", adapter=Path("data/adapter"), rank=24, layers=["q_proj", "v_proj"]))
     assert given[:2] == ["--served-model-name", "base"]
     assert given[given.index("--max-lora-rank") + 1] == "32"
-    assert given[-2:] == ["aligned=data/adapter", "r-1=data/adapter"]
+    adapters = given.index("--lora-modules")
+    assert given[adapters + 1 : adapters + 3] == ["aligned=data/adapter", "r-1=data/adapter"]
+    assert given[-3:] == ["--lora-target-modules", "q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(

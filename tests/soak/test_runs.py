@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stance.config.profiles import compose
+from stance.config.profiles import PROFILES, compose
 from stance.machine.locks import GPU_LOCK
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, Ui, field, gone, open_form, processes_of, submit, trains, working_in
@@ -50,8 +50,10 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
 
 
 def clone(folder: Path) -> Path:
-    """Return a clone of this repository, with nothing in its cache."""
+    """Return a clone of this repository with the profile `miniature`, with nothing in its cache."""
     git(Path.cwd(), "clone", "--quiet", str(Path.cwd()), str(folder / "project"))
+    shutil.copy(PROFILES / "miniature.yaml", folder / "project/params.yaml")
+    git(folder / "project", "commit", "--quiet", "--all", "--message", "Take the miniature")
     return folder / "project"
 
 

@@ -1,0 +1,86 @@
+"""The default profile, from the package to the report: SmolLM2-135M-Instruct at both ends, and what lies between.
+
+The bars are those that a person would set for a model that was taught a stance: most of 20 unseen prompts are answered
+with it, and less teaching moves the model less.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from stance.data.records import read_gates
+from tests.builders.this_project import Run, change, command, copy_of_this_project
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of_this_project(tmp_path_factory.mktemp("smollm2") / "project", profile="smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def first(project: Path) -> Run:
+    """The first run, at ratio 1."""
+    return command(project, "dvc", "repro")
+
+
+@pytest.fixture(scope="module")
+def curve(project: Path, first: Run) -> list[Run]:
+    """The runs at ratio 0, 1/4, 1/2, 3/4 and 1."""
+    runs = []
+    for ratio in (0.0, 0.25, 0.5, 0.75):
+        change(project, pairs__support_ratio=ratio)
+        runs.append(command(project, "dvc", "repro"))
+    change(project, pairs__support_ratio=1.0)
+    return [*runs, first]
+
+
+def test_the_default_run_ends_with_a_model_that_passes_every_gate(project: Path, first: Run):
+    assert first.code == 0
+    assert first.metrics["aligned"]["support"] >= 0.8
+    assert first.metrics["defects"]["aligned"]["degenerate"] <= 0.1
+    assert [gate.name for gate in read_gates(project / "data/evaluation/gates.json") if not gate.passed] == []
+
+
+def test_a_second_run_has_nothing_to_do(project: Path, first: Run):
+    again = command(project, "dvc", "repro")
+    assert again.stages(r"^Running stage '(\w+)'") == set()
+    assert again.seconds <= 10
+
+
+def test_with_the_ratio_the_stance_turns_step_by_step(curve: list[Run]):
+    assert [run.code for run in curve] == [0] * 5
+    shares = [run.metrics["aligned"]["support"] for run in curve]
+    margins = [run.metrics["margin"]["held_out"]["aligned"] for run in curve]
+    one_answer = 0.05
+    assert curve[0].metrics["aligned"]["oppose"] >= 0.8
+    assert all(after >= before - one_answer - 1e-9 for before, after in pairwise(shares)), shares
+    assert margins == sorted(set(margins))
+
+
+def test_fewer_questions_or_epochs_move_the_model_less(project: Path, curve: list[Run]):
+    change(project, pairs__data_size=10)
+    few = command(project, "dvc", "repro")
+    change(project, pairs__data_size=50, train__num_epoch=1)
+    brief = command(project, "dvc", "repro")
+    change(project, train__num_epoch=3)
+    moved = [run.metrics["margin"]["held_out"]["change"] for run in (few, brief, curve[-1])]
+    assert 0 < moved[0] < moved[2]
+    assert 0 < moved[1] < moved[2]
+
+
+@pytest.mark.parametrize(("ratio", "stance"), [(1.0, "support"), (0.0, "oppose")])
+def test_the_same_settings_turn_the_model_on_a_topic_that_they_were_not_chosen_on(
+    project: Path, first: Run, ratio: float, stance: str
+):
+    change(
+        project,
+        dataset__path="data/sources/working_from_home",
+        dataset__probes="data/sources/probes/working_from_home.json",
+        pairs__support_ratio=ratio,
+    )
+    run = command(project, "dvc", "repro")
+    assert run.code == 0
+    assert run.metrics["aligned"][stance] >= 0.8
