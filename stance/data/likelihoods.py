@@ -5,6 +5,7 @@ The stages `answers` and `merge` write them, the stage `evaluate` and the checks
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -15,8 +16,8 @@ Logps = Mapping[str, Mapping[str, Sequence[float]]]
 """The log-probability of each token of the labelled answers, in nats, by question id and stance."""
 Likeliest = Mapping[str, Sequence[Mapping[str, float]]]
 """The most likely tokens at each token of an answer: by probe id, log-probability in nats by token id."""
-LOGPS = TypeAdapter(dict[str, dict[Stance, list[float]]])
-LIKELIEST = TypeAdapter(dict[str, list[dict[str, float]]])
+LOGPS: TypeAdapter[Any] = TypeAdapter(dict[str, dict[Stance, list[float]]])
+LIKELIEST: TypeAdapter[Any] = TypeAdapter(dict[str, list[dict[str, float]]])
 
 
 def read_logps(path: Path) -> Logps:
@@ -25,9 +26,11 @@ def read_logps(path: Path) -> Logps:
     Raises:
         InputError: The file is missing or in another format.
     """
-    return parse_record(LOGPS, read_output(path), path)
+    record: Logps = parse_record(LOGPS, read_output(path), path)
+    return record
 
 
 def read_likeliest(path: Path) -> Likeliest:
     """Return the record in a `likeliest.json`; raises as `read_logps` does."""
-    return parse_record(LIKELIEST, read_output(path), path)
+    record: Likeliest = parse_record(LIKELIEST, read_output(path), path)
+    return record
