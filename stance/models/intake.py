@@ -142,7 +142,7 @@ def require_fitting_weights(folder: Path, shapes: Shapes, tokenizer: "PreTrained
     Raises:
         InputError: A weight is missing or has another shape, or the tokenizer has more tokens than the model.
     """
-    from stance.models.loading import configuration, linear_layers, outline  # brings bitsandbytes
+    from stance.models.loading import configuration, embedding_shape, linear_layers, outline  # brings bitsandbytes
 
     model = outline(configuration(folder))
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -155,7 +155,7 @@ def require_fitting_weights(folder: Path, shapes: Shapes, tokenizer: "PreTrained
             f"{name} of {origin} has the shape {shapes[name]} and {CONFIG} describes {expected[name]}; take "
             "configuration and weights from one model"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows, _ = embedding_shape(model)
     tokens = max(tokenizer.get_vocab().values()) + 1
     if tokens > rows:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -94,6 +94,12 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     head = model.get_output_embeddings()
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(module, nn.Linear) and module is not head}
+
+
+def embedding_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the rows of a model's embeddings, one per token, and their width."""
+    rows, width = cast(nn.Embedding, model.get_input_embeddings()).weight.shape
+    return rows, width
 
 
 def adapted_layers(model: PreTrainedModel, targets: Sequence[str] | Literal["all-linear"]) -> dict[str, nn.Linear]:

@@ -25,7 +25,7 @@ from stance.machine.files import from_project
 from stance.machine.memory import GIB, gib, gpu_size, memory
 from stance.models import hub, loading, package
 from stance.models.base import MODEL, RECORD, Base
-from stance.models.loading import ENGINE, adapted_layers, linear_layers, outline
+from stance.models.loading import ENGINE, adapted_layers, embedding_shape, linear_layers, outline
 from stance.models.weights import CONFIG, read_config, require_whole_model
 
 logger = logging.getLogger(__name__)
@@ -105,9 +105,9 @@ def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     linear = sum(module.weight.numel() for module in layers.values())
     chosen = adapted_layers(model, options.target_modules).values()
     adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
-    hidden = model.get_input_embeddings().weight.shape[1]
+    _, hidden = embedding_shape(model)
     inside = max(module.in_features for module in layers.values())
-    depth = max(len(module) for module in model.modules() if isinstance(module, ModuleList))
+    depth = next(len(module) for module in model.modules() if isinstance(module, ModuleList))  # the outermost list
     layer = BF16 * (3 * inside + 7 * hidden)
     return Sizes(linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * hidden * depth)
 

@@ -99,7 +99,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
     run = FinishedRun.read(folder).hashed([output], earlier)
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
-    lora = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}
+    lora: dict[str, Any] = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}
     require([files_gate(run, [output]), read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return ServableModel(
