@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load, save
 
@@ -148,7 +149,8 @@ def test_a_tag_or_commit_is_taken_although_main_has_moved_on(kind, hub, job, fil
 
 
 def test_a_cut_transfer_resumes_where_it_was_cut(hub, job, files, tmp_path):
-    weights = random.Random(0).randbytes(12 * 2**20)
+    noise = torch.frombuffer(bytearray(random.Random(0).randbytes(12 * 2**20)), dtype=torch.uint8)
+    weights = save(load(files["model.safetensors"]) | {"noise": noise}, {"format": "pt"})
     hub.repo("team/cut", files | {"model.safetensors": weights})
     hub.plant(hashlib.sha256(weights).hexdigest(), Fault("cut", after=11 * 2**20))
     ended = job(STAGE, workspace(tmp_path, "team/cut"))
