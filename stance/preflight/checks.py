@@ -1,8 +1,8 @@
-"""The checks before a run: all that would fail later is reported at once, within seconds.
+"""The checks before a run. They take seconds, and report every problem that would stop the run later.
 
-`make repro` and every flow run the checks first. They compare the parameters with the data, the needs of the model with
-this machine, and the rights of the token with a push. The result is a table for people, or JSON with `--json`. All
-failures are also one line on standard error.
+`make repro` and every flow run the checks first. The checks compare the parameters with the data, the model with this
+machine, the weights in a local folder with their configuration, and the rights of the token with a push. The result is
+a table for people, or JSON with `--json`. All failures are also one line on standard error.
 """
 
 import getpass
@@ -155,7 +155,7 @@ def check_device(model: Model) -> Row:
 def check_model(
     params: Params, questions: Sequence[Question], recorded: Path, prompts: Sequence[Prompt] = ()
 ) -> list[Row]:
-    """Check what is known of the base without its weights: its size, its chat template, and its memory on this machine.
+    """Check the base model before a run: size, layers, chat template, memory on this machine, and files in a folder.
 
     Args:
         params: All of them.
@@ -189,10 +189,11 @@ def check_model(
 def check_template(
     base: FolderBase | HubBase | PackageBase, folder: Path, texts: Mapping[str, str] = MappingProxyType({})
 ) -> Row:
-    """Look for a chat template in the tokenizer's files, and for its control tokens in the texts of the data.
+    """Check the chat template, and look for control tokens of the model in the texts of the data.
 
-    The tokenizer of a local folder is loaded. Of a model on the Hub, only the configuration of its tokenizer is read.
-    Of a model in a package, the texts are checked once the base stage has converted it.
+    The tokenizer of a local folder is loaded, and its template must keep the system prompt. For a model on the Hub,
+    only the configuration of the tokenizer is read. For a model in a package, the texts are checked after the stage
+    `base` has converted the model.
 
     Args:
         base: Where the model comes from.
@@ -200,7 +201,7 @@ def check_template(
         texts: The texts of the data by a name for messages.
 
     Raises:
-        InputError: There is no template, or a text holds a control token.
+        InputError: There is no template, the template loses the system prompt, or a text holds a control token.
     """
     if isinstance(base, FolderBase):
         from stance.models.intake import checked_tokenizer

@@ -1,4 +1,7 @@
-"""GPU memory, host memory and disk that each stage will take, computed from a model's configuration before a run.
+"""GPU memory, host memory and disk that each stage will take, computed before a run.
+
+In: a model's configuration, from which transformers builds an outline without weights. The outline gives the sizes and
+the layers, so that no name of a key in the configuration is assumed.
 
 `python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
 Weights, adapter and optimiser are counted exactly. The activations per token follow a rule that was fitted to
