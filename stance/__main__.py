@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": ("stance.client.chat", "serve a web page to chat with the endpoint"),
     "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
     "keys": ("stance.serving.keys", "make, list or revoke named keys of the endpoint"),
+    "summary": ("stance.pages.summary", "show what came of the run in this folder, and what to do next"),
     "candidate": ("stance.serving.candidate", "check the files of a model that is to be served"),
     "runs": ("stance.runs.catalogue", "list, show, compare, apply or remove runs"),
     "recompute": ("stance.release.recomputation", "take the cheap measurements of a run again, and compare"),

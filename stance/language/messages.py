@@ -98,10 +98,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "unchanged": N_("unchanged"),
         "unchanged_one_bos": N_("unchanged, BOS once per conversation"),
         "unchanged_turn_bos": N_("unchanged, BOS at the beginning of every turn"),
+        "unchanged_question_bos": N_("unchanged, BOS at the beginning of every question"),
         "unchanged_wrong_bos": N_("unchanged, BOS not exactly once per conversation"),
         "changed": N_("{keys} changed"),
         "changed_one_bos": N_("{keys} changed, BOS once per conversation"),
         "changed_turn_bos": N_("{keys} changed, BOS at the beginning of every turn"),
+        "changed_question_bos": N_("{keys} changed, BOS at the beginning of every question"),
         "changed_wrong_bos": N_("{keys} changed, BOS not exactly once per conversation"),
         "as_in_the_base": N_(
             "chat template, special tokens and probe conversations as in the base, no BOS doubled or lost"
@@ -160,7 +162,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "longer_training": N_(
             "Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report."
         ),
+        "other_gates_first": N_("First do what the other missed gates say, then look at the answers in the report."),
         # degeneration, displacement
+        "more_tokens": N_("Raise answers.max_new_tokens, or ask for shorter answers in model.system_prompt."),
         "at_most_degenerate": N_("at most {share:.0%} of the test answers degenerate"),
         "chosen_fell": N_("logps/chosen fell by {nats:.1f} nats"),
         "chosen_rose": N_("logps/chosen rose by {nats:.1f} nats"),
@@ -221,6 +225,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "similar_answers": N_("{number} pairs of answers are nearly the same: {examples}"),
         "similar_prompts": N_(
             "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
+        ),
+        "similar_held_out": N_(
+            "{number} of {all} held-out questions are nearly training questions, so that the margin on held-out "
+            "questions measures memory: {examples}"
+        ),
+        "same_answers": N_(
+            "{number} of {all} pairs have the same answer on both sides, so that they teach nothing: {examples}"
         ),
         "order_is_direction": N_(
             "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "

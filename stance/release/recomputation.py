@@ -85,7 +85,8 @@ def require_model(run: FinishedRun, device: str) -> None:
 
 def require_sum(run: FinishedRun, device: str) -> None:
     """Refuse a merged model that is not its base plus its adapter."""
-    from stance.models.base import locate, small_files, weight_files
+    from stance.models.base import locate, small_files
+    from stance.models.weights import weight_files
     from stance.training.merging import update
 
     base, merged = locate(run.folder / "data/base"), run.folder / MERGED

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from stance.config.params import Params
 from stance.data.answers import RESPONSES, Response, parse_responses
@@ -37,13 +37,14 @@ from stance.data.training import Parity, Watchdog
 from stance.errors import InputError
 from stance.evaluation.gates import gates_of
 from stance.machine.digests import Digests, digests
-from stance.machine.files import UNFINISHED, parse_yaml, read_output
+from stance.machine.files import UNFINISHED, parse_record, parse_yaml, read_output
 from stance.machine.plain import require_own_names, require_plain
 from stance.models.base import SMALL as SMALL_OF_A_MODEL
 from stance.models.base import WEIGHTS, Base
 from stance.runs import dvc_record
 from stance.runs.lockfile import FILES, LOCK, Lock, persistent
 
+HASHES = TypeAdapter(dict[str, str])
 PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TEST_PROMPTS = Path("data/dataset/test_prompt.json")
 BASE, BASE_FINGERPRINT = Path("data/base/base.json"), Path("data/base/fingerprint.json")
@@ -147,7 +148,8 @@ class FinishedRun:
             )
 
     def _require_as_recorded(self, outputs: Iterable[str]) -> None:
-        listed = self._json(FILES) if FILES in self.contents else {}
+        content = self.contents.get(FILES)
+        listed = {} if content is None else parse_record(HASHES, content, self.folder / FILES)
         other = [path for output in outputs for path in self.lock.differing(output, self.digests, listed)]
         for path, content in self.contents.items():
             if path.as_posix() in self.digests and self.digests[path.as_posix()].md5 != _md5(content):

@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
-from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer, replaced_template
 from stance.data.records import Gate, require
 from stance.errors import InputError
 from stance.machine.digests import Digests, Stat, handed_over
@@ -47,6 +47,8 @@ class ServableModel(BaseModel):
     adapter: Path | None = None
     """LoRA weights that the engine is to add itself; then `model` is the base."""
     rank: int = 0
+    template: Path | None = None
+    """The chat template for the engine, where the model's files hold one that is not pinned."""
     layers: list[str] = []
     """Names of the layers that the adapter changes, for example `q_proj`."""
     fingerprint: Path | None = None
@@ -214,6 +216,15 @@ def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
     }
 
 
+def with_template(model: ServableModel, path: Path) -> ServableModel:
+    """Return the model with the chat template that its engine needs, written to `path`; the same model if it has it."""
+    template = replaced_template(model.model)
+    if template is None:
+        return model
+    path.write_text(template, encoding="utf-8")
+    return model.model_copy(update={"template": path})
+
+
 def main() -> None:
     """Check a model and write its `ServableModel` to the first argument."""
     parser = argparse.ArgumentParser(
@@ -231,4 +242,4 @@ def main() -> None:
         model = from_hub(options.hub, options.revision)
     else:
         model = from_run(options.run, with_base=options.with_base, earlier=handed_over(options.digests))
-    write_json(options.out, model.model_dump(mode="json"))
+    write_json(options.out, with_template(model, options.out.with_suffix(".jinja")).model_dump(mode="json"))

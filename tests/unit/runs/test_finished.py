@@ -127,6 +127,14 @@ def test_files_that_came_or_went_are_named(run):
         FinishedRun.read(run, taken.digests)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"model.safetensors": 7}'])
+def test_a_list_of_the_merged_files_in_another_format_is_one_sentence(run, content):
+    (run / "data/merge/files.json").write_text(content)
+    (run / SHARD).unlink()
+    with pytest.raises(InputError, match=r"data/merge/files\.json is not in the format of this version"):
+        FinishedRun.read(run).hashed().differing()
+
+
 def test_an_edited_small_file_is_seen_in_the_bytes_that_are_published(run):
     (run / "data/evaluation/metrics.json").write_text("{}")
     with pytest.raises(InputError, match=r"^data/evaluation/metrics.json in .* differ"):
