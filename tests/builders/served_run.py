@@ -73,6 +73,7 @@ def write_adapter(folder: Path, model: Path) -> None:
     torch.manual_seed(0)
     options = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(loaded, options).save_pretrained(folder)
+    (folder / "README.md").unlink()  # as `train` does
 
 
 def logps(model: Path, system_prompt: str) -> dict[int, dict[str, list[float]]]:
