@@ -21,7 +21,7 @@ export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
 unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help repro profile preflight ui serve sweep pdf worker chat test test-fast soak check environment tools
+.PHONY: help repro run profile preflight ui serve sweep pdf worker chat test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,7 +30,7 @@ repro: environment ## make the environment if there is none, then everything tha
 	@git rev-parse --git-dir >/dev/null || { echo "DVC needs a git checkout, and git refuses this folder (its reason is above). If it is not a git checkout, clone the repository." >&2; exit 1; }
 	@.venv/bin/python -m stance preflight
 	@.venv/bin/dvc repro
-	@echo "The report: data/report/index.html"
+	@.venv/bin/python -m stance summary
 
 profile: environment ## write params.yaml for another profile: make profile NAME=breeze-7b
 	@test -n "$(NAME)" || { echo "Which profile? For example: make profile NAME=breeze-7b" >&2; exit 2; }
@@ -44,6 +44,10 @@ ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui,
 
 serve: environment ## the model behind an OpenAI-style endpoint until Ctrl+C: make serve, make serve PORT=8100 RUN=NAME
 	@.venv/bin/python -m stance serve $(if $(RUN),--run "$(RUN)")
+
+run: environment ## one run in a workspace, which leaves this folder as it is: make run RATIO=0
+	@test -n "$(RATIO)" || { echo "Which share of the pairs prefers support? For example: make run RATIO=0" >&2; exit 2; }
+	@.venv/bin/python -m flows.align --ratio "$(RATIO)"
 
 sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }

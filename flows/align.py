@@ -23,6 +23,7 @@ from flows.artifacts import show
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import check, push, reproduce
+from stance.config.profiles import Overrides
 from stance.errors import InputError, Unreachable
 from stance.runs import record, stages, workspace
 from stance.runs.record import FAILED, Run
@@ -110,15 +111,22 @@ def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> 
 
 
 def main() -> None:
-    """Run the flow in the working tree; a failure ends with exit code 1 and an error line."""
-    argparse.ArgumentParser(
+    """Run the flow in the working tree or, with `--ratio`, in a workspace; a failure ends with exit code 1."""
+    parser = argparse.ArgumentParser(
         prog="python -m flows.align",
         description="Run all stages in this folder. A stage whose inputs are unchanged is skipped.",
-    ).parse_args()
+    )
+    parser.add_argument(
+        "--ratio", type=float, help="run in a workspace with this pairs.support_ratio; this folder stays as it is"
+    )
+    ratio = parser.parse_args().ratio
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
+        if ratio is not None:
+            # A wrong value is told before a server starts.
+            Overrides(changes={"pairs.support_ratio": ratio}).values(Path("params.yaml"))
         with some_server():
-            outcomes = align_here()
+            outcomes = align_here() if ratio is None else align(Settings(support_ratio=ratio), uncommitted=True)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable) else 1)

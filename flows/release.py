@@ -41,11 +41,13 @@ from stance.machine.locks import exclusive
 from stance.preflight.checks import check_token
 from stance.release.held import BEFORE, record, release_gates, require_own, restore_previous
 from stance.release.push import push as push_to_hub
+from stance.release.recomputation import recompute
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import RELEASE
 from stance.serving.command import require_place, serve_run
 
+REFUSED = "not released, and nothing outside has changed"
 SHOWN = 20
 """The number of answers that the approval shows; the report has all."""
 
@@ -86,19 +88,30 @@ def release(
         in_workspace(folder, stage_minutes)
     digests: Digests = {}
     if approval_minutes:
-        shown = FinishedRun.read(folder).hashed()
+        shown = verified(folder)
         approve(shown, require_gates(shown), approval_minutes)
         digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
         require_own()
         restore_previous()  # a release that was killed may have left its own
-        checked = FinishedRun.read(folder).hashed(earlier=digests)  # hours may have passed since the approval
+        checked = verified(folder, digests)  # hours may have passed since the approval
         require_gates(checked)
         on_hub = push(checked, hub) if hub.push else {}
-        held = record_release(checked, on_hub)
-        answer = deploy(held, on_hub) if answering else {"release": held.release, "address": str(RELEASE)}
+        record_release(checked, on_hub)
+        answer = deploy(checked, on_hub) if answering else {"release": checked.release, "address": str(RELEASE)}
         shutil.rmtree(BEFORE)
         return answer
+
+
+def verified(folder: Path, earlier: Digests | None = None) -> FinishedRun:
+    """Return the run in a folder, measured again; arguments and errors are those of `FinishedRun.read`."""
+    try:
+        run = FinishedRun.read(folder, earlier)
+        if not earlier:
+            recompute(run)
+        return run
+    except InputError as error:
+        raise InputError(f"{REFUSED}: {error}") from None
 
 
 def require_gates(run: FinishedRun) -> list[Gate]:
@@ -108,7 +121,7 @@ def require_gates(run: FinishedRun) -> list[Gate]:
         InputError: A gate is missed.
     """
     gates = judge(run)
-    require(gates, "not released, and nothing outside has changed")
+    require(gates, REFUSED)
     return gates
 
 
@@ -178,9 +191,9 @@ def push(run: FinishedRun, hub: Hub) -> dict[str, Any]:
 
 
 @task(task_run_name="record", cache_policy=NO_CACHE)
-def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
+def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
     """Replace the release in `data/release`. The previous one stays beside it until the new one answers."""
-    return record(run, on_hub)
+    record(run, on_hub)
 
 
 @task(task_run_name="serve", cache_policy=NO_CACHE)

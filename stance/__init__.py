@@ -21,6 +21,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
         )
     )
 
+# Threads of OpenMP wait for work by spinning, and on a busy machine they take the time of those that work. Waiting
+# asleep gives the same bytes (benchmarks/busy.py). Stages, commands and the engines that they start inherit this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an exception that nothing caught: a missing package as one sentence, any other with its traceback."""

@@ -17,9 +17,12 @@ COMMANDS = {
     "chat": ("stance.client.chat", "serve a web page to chat with the endpoint"),
     "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
     "keys": ("stance.serving.keys", "make, list or revoke named keys of the endpoint"),
+    "summary": ("stance.pages.summary", "show what came of the run in this folder, and what to do next"),
     "candidate": ("stance.serving.candidate", "check the files of a model that is to be served"),
     "runs": ("stance.runs.catalogue", "list, show, compare, apply or remove runs"),
+    "recompute": ("stance.release.recomputation", "take the cheap measurements of a run again, and compare"),
     "push": ("stance.release.push", "push the adapter and the merged model of a run to the Hub"),
+    "verify": ("stance.runs.verification", "check that a release, here or on the Hub, is what was signed"),
     "pdf": ("stance.course.answer_sheet", "print settings and answers for the course to a PDF"),
     "grade": ("stance.course.grade", "add up the scores of a grading conversation"),
 }

@@ -1,14 +1,13 @@
 """The stages of the pipeline, one module each; `dvc.yaml` runs them."""
 
+import atexit
 import gc
-import os
 
 import stance  # noqa: F401 - imported first, because it reports a wrong interpreter
+from stance.machine.timing import record_seconds
+
+atexit.register(record_seconds)
 
 # A collection walks every object that torch, transformers and vLLM make during their import. At Python's own threshold
 # of 700 new objects, this takes a fifth of a stage's start.
 gc.set_threshold(100_000, 50, 100)
-
-# Threads of OpenMP wait for work by spinning, and on a busy machine they take the time of those that work. Waiting
-# asleep gives the same bytes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -15,7 +15,8 @@ from stance.data.chat import BREEZE_TOKENS, Fingerprint, refuse_control_tokens
 from stance.data.questions import named_texts, read_questions
 from stance.errors import run
 from stance.machine.files import digest
-from stance.models.base import MODEL, Base, Device, from_folder, from_hub, read_fingerprint
+from stance.models.base import MODEL, Base, Device
+from stance.models.intake import from_folder, from_hub, read_fingerprint
 from stance.models.package import from_package
 
 

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from stance.config.params import Params
 from stance.data.answers import read_answers
+from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
+from stance.data.training import Parity, Watchdog
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts
 from stance.errors import run
 from stance.evaluation.defects import defects
@@ -75,7 +77,9 @@ def evaluate(
         **of_likelihood(answers, merge, chosen, params.train.beta),
         chosen_fall=chosen_fall(train / "log.csv"),
     )
-    gates = gates_of(params, metrics, base, train, merge)
+    before, merged = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
+    parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
+    gates = gates_of(params, metrics, before, merged, parity, watchdog)
     metrics.write(out / "metrics.json")
     write_gates(out / "gates.json", gates)
     write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])

@@ -53,7 +53,7 @@ def pairs(
     if options.rejected == "base":
         neutral = neutral_answers(fit(questions, corpora, base, model.device).classifier, read_answers(answered))
     train = training_pairs(used, options, system_prompt, seed, neutral)
-    warnings = linted(train, read_prompts(dataset), options, system_prompt)
+    warnings = linted(train, read_prompts(dataset), options, system_prompt, held_out)
     write_pairs(out / "train.jsonl", train)
     write_pairs(out / "eval.jsonl", directed(held_out, neutral, options, system_prompt, seed))
     write_warnings(out / "lint.json", warnings)

@@ -26,6 +26,7 @@ from stance.errors import run
 from stance.machine.files import write_json
 from stance.models.base import locate
 from stance.models.loading import quantization_config, require_device
+from stance.models.outline import adapted_layers, configuration, outline
 from stance.training.checkpoints import checkpoint_key, last_complete
 from stance.training.dpo import (
     checked_tokenizer,
@@ -61,10 +62,12 @@ def train(
         checkpoints: Folder for the checkpoints of all runs; those of this run are removed once the adapter is saved.
 
     Raises:
-        InputError: The device is missing, or the tokenizer reads the probes differently from when `base` was made.
+        InputError: The device is missing, the model lacks a layer of `target_modules`, or the tokenizer reads the
+            probes differently from when `base` was made.
     """
     require_device(model)
     folder = locate(base)
+    adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
     rows = read_rows(pairs / "train.jsonl")

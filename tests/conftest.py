@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from stance.runs.signature import KEY_VARIABLE, PUBLIC, PUBLIC_VARIABLE, make_key
 from tests.builders import repository
 from tests.doubles.endpoint import Double
 from tests.doubles.endpoint import serving as serving_endpoint
@@ -251,3 +252,14 @@ def run_module(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A key that signs the releases of the tests, so that none is made in this checkout."""
+    path = tmp_path_factory.mktemp("signing") / "key.pem"
+    make_key(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, str(path))
+        patch.setenv(PUBLIC_VARIABLE, str(path.with_name(PUBLIC)))
+        yield path

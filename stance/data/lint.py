@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stance.data.preferences import Pair
-from stance.data.questions import Prompt, Stance
+from stance.data.questions import Prompt, Question, Stance
 from stance.data.records import LintWarning
 from stance.errors import InputError
 from stance.language.detect import script, words
@@ -43,16 +43,20 @@ SHOWN = 3
 """Examples in a warning."""
 
 
-def lint(pairs: Sequence[Pair], prompts: Sequence[Prompt], system_prompt: str) -> list[LintWarning]:
-    """Return a warning for whatever the pairs teach besides the stance, and for test prompts that measure memory.
+def lint(
+    pairs: Sequence[Pair], prompts: Sequence[Prompt], system_prompt: str, held_out: Sequence[Question] = ()
+) -> list[LintWarning]:
+    """Return a warning for whatever the pairs teach besides the stance, and for questions that measure memory.
 
     Args:
         pairs: The pairs that are trained on, in their order.
         prompts: The test prompts.
         system_prompt: It may limit the length of an answer.
+        held_out: The questions that are not trained on.
     """
     spoken = language([*questions_of(pairs).values(), *(text for _, _, text in labelled(pairs))])
     return [
+        *same_answers(pairs),
         *length_confound(pairs),
         *own_length_confound(pairs),
         *own_opening_confound(pairs, spoken),
@@ -62,6 +66,7 @@ def lint(pairs: Sequence[Pair], prompts: Sequence[Prompt], system_prompt: str) -
         *negated(pairs, spoken),
         *near_duplicates(pairs, spoken),
         *known_prompts(pairs, prompts, spoken),
+        *known_held_out(pairs, held_out, spoken),
         *order_confound(pairs),
         *mixed_scripts(pairs),
     ]
@@ -97,6 +102,20 @@ def labelled(pairs: Sequence[Pair]) -> list[tuple[int, Stance, str]]:
 def rejecting_base_answers(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs whose rejected answer is the base model's own."""
     return [pair for pair in pairs if pair.against == "neutral"]
+
+
+def same_answers(pairs: Sequence[Pair]) -> list[LintWarning]:
+    """Which pairs have one text as both answers? Capitals, spaces and punctuation do not count."""
+    same = [pair for pair in pairs if bare(pair.chosen_text) == bare(pair.rejected_text)]
+    examples = [(pair.chosen_text, pair.rejected_text) for pair in same[:SHOWN]]
+    text = message("same_answers", number=len(same), all=len(pairs), examples=examples)
+    ids = list(dict.fromkeys(pair.id for pair in same))
+    return [LintWarning(check="same", message=text, rows=ids)] if same else []
+
+
+def bare(text: str) -> str:
+    """Return the letters and digits of a text in lower case, or the text itself if it has none."""
+    return "".join(character for character in text.casefold() if character.isalnum()) or text
 
 
 def length_confound(pairs: Sequence[Pair]) -> list[LintWarning]:
@@ -269,13 +288,25 @@ def near_duplicates(pairs: Sequence[Pair], spoken: Language) -> list[LintWarning
 
 def known_prompts(pairs: Sequence[Pair], prompts: Sequence[Prompt], spoken: Language) -> list[LintWarning]:
     """Which test prompts nearly ask a training question?"""
-    questions = list(questions_of(pairs).values())
-    texts = [*questions, *(row.prompt for row in prompts)]
-    alike = [(a, b) for a, b in similar(texts, spoken) if a < len(questions) <= b]
-    ids = sorted({prompts[b - len(questions)].id for _, b in alike})
-    examples = [(texts[b], texts[a]) for a, b in alike[:SHOWN]]
+    ids, examples = leaked(list(questions_of(pairs).values()), prompts, spoken)
     text = message("similar_prompts", number=len(ids), all=len(prompts), examples=examples)
     return [LintWarning(check="leak", message=text, rows=ids)] if ids else []
+
+
+def known_held_out(pairs: Sequence[Pair], held_out: Sequence[Question], spoken: Language) -> list[LintWarning]:
+    """Which held-out questions nearly ask a training question?"""
+    ids, examples = leaked(list(questions_of(pairs).values()), held_out, spoken)
+    text = message("similar_held_out", number=len(ids), all=len(held_out), examples=examples)
+    return [LintWarning(check="leak", message=text, rows=ids)] if ids else []
+
+
+def leaked(
+    questions: Sequence[str], rows: Sequence[Prompt], spoken: Language
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """Return the ids of the rows that nearly ask a training question, and examples of both, the most alike first."""
+    texts = [*questions, *(row.prompt for row in rows)]
+    alike = [(a, b) for a, b in similar(texts, spoken) if a < len(questions) <= b]
+    return sorted({rows[b - len(questions)].id for _, b in alike}), [(texts[b], texts[a]) for a, b in alike[:SHOWN]]
 
 
 def similar(texts: Sequence[str], spoken: Language) -> list[tuple[int, int]]:

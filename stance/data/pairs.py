@@ -37,13 +37,19 @@ def training_pairs(
     return directed(questions, neutral, options, system_prompt, seed)
 
 
-def linted(pairs: Sequence[Pair], prompts: Sequence[Prompt], options: Pairs, system_prompt: str) -> list[LintWarning]:
-    """Return the linter's warnings about the pairs that are trained on.
+def linted(
+    pairs: Sequence[Pair],
+    prompts: Sequence[Prompt],
+    options: Pairs,
+    system_prompt: str,
+    held_out: Sequence[Question] = (),
+) -> list[LintWarning]:
+    """Return the linter's warnings about the pairs that are trained on, and about questions that resemble theirs.
 
     Raises:
         InputError: There is a warning, and `pairs.strict` is true.
     """
-    warnings = lint(pairs, prompts, system_prompt)
+    warnings = lint(pairs, prompts, system_prompt, held_out)
     if options.strict:
         refuse(warnings)
     return warnings

@@ -4,12 +4,11 @@
 `stance.language.messages.sentence` puts into words.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, StrictBool, TypeAdapter
 
 from stance.errors import InputError
 from stance.language.messages import Message, sentence
@@ -29,12 +28,12 @@ class Gate(BaseModel):
 
     name: str
     """One of `stance.language.messages.GATES`."""
-    passed: bool
+    passed: StrictBool
     figure: Message
     bound: Message
     advice: Message
     """What to do when the gate is missed."""
-    warning: bool = False
+    warning: StrictBool = False
     """Does the gate only warn? Then a push, a server or a release takes the model even if the gate is missed."""
 
 
@@ -95,16 +94,6 @@ def in_words(gate: Gate) -> dict[str, Any]:
         "expected": sentence(gate.bound),
         "advice": sentence(gate.advice),
     }
-
-
-def gates_in_words(path: Path) -> list[dict[str, Any]]:
-    """Return the gates in a `gates.json` as `in_words` does, for a run's provenance.
-
-    A release of an earlier version, which may be on the Hub for ever, holds its gates in words already.
-    """
-    content = read_output(path)
-    rows: list[dict[str, Any]] = json.loads(content)
-    return rows if any("found" in row for row in rows) else [in_words(gate) for gate in parse_gates(content, path)]
 
 
 def require(gates: Iterable[Gate], refusal: str) -> None:

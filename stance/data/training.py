@@ -34,7 +34,12 @@ class Watchdog(BaseModel):
         Raises:
             InputError: The file is missing or in another format.
         """
-        return parse_record(TypeAdapter(cls), read_output(path), path)
+        return cls.parse(read_output(path), path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Return the record in the bytes of a `watchdog.json`; `path` names the file in an error."""
+        return parse_record(TypeAdapter(cls), content, path)
 
     def write(self, path: Path) -> None:
         """Write the record to a `watchdog.json`."""

@@ -14,9 +14,8 @@ itself is neutral with score 0.
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +40,8 @@ C, ALPHA, BAYES = 8.0, 0.1, 0.2
 """Inverse regularisation of the regression, smoothing of naive Bayes, and its part in the sum of the log-probabilities;
 these and the n-grams were chosen on topics left out of the corpus and on left-out questions of the data sets."""
 Features = npt.NDArray[np.float64]
+Example = tuple[str, str, Stance]
+"""A question, an answer and its stance."""
 
 
 class Verdict(NamedTuple):
@@ -73,13 +74,17 @@ class StanceClassifier:
     @classmethod
     def fit(cls, questions: Sequence[Question], corpus: Sequence[Labelled]) -> Self:
         """Learn the topic from the answers of a data set, and the language from answers about other topics."""
-        rows = [row for number, question in enumerate(questions) for row in _examples(number, question)]
-        rows += [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
-        prompts, responses, stances = zip(*rows, strict=True)
-        words, ngrams = Words.fit(prompts, responses)
+        return cls.learn(Lessons.read([questions], corpus), 0)
+
+    @classmethod
+    def learn(cls, lessons: "Lessons", part: int) -> Self:
+        """Learn one part of the lessons."""
+        stances, counts, figures = lessons.part(part)
+        words = Words(*(Grams.fit(*pair) for pair in zip(lessons.counters, counts, strict=True)))
+        ngrams = words.weighed(counts)
         linear = LogisticRegression(C=C, class_weight="balanced", max_iter=2000, tol=1e-3)
         with threadpool_limits(1):  # so few rows: threads only get into each other's way, 20 times slower
-            linear.fit(_with_figures(ngrams, prompts, responses), stances)
+            linear.fit(hstack([ngrams, csr_matrix(figures)], format="csr"), stances)
         return cls(words, linear, ComplementNB(alpha=ALPHA).fit(ngrams, stances))
 
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
@@ -87,7 +92,8 @@ class StanceClassifier:
         if not responses:
             return []
         ngrams = self._words.ngrams(prompts, responses)
-        both = self._linear.predict_log_proba(_with_figures(ngrams, prompts, responses))
+        figures = csr_matrix(_figures(prompts, responses))
+        both = self._linear.predict_log_proba(hstack([ngrams, figures], format="csr"))
         both += BAYES * self._bayes.predict_log_proba(ngrams)
         order = [list(self._linear.classes_).index(stance) for stance in STANCES]
         chances = softmax(both, axis=1)[:, order]
@@ -105,53 +111,78 @@ class StanceClassifier:
         return Verdict(STANCES[int(chances.argmax())], round(float(chances[2] - chances[0]), 4))
 
 
+class Lessons(NamedTuple):
+    """Examples for several classifiers, which learn from the same corpus: its texts are read only once, for seconds."""
+
+    counters: tuple[CountVectorizer, CountVectorizer]
+    counts: tuple[csr_matrix, csr_matrix]
+    """How often each n-gram is in each example, anywhere and in the first and last clause."""
+    figures: Features
+    stances: list[Stance]
+    parts: list[list[int]]
+    """The places of the examples that each classifier learns from."""
+
+    @classmethod
+    def read(cls, parts: Sequence[Sequence[Question]], corpus: Sequence[Labelled]) -> Self:
+        """Read the answers of each part of a data set, and those of the corpus, which belong to every part."""
+        rows: list[Example] = []
+        own: list[list[int]] = []
+        for questions in parts:
+            examples = [row for number, question in enumerate(questions) for row in _examples(number, question)]
+            own.append(list(range(len(rows), len(rows) + len(examples))))
+            rows += examples
+        common = [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
+        shared = list(range(len(rows), len(rows) + len(common)))
+        prompts, responses, stances = zip(*rows, *common, strict=True)
+        anywhere = CountVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float64)
+        clauses = CountVectorizer(analyzer=_placed, dtype=np.float64)
+        counts = anywhere.fit_transform(responses), clauses.fit_transform(list(zip(prompts, responses, strict=True)))
+        figures = _figures(prompts, responses)
+        return cls((anywhere, clauses), counts, figures, list(stances), [[*places, *shared] for places in own])
+
+    def part(self, number: int) -> tuple[list[Stance], list[csr_matrix], Features]:
+        """Return the stances, the counts and the figures of the examples of a part."""
+        rows = self.parts[number]
+        return [self.stances[row] for row in rows], [counts[rows] for counts in self.counts], self.figures[rows]
+
+
+class Grams(NamedTuple):
+    """Weighs the n-grams that are in two examples or more."""
+
+    counter: CountVectorizer
+    kept: npt.NDArray[np.intp]
+    weights: TfidfTransformer
+
+    @classmethod
+    def fit(cls, counter: CountVectorizer, counts: csr_matrix) -> Self:
+        """Learn how common each n-gram is."""
+        kept = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= 2)
+        return cls(counter, kept, TfidfTransformer(sublinear_tf=True).fit(counts[:, kept]))
+
+    def weighed(self, counts: csr_matrix) -> csr_matrix:
+        """Return the weights of counted n-grams, none of them negative."""
+        return self.weights.transform(counts[:, self.kept])
+
+
 class Words(NamedTuple):
     """Weighs the n-grams of answers: anywhere, and in the first and last clause."""
 
-    anywhere: "Ngrams"
-    placed: "Ngrams"
-
-    @classmethod
-    def fit(cls, prompts: Sequence[str], responses: Sequence[str]) -> tuple[Self, csr_matrix]:
-        """Learn how common each n-gram is; return that, and the weights of the n-grams of these answers."""
-        words = cls(Ngrams(analyzer="char", ngram_range=(1, 3)), Ngrams(analyzer=_placed))
-        rows = list(zip(prompts, responses, strict=True))
-        return words, hstack([words.anywhere.fit(responses), words.placed.fit(rows)], format="csr")
+    anywhere: Grams
+    placed: Grams
 
     def ngrams(self, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
-        """Return the weights of the n-grams, none of them negative."""
+        """Return the weights of the n-grams of answers."""
         rows = list(zip(prompts, responses, strict=True))
-        return hstack([self.anywhere.weights(responses), self.placed.weights(rows)], format="csr")
+        return self.weighed([self.anywhere.counter.transform(responses), self.placed.counter.transform(rows)])
+
+    def weighed(self, counts: Sequence[csr_matrix]) -> csr_matrix:
+        """Return the weights of n-grams that are counted already."""
+        return hstack([grams.weighed(part) for grams, part in zip(self, counts, strict=True)], format="csr")
 
 
-class Ngrams:
-    """Weighs n-grams by tf-idf, as `TfidfVectorizer` does, which would count those that it is fitted on twice."""
-
-    def __init__(self, **options: Any) -> None:
-        """Take the options of `CountVectorizer`."""
-        self._counts = CountVectorizer(min_df=2, **options)
-        self._tfidf = TfidfTransformer(sublinear_tf=True)
-
-    def fit(self, texts: Sequence[Any]) -> csr_matrix:
-        """Learn how common each n-gram is, and return the weights of those of these texts."""
-        counts = self._counts.fit_transform(texts)
-        counts.sort_indices()  # as `transform` has them: sums in another order differ in the last digit
-        return self._tfidf.fit_transform(counts)
-
-    def weights(self, texts: Sequence[Any]) -> csr_matrix:
-        """Return the weights of the n-grams that were learned."""
-        return self._tfidf.transform(self._counts.transform(texts))
-
-
-def _with_figures(ngrams: csr_matrix, prompts: Sequence[str], responses: Sequence[str]) -> csr_matrix:
-    """Return the weights of the n-grams and, beside them, the figures of the wording."""
-    rows = [_figures(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
-    return hstack([ngrams, csr_matrix(np.array(rows))], format="csr")
-
-
-@lru_cache(maxsize=20_000)  # a cross-validation asks for those of the corpus once for each fold
-def _figures(prompt: str, response: str) -> list[float]:
-    return features(prompt, response)
+def _figures(prompts: Sequence[str], responses: Sequence[str]) -> Features:
+    """Return the figures of the wording. Shape (answers, figures)."""
+    return np.array([features(prompt, text) for prompt, text in zip(prompts, responses, strict=True)])
 
 
 def _placed(row: tuple[str, str]) -> list[str]:
@@ -166,11 +197,11 @@ def _pairs(text: str) -> list[str]:
     return re.findall("(?=([\u4e00-\u9fff]{2}))", text)
 
 
-def _examples(number: int, question: Question) -> list[tuple[str, str, Stance]]:
+def _examples(number: int, question: Question) -> list[Example]:
     body = question.prompt.rstrip("？?嗎呢")
     hedges = _listed(TEMPLATES)
     hedged = hedges[number % len(hedges)].format(body)
-    rows: list[tuple[str, str, Stance]] = [
+    rows: list[Example] = [
         (question.prompt, question.support, "support"),
         (question.prompt, question.oppose, "oppose"),
         (question.prompt, hedged, "neutral"),
@@ -180,9 +211,9 @@ def _examples(number: int, question: Question) -> list[tuple[str, str, Stance]]:
     return rows
 
 
-def _plain_answers() -> list[tuple[str, str, Stance]]:
+def _plain_answers() -> list[Example]:
     """Return yes and no to a question for an advantage and to one for a drawback."""
-    rows: list[tuple[str, str, Stance]] = []
+    rows: list[Example] = []
     for prompt, yes, no in (("是否有好處？", "support", "oppose"), ("是否有壞處？", "oppose", "support")):
         rows += [(prompt, text, cast(Stance, yes)) for text in ("是的。", "會。", "當然。", "確實，沒錯。")]
         rows += [(prompt, text, cast(Stance, no)) for text in ("不是。", "不會。", "沒有。", "不，並非如此。")]

@@ -13,7 +13,7 @@ from stance.data.answers import Answer
 from stance.data.metrics import ClassifierAccuracy
 from stance.data.questions import Question
 from stance.evaluation.accuracy import accuracy_of
-from stance.evaluation.classifier import Labelled, StanceClassifier, Verdict, labelled_answers, read_labelled
+from stance.evaluation.classifier import Labelled, Lessons, StanceClassifier, Verdict, labelled_answers, read_labelled
 from stance.evaluation.hidden_state import HiddenStateClassifier, ModelReader
 from stance.language.detect import Name, language_of
 from stance.models.base import locate
@@ -72,8 +72,7 @@ def fit(questions: Sequence[Question], corpora: Path, base: Path, device: str) -
     spoken = data_language(questions)
     corpus = read_corpus(corpora, spoken)
     if spoken == "zh_Hant":
-        classifier = StanceClassifier.fit(questions, corpus)
-        return Fitted(classifier, None, lambda: wording_left_out(questions, corpus), [])
+        return _fit_wording(questions, corpus)
     rows = labelled_answers(questions)
     reader = ModelReader(locate(base), device)
     probe, verdicts = HiddenStateClassifier.fit(reader, rows, corpus)
@@ -92,14 +91,20 @@ def read_corpus(corpora: Path, language: Name) -> list[Labelled]:
     return read_labelled(path) if path.is_file() or language == "zh_Hant" else []
 
 
-def wording_left_out(questions: Sequence[Question], corpus: Sequence[Labelled]) -> LeftOut:
-    """Return every answer of a data set with the verdict by wording, of a classifier not taught its question."""
-    pairs: LeftOut = []
-    for fold in range(min(FOLDS, len(questions))):
-        taught = [question for number, question in enumerate(questions) if number % FOLDS != fold]
-        rows = labelled_answers(questions[fold::FOLDS])
-        pairs += zip(rows, judged(StanceClassifier.fit(taught, corpus), rows), strict=True)
-    return pairs
+def _fit_wording(questions: Sequence[Question], corpus: Sequence[Labelled]) -> Fitted:
+    """Return the classifier by wording. Those that judge the left-out answers are fitted only if somebody asks."""
+    folds = range(min(FOLDS, len(questions)))
+    taught = [[row for number, row in enumerate(questions) if number % FOLDS != fold] for fold in folds]
+    lessons = Lessons.read([questions, *taught], corpus)
+
+    def left_out() -> LeftOut:
+        pairs: LeftOut = []
+        for fold in folds:
+            rows = labelled_answers(questions[fold::FOLDS])
+            pairs += zip(rows, judged(StanceClassifier.learn(lessons, fold + 1), rows), strict=True)
+        return pairs
+
+    return Fitted(StanceClassifier.learn(lessons, 0), None, left_out, [])
 
 
 def judged(classifier: Classifier, rows: Sequence[Labelled] | Sequence[Answer]) -> list[Verdict]:

@@ -7,7 +7,6 @@ push, a server or a release obeys them (`stance.data.records.require`).
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isnan
-from pathlib import Path
 from typing import Literal
 
 from stance.config.evaluation import Evaluate
@@ -28,24 +27,28 @@ MIN_ACCURACY = 0.9
 """Share of the labelled answers, to questions that it was not taught, on which the stance classifier is to be right."""
 
 
-def gates_of(params: Params, metrics: Metrics, base: Path, train: Path, merge: Path) -> list[Gate]:
-    """Return every gate of a run, from its metrics and from the files in `base`, `train` and `merge`."""
-    fingerprints = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
-    parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
-    return [fingerprint_gate(*fingerprints), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
+def gates_of(
+    params: Params, metrics: Metrics, base: Fingerprint, merged: Fingerprint, parity: Parity, watchdog: Watchdog
+) -> list[Gate]:
+    """Return every gate of a run: of its tokenizers in `base` and `merged`, and of its figures."""
+    return [fingerprint_gate(base, merged), *gates(params.merge, params.evaluate, metrics, parity, watchdog)]
 
 
 def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watchdog: Watchdog) -> list[Gate]:
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
+    stopped = watchdog_gate(watchdog)
+    degenerate = degeneration_gate(bounds, metrics.defects.aligned)
+    displaced = displacement_gate(bounds, metrics.chosen_fall)
+    broken = not (stopped.passed and degenerate.passed and displaced.passed)
     return [
-        watchdog_gate(watchdog),
+        stopped,
         parity_gate(merge, parity),
         served_gate(parity.floor or UNMEASURED, metrics.served),
         classifier_gate(metrics.classifier),
         *judge_gates(metrics.judge),
-        adherence_gate(bounds, metrics.adherence, metrics.aligned),
-        degeneration_gate(bounds, metrics.defects.aligned),
-        displacement_gate(bounds, metrics.chosen_fall),
+        adherence_gate(bounds, metrics.adherence, metrics.aligned, broken=broken),
+        degenerate,
+        displaced,
     ]
 
 
@@ -53,7 +56,13 @@ def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
     """Do the base and the merged model turn a conversation into the same token ids, with BOS where it belongs?"""
     changed = [name for name in Fingerprint.model_fields if getattr(base, name) != getattr(merged, name)]
     bos = bos_use(base.bos_token_id, str(merged.chat_template), merged.probes)
-    ending = {"none": "", "once": "_one_bos", "turns": "_turn_bos", "wrong": "_wrong_bos"}[bos]
+    ending = {
+        "none": "",
+        "once": "_one_bos",
+        "turns": "_turn_bos",
+        "questions": "_question_bos",
+        "wrong": "_wrong_bos",
+    }[bos]
     return Gate(
         name="fingerprint",
         passed=not changed and bos != "wrong",
@@ -65,12 +74,13 @@ def fingerprint_gate(base: Fingerprint, merged: Fingerprint) -> Gate:
 
 def bos_use(
     bos: int | None, template: str, probes: Sequence[Sequence[int]]
-) -> Literal["none", "once", "turns", "wrong"]:
+) -> Literal["none", "once", "turns", "questions", "wrong"]:
     """Return how the probe conversations use the BOS token.
 
     `none`: the model has no BOS, or its template leaves BOS out. `once`: BOS begins every conversation and occurs
-    nowhere else. `turns`: BOS is also the mark that begins every turn (ChatML with `<|im_start|>`). `wrong`: anything
-    else, such as a doubled BOS, or a template that names BOS in conversations that have none.
+    nowhere else. `turns`: BOS is also the mark that begins every turn (ChatML with `<|im_start|>`). `questions`: BOS
+    begins every question, as in Llama 2. `wrong`: anything else, such as a doubled BOS, or a template that names BOS in
+    conversations that have none.
     """
     counts = [probe.count(bos) for probe in probes] if bos is not None else []
     if not any(counts):
@@ -80,6 +90,9 @@ def bos_use(
         return "wrong"
     if set(counts) == {1}:
         return "once"
+    asked = [sum(turn["role"] == "user" for turn in probe) for probe in PROBES]
+    if counts == asked:
+        return "questions"
     added = {count - len(probe) for count, probe in zip(counts, PROBES, strict=False)}
     return "turns" if added <= ADDED_TURNS else "wrong"
 
@@ -153,10 +166,19 @@ def judge_gates(second: JudgeProblem | Agreement | None) -> list[Gate]:
     ]
 
 
-def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares) -> Gate:
-    """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?"""
+def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares, *, broken: bool = False) -> Gate:
+    """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?
+
+    Args:
+        bounds: The block `evaluate`.
+        adherence: The share of the answers with the chosen stance.
+        shares: The share of the answers with each stance.
+        broken: Whether the training broke the model. Then the advice is not to train longer, which would contradict the
+            advice of the gates that say so.
+    """
     passed, figure, bound = _adherence(bounds, adherence, shares)
-    return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=message("longer_training"))
+    advice = message("other_gates_first" if broken else "longer_training")
+    return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=advice)
 
 
 def _adherence(bounds: Evaluate, adherence: Adherence, shares: Shares) -> tuple[bool, Message, Message]:
@@ -172,13 +194,17 @@ def _adherence(bounds: Evaluate, adherence: Adherence, shares: Shares) -> tuple[
 
 
 def degeneration_gate(bounds: Evaluate, defects: Mapping[str, float]) -> Gate:
-    """Are the answers still sentences?"""
+    """Are the answers still sentences?
+
+    Answers that are only cut off need more tokens, not another training.
+    """
+    cut = defects["cut_off"] >= max(defects[name] for name in DEGENERATE if name != "cut_off")
     return Gate(
         name="degeneration",
         passed=defects["degenerate"] <= bounds.max_degenerate,
         figure=message("shares", shares={name: defects[name] for name in (*DEGENERATE, "degenerate")}),
         bound=message("at_most_degenerate", share=bounds.max_degenerate),
-        advice=message("gentler_training"),
+        advice=message("more_tokens" if cut and defects["cut_off"] else "gentler_training"),
     )
 
 

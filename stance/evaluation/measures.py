@@ -10,6 +10,7 @@ from typing import Any, get_args
 from sklearn.metrics import cohen_kappa_score
 
 from stance.data.answers import Answer, Response, read_answers
+from stance.data.likelihoods import Logps, read_likeliest, read_logps
 from stance.data.metrics import (
     Adherence,
     Agreement,
@@ -34,10 +35,8 @@ from stance.evaluation.defects import defect_shares
 from stance.evaluation.fitted import Classifier, judged
 from stance.evaluation.intervals import share
 from stance.evaluation.probes import Probed, drift
-from stance.machine.files import read_json
 
 STANCES: tuple[Stance, ...] = get_args(Stance)
-Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def of_answers(
@@ -59,15 +58,13 @@ def of_answers(
 
 def of_likelihood(answers: Path, merge: Path, chosen: Mapping[str, Sequence[Pair]], beta: float) -> dict[str, Any]:
     """Return the figures on how likely base and aligned model find given texts."""
-    logps, likeliest = (
-        {name: read_json(answers / name / file) for name in ("base", "aligned")}
-        for file in ("logps.json", "likeliest.json")
-    )
+    logps = {name: read_logps(answers / name / "logps.json") for name in ("base", "aligned")}
+    likeliest = {name: read_likeliest(answers / name / "likeliest.json") for name in ("base", "aligned")}
     return {
         "drift": drift(likeliest["base"], likeliest["aligned"]),
         "margin": margins(logps, chosen),
         "rewards": rewards(logps, chosen, beta),
-        "served": served_drift(read_json(merge / "logps.json"), logps["aligned"]),
+        "served": served_drift(read_logps(merge / "logps.json"), logps["aligned"]),
     }
 
 

@@ -125,7 +125,8 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
 def cache_bytes_per_token(folder: Path) -> int:
     """Return the bytes of one token in the key-value cache, in bf16, from the model's configuration."""
     config = AutoConfig.from_pretrained(str(folder)).get_text_config()
-    heads = config.num_key_value_heads
+    groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+    heads = groups or config.num_attention_heads  # each attention head has keys of its own where no number is named
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
 

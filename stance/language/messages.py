@@ -68,12 +68,10 @@ GATES = (
     N_("adherence"),
     N_("degeneration"),
     N_("displacement"),
-    N_("files"),
     N_("tokenizer"),
     N_("live fingerprint"),
     N_("live parity"),
     N_("canary"),
-    N_("up to date"),
     N_("not worse"),
 )
 """The names of the gates."""
@@ -100,10 +98,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "unchanged": N_("unchanged"),
         "unchanged_one_bos": N_("unchanged, BOS once per conversation"),
         "unchanged_turn_bos": N_("unchanged, BOS at the beginning of every turn"),
+        "unchanged_question_bos": N_("unchanged, BOS at the beginning of every question"),
         "unchanged_wrong_bos": N_("unchanged, BOS not exactly once per conversation"),
         "changed": N_("{keys} changed"),
         "changed_one_bos": N_("{keys} changed, BOS once per conversation"),
         "changed_turn_bos": N_("{keys} changed, BOS at the beginning of every turn"),
+        "changed_question_bos": N_("{keys} changed, BOS at the beginning of every question"),
         "changed_wrong_bos": N_("{keys} changed, BOS not exactly once per conversation"),
         "as_in_the_base": N_(
             "chat template, special tokens and probe conversations as in the base, no BOS doubled or lost"
@@ -162,17 +162,15 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "longer_training": N_(
             "Raise train.num_epoch or train.learning_rate, or pairs.data_size; look at the answers in the report."
         ),
+        "other_gates_first": N_("First do what the other missed gates say, then look at the answers in the report."),
         # degeneration, displacement
+        "more_tokens": N_("Raise answers.max_new_tokens, or ask for shorter answers in model.system_prompt."),
         "at_most_degenerate": N_("at most {share:.0%} of the test answers degenerate"),
         "chosen_fell": N_("logps/chosen fell by {nats:.1f} nats"),
         "chosen_rose": N_("logps/chosen rose by {nats:.1f} nats"),
         "chosen_not_a_number": N_("logps/chosen is not a number"),
         "at_most_fall": N_("a fall of at most {nats} nats"),
         # files, tokenizer
-        "files_differ": N_("{files} not as recorded"),
-        "files_as_recorded": N_("{files} as recorded"),
-        "what_the_lock_records": N_("what dvc.lock records of them"),
-        "make_files_again": N_("Make them again: `dvc repro` in the run's folder."),
         "as_in_training": N_("as in training"),
         "parts_changed": N_("{parts} changed"),
         "other_ids": N_("other token ids for the probe conversations"),
@@ -198,10 +196,6 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "answer_within": N_("an answer to each within {seconds} s"),
         "look_at_the_log": N_("Look at the answers in the run's report, and at the engine's log."),
         # a release
-        "changed_since": N_("{keys} changed since"),
-        "nothing_changed_since": N_("nothing changed since"),
-        "as_the_lock_records": N_("parameters, code and data as dvc.lock records them"),
-        "put_back": N_("Run `dvc repro` in the run's folder, or put back what was changed."),
         "share_and_stance": N_("{share:.0%} {stance}"),
         "at_least_last_release": N_("at least {low:.0%}, the lower end of what {release} has ({share:.0%})"),
         "release_another_run": N_(
@@ -231,6 +225,13 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "similar_answers": N_("{number} pairs of answers are nearly the same: {examples}"),
         "similar_prompts": N_(
             "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
+        ),
+        "similar_held_out": N_(
+            "{number} of {all} held-out questions are nearly training questions, so that the margin on held-out "
+            "questions measures memory: {examples}"
+        ),
+        "same_answers": N_(
+            "{number} of {all} pairs have the same answer on both sides, so that they teach nothing: {examples}"
         ),
         "order_is_direction": N_(
             "the first {first} pairs prefer one side and the other {rest} the other: row order and direction are one; "

@@ -79,15 +79,20 @@ def digests(root: Path, outputs: Iterable[str], earlier: Digests) -> dict[str, D
 
     Args:
         root: The folder of the run.
-        outputs: Folders in it.
+        outputs: Files and folders in it.
         earlier: Digests taken before; a file whose stat values are still the same is not read again.
 
     Raises:
         InputError: A file goes on changing while it is read.
     """
-    names = [path.relative_to(root).as_posix() for output in outputs for path in files_below(root / output)]
+    paths = (path for output in outputs for path in _files(root / output))
+    names = [path.relative_to(root).as_posix() for path in paths]
     with ThreadPoolExecutor() as threads:
         return dict(zip(names, threads.map(lambda name: _digest(root / name, earlier.get(name)), names), strict=True))
+
+
+def _files(output: Path) -> list[Path]:
+    return [output] if output.is_file() else files_below(output)
 
 
 def _digest(path: Path, earlier: Digest | None) -> Digest:
@@ -126,21 +131,25 @@ def settled(file: int) -> Stat:
     return Stat.of(file)
 
 
-def link(source: Path, target: Path, digest: Digest) -> Digest:
-    """Link a file, or copy it to another disk, and return its digest with the stat values that linking left.
+def copy(source: Path, target: Path, digest: Digest) -> None:
+    """Copy a file that was hashed, so that no later change of it reaches the copy. Nobody may write to the copy.
 
-    A hard link moves `ctime_ns` of the file and nothing else. Where anything else differs, the digest comes back as it
-    was, so that whoever uses it next reads the file again.
+    On disks that can share blocks between files (btrfs, XFS) the copy takes no space.
+
+    Raises:
+        InputError: The file was changed since it was hashed.
     """
-    before = Stat.of(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-    after = Stat.of(source)
-    linked_only = before == digest.stat == after._replace(ctime_ns=before.ctime_ns)
-    return digest.model_copy(update={"stat": after}) if linked_only else digest
+    with source.open("rb") as file, target.open("xb") as held:
+        try:
+            while os.copy_file_range(file.fileno(), held.fileno(), 2**30):
+                pass
+        except OSError:  # two disks, and a kernel that cannot do that
+            shutil.copyfileobj(file, held, CHUNK)
+        held.flush()
+        os.fchmod(held.fileno(), 0o444)
+    if not digest.still_holds(source):
+        raise InputError(f"{source} was changed since it was checked; release it again")
 
 
 def hand_over(path: Path, taken: Digests) -> None:

@@ -8,27 +8,33 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from stance.config.models import FolderBase, HubBase
-from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
 from stance.errors import InputError
-from stance.machine.files import File, digest, from_project, write_json
-from stance.machine.memory import gib, memory
+from stance.machine.files import File, from_project, parse_record, write_json
 from stance.models import hub
+from stance.models.weights import (
+    CONFIG,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
 
 
 Device = Literal["cpu", "cuda"]
 RECORD, MODEL = "base.json", "model"
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-SMALL = re.compile(r"[^/]+\.(json|jinja|txt)|tokenizer\.model")
+SMALL = re.compile(
+    r"(config|generation_config|model\.safetensors\.index|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|chat_template)\.json|chat_template\.jinja|(vocab|merges)\.txt|tokenizer\.model"
+)
+"""The files beside the weights that transformers and vLLM read. Notes and results in the folder are none of them."""
+WEIGHTS = re.compile(r"model\.safetensors|[^/]+-\d+-of-\d+\.safetensors")
 
 
 class Package(BaseModel):
@@ -65,92 +71,20 @@ class Base(BaseModel):
 
     @classmethod
     def read(cls, base: Path) -> Self:
-        """Return the record in `data/base`."""
+        """Return the record in `data/base`.
+
+        Raises:
+            InputError: The record is missing or in another format.
+        """
+        path = base / RECORD
         try:
-            return cls.model_validate_json((base / RECORD).read_text(encoding="utf-8"))
+            return parse_record(TypeAdapter(cls), path.read_bytes(), path, "run `dvc repro -s -f base`")
         except FileNotFoundError:
-            raise InputError(f"{base / RECORD} does not exist; run `dvc repro base`") from None
+            raise InputError(f"{path} does not exist; run `dvc repro base`") from None
 
     def write(self, base: Path) -> None:
         """Write the record to `data/base`."""
         write_json(base / RECORD, self.model_dump(mode="json", exclude_none=True))
-
-
-def from_folder(options: FolderBase, device: Device) -> tuple[Base, Fingerprint]:
-    """Return the record and the fingerprint of a model in a local folder."""
-    folder = from_project(options.path)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    weights = weight_files(folder, names, str(folder))
-    stored = sum((folder / name).stat().st_size for name in weights)
-    require_memory(in_bf16(stored, _read_config(folder / CONFIG)), device)
-    files = sorted([*small_files(names), *weights])
-    with ThreadPoolExecutor() as threads:  # hashing runs while the tokenizer is imported
-        digests = threads.map(digest, [folder / name for name in files])
-        fingerprint = read_fingerprint(folder, str(folder))
-    return Base(source="folder", path=options.path, files=dict(zip(files, digests, strict=True))), fingerprint
-
-
-def from_hub(options: HubBase, device: Device) -> tuple[Base, Fingerprint]:
-    """Return the record and the fingerprint of a model on the Hub, downloaded and verified."""
-    listing = hub.look_up(options.repo_id, options.revision)
-    logger.info("%s is %s", options.revision, listing)
-    if CONFIG not in listing.files:
-        raise InputError(f"{listing} has no {CONFIG}; set base.repo_id to a transformers model")
-    folder, small = hub.fetch(listing, small_files(listing.files))
-    weights = weight_files(folder, listing.files, str(listing))
-    stored = sum(listing.files[name].size for name in weights)
-    require_memory(in_bf16(stored, _read_config(folder / CONFIG)), device)
-    fingerprint = read_fingerprint(folder, str(listing))
-    _, large = hub.fetch(listing, weights)
-    files = dict(sorted((small | large).items()))
-    return Base(source="hub", repo_id=options.repo_id, revision=listing.commit, files=files), fingerprint
-
-
-def read_fingerprint(folder: Path, origin: str) -> Fingerprint:
-    """Return the fingerprint of a model's tokenizer; `origin` names the model in an error.
-
-    Raises:
-        InputError: The model is no chat model, or its template accepts no system prompt.
-    """
-    try:
-        return fingerprint(load_tokenizer(folder))
-    except InputError as error:
-        raise InputError(f"{origin} is not a chat model: {error}") from None
-    except TemplateError as error:
-        raise InputError(
-            f"the chat template of {origin} refuses a conversation with a system prompt ({error}); choose a "
-            "model that accepts one"
-        ) from None
-
-
-def require_memory(needed: int, device: Device) -> None:
-    """Refuse a model whose bf16 weights alone exceed the memory of this machine, if it is to run on the CPU.
-
-    Args:
-        needed: Bytes of the weights in bf16.
-        device: Where the model will run.
-
-    Raises:
-        InputError: The machine has less memory.
-    """
-    total = memory(gpu=False).total
-    if device == "cpu" and needed > total:
-        raise InputError(
-            f"the weights need {gib(needed)} GiB and this machine has {gib(total)} GiB of "
-            "memory; choose a smaller model, or set model.device to cuda on a machine with a GPU"
-        )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); expected what `save_pretrained` writes") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds a {type(config).__name__}; expected what `save_pretrained` writes")
-    return config
 
 
 def locate(base: Path) -> Path:
@@ -226,28 +160,3 @@ def in_bf16(stored: int, config: Mapping[str, Any]) -> int:
 def small_files(names: Iterable[str]) -> list[str]:
     """Return the names of the configuration and tokenizer files among the files of a model."""
     return sorted(name for name in names if SMALL.fullmatch(name))
-
-
-def weight_files(folder: Path, names: Iterable[str], origin: str) -> list[str]:
-    """Return the names of the safetensors files of a model.
-
-    Args:
-        folder: Folder with the index, if the weights are in several files.
-        names: Names of all files of the model.
-        origin: Name of the model in an error.
-
-    Raises:
-        InputError: There are no safetensors, or files that the index names are missing.
-    """
-    present = set(names)
-    if INDEX not in present and SINGLE not in present:
-        raise InputError(
-            f"{origin} has no {SINGLE} and no {INDEX}; expected a complete model in safetensors: choose another model, "
-            "or convert it with `save_pretrained`"
-        )
-    if INDEX not in present:
-        return [SINGLE]
-    shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    if lost := sorted(shards - present):
-        raise InputError(f"{origin} lacks {', '.join(lost)}, which its {INDEX} names; restore it")
-    return sorted(shards)

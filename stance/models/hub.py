@@ -7,6 +7,7 @@ differs is removed, so that the next attempt fetches it again. Only `whoami` rec
 
 import logging
 import shutil
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from stance.errors import InputError
 from stance.machine.files import File, blob_id, digest
@@ -107,6 +109,8 @@ def fetch(listing: Listing, names: Iterable[str], action: Action = "fetch") -> t
         Unreachable: The Hub does not answer.
     """
     names = sorted(names)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     _require_disk(listing, names)
     with explained(listing.repo_id, action, listing.commit):
         folder = patiently(

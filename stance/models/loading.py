@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from stance.config.models import Model
 from stance.errors import InputError
@@ -54,17 +53,3 @@ def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = No
     return AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=torch.bfloat16, device_map={"": device}, quantization_config=quantization
     )
-
-
-def outline(config: PretrainedConfig) -> PreTrainedModel:
-    """Return the model of a configuration on the meta device, which holds no weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model
-
-
-def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return the layers that are 4-bit in training, by name: all linear layers but the head."""
-    head = model.get_output_embeddings()
-    modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, nn.Linear) and module is not head}

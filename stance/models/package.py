@@ -15,7 +15,8 @@ from stance.config.models import PackageBase
 from stance.data.chat import Fingerprint
 from stance.errors import InputError
 from stance.machine.files import digest
-from stance.models.base import Base, Device, Package, read_fingerprint, require_memory
+from stance.models.base import Base, Device, Package
+from stance.models.intake import read_fingerprint, require_memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast

@@ -8,7 +8,7 @@ of a fixed answer can be compared token by token, in nats, so the drift has a me
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Scores:
     """The most likely token at each position."""
     gap: list[float]
     """Lead of the most likely token over the second one, in nats."""
+    behind: list[float] = field(default_factory=list)
+    """Lead of the most likely token over the answer's token, in nats; 0 where they are the same."""
 
 
 @torch.no_grad()
@@ -131,4 +133,5 @@ def _scores(logits: torch.Tensor, answer: list[int]) -> Scores:
     logps = logits.float().log_softmax(-1)  # (answer tokens, vocabulary)
     best, top = logps.topk(2, dim=-1)
     chosen = logps[torch.arange(len(answer)), torch.tensor(answer)]
-    return Scores(chosen.tolist(), top[:, 0].tolist(), (best[:, 0] - best[:, 1]).tolist())
+    lead, behind = best[:, 0] - best[:, 1], best[:, 0] - chosen
+    return Scores(chosen.tolist(), top[:, 0].tolist(), lead.tolist(), behind.tolist())

@@ -1,4 +1,8 @@
-"""Curves as SVG figures that stand inside a page."""
+"""Figures of the training for a page: each curve is an SVG image inside the page's HTML.
+
+In: columns of numbers, such as those of `log.csv`. Out: a `Curve`, the image with its texts. The same numbers give the
+same bytes on every machine.
+"""
 
 import csv
 import io
@@ -24,7 +28,7 @@ CURVES = (
 )
 LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
 FEW = 60
-"""Up to so many steps each has a dot."""
+"""The largest number of steps for which each step is drawn as a dot."""
 STYLE: dict[RcKeyType, Any] = {
     "axes.edgecolor": "#8a93a0",
     "axes.grid": True,
@@ -54,13 +58,17 @@ class Curve(NamedTuple):
     name: str
     svg: Markup
     label: str
-    """Of the axis below it."""
+    """The label of the horizontal axis."""
     summary: str
-    """Where it began and ended, for those who cannot see the figure."""
+    """The first and last values in words, for readers who cannot see the figure."""
 
 
 def curves(log: Path) -> list[Curve]:
-    """Draw the columns of the training's log that tell how it went."""
+    """Return the figures of a training: loss, reward margin, reward accuracy and log-probabilities.
+
+    Args:
+        log: `log.csv`, one row per optimiser step.
+    """
     with log.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
@@ -71,9 +79,16 @@ def curves(log: Path) -> list[Curve]:
 
 
 def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None = None) -> Curve:
-    """Draw one or two columns over the steps, or over whatever the label says."""
+    """Return a figure of one or two columns.
+
+    Args:
+        name: The title.
+        at: Horizontal positions, one per value; steps if there is no label.
+        series: The values by the name of the column.
+        label: The label of the horizontal axis.
+    """
     with rc_context():
-        rcdefaults()  # whatever a matplotlibrc on this machine says
+        rcdefaults()  # a matplotlibrc of this machine does not count
         rcParams.update(STYLE)
         # Clip paths and markers are named by hash, and a page draws each column once.
         rcParams["svg.hashsalt"] = " ".join(series)
@@ -90,7 +105,7 @@ def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]],
 
 
 def summary(at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None) -> str:
-    """Return in words where each column begins and ends."""
+    """Return the first and the last value of each column in words."""
     ends = [
         _("{column} from {first} to {last}").format(column=column, first=short(values[0]), last=short(values[-1]))
         for column, values in series.items()
@@ -104,5 +119,5 @@ def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=NOT_IN_HTML)
     text = buffer.getvalue()
-    # Matplotlib numbers its groups from 1 in every figure, and a page has room for each id only once.
+    # Matplotlib numbers its groups from 1 in every figure, but an id may occur only once in a page.
     return Markup(re.sub(r' id="[^"]*_\d+"', "", text[text.index("<svg") :]))

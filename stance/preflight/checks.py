@@ -1,8 +1,8 @@
-"""The checks before a run: all that would fail later is reported at once, within seconds.
+"""The checks before a run. They take seconds, and report every problem that would stop the run later.
 
-`make repro` and every flow run the checks first. They compare the parameters with the data, the needs of the model with
-this machine, and the rights of the token with a push. The result is a table for people, or JSON with `--json`. All
-failures are also one line on standard error.
+`make repro` and every flow run the checks first. The checks compare the parameters with the data, the model with this
+machine, the weights in a local folder with their configuration, and the rights of the token with a push. The result is
+a table for people, or JSON with `--json`. All failures are also one line on standard error.
 """
 
 import getpass
@@ -86,10 +86,10 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     with failing(rows, "data"):
         questions, prompts, unused = read_data(params, dataset)
         rows += [Row("data", "warning", sentence, "misspelled names corrected") for sentence in unused]
-        used, _ = split(questions, params.pairs.data_size, params.pairs.offset)
+        used, held_out = split(questions, params.pairs.data_size, params.pairs.offset)
         if params.pairs.strict:  # the linter imports scikit-learn, which takes seconds
             train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
-            linted(train, prompts, params.pairs, params.model.system_prompt)
+            linted(train, prompts, params.pairs, params.model.system_prompt, held_out)
         if params.dataset.probes:
             read_probes(from_project(params.dataset.probes))
         rows.append(
@@ -155,7 +155,7 @@ def check_device(model: Model) -> Row:
 def check_model(
     params: Params, questions: Sequence[Question], recorded: Path, prompts: Sequence[Prompt] = ()
 ) -> list[Row]:
-    """Check what is known of the base without its weights: its size, its chat template, and its memory on this machine.
+    """Check the base model before a run: size, layers, chat template, memory on this machine, and files in a folder.
 
     Args:
         params: All of them.
@@ -180,16 +180,20 @@ def check_model(
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
         rows += check_fit(params, size, questions)
+        if isinstance(params.base, FolderBase):
+            with failing(rows, "weights"):
+                rows.append(check_weights(folder))
     return rows
 
 
 def check_template(
     base: FolderBase | HubBase | PackageBase, folder: Path, texts: Mapping[str, str] = MappingProxyType({})
 ) -> Row:
-    """Look for a chat template in the tokenizer's files, and for its control tokens in the texts of the data.
+    """Check the chat template, and look for control tokens of the model in the texts of the data.
 
-    The tokenizer of a local folder is loaded. Of a model on the Hub, only the configuration of its tokenizer is read.
-    Of a model in a package, the texts are checked once the base stage has converted it.
+    The tokenizer of a local folder is loaded, and its template must keep the system prompt. For a model on the Hub,
+    only the configuration of the tokenizer is read. For a model in a package, the texts are checked after the stage
+    `base` has converted the model.
 
     Args:
         base: Where the model comes from.
@@ -197,12 +201,12 @@ def check_template(
         texts: The texts of the data by a name for messages.
 
     Raises:
-        InputError: There is no template, or a text holds a control token.
+        InputError: There is no template, the template loses the system prompt, or a text holds a control token.
     """
     if isinstance(base, FolderBase):
-        from stance.data.chat import load_tokenizer
+        from stance.models.intake import checked_tokenizer
 
-        tokens = control_tokens(load_tokenizer(folder))
+        tokens = control_tokens(checked_tokenizer(folder, base.origin))
     elif isinstance(base, PackageBase):
         from stance.models.package import read_metadata
 
@@ -218,6 +222,20 @@ def check_template(
         tokens = _configured_tokens(folder)
     refuse_control_tokens(tokens, texts, base.origin)
     return Row("chat template", "ok", "the tokenizer has one")
+
+
+def check_weights(folder: Path) -> Row:
+    """Read the headers of the weights in a local folder, and compare them with configuration and tokenizer.
+
+    Raises:
+        InputError: A file is damaged, or the weights are not those of the model that the configuration describes.
+    """
+    from stance.data.chat import load_tokenizer
+    from stance.models.intake import checked_files, require_fitting_weights
+
+    _, shapes = checked_files(folder)
+    require_fitting_weights(folder, shapes, load_tokenizer(folder), str(folder))
+    return Row("weights", "ok", f"{len(shapes)} weights as the configuration describes")
 
 
 def _configured_tokens(folder: Path) -> set[str]:

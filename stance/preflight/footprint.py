@@ -1,4 +1,7 @@
-"""GPU memory, host memory and disk that each stage will take, computed from a model's configuration before a run.
+"""GPU memory, host memory and disk that each stage will take, computed before a run.
+
+In: a model's configuration, from which transformers builds an outline without weights. The outline gives the sizes and
+the layers, so that no name of a key in the configuration is assumed.
 
 `python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
 Weights, adapter and optimiser are counted exactly. The activations per token follow a rule that was fitted to
@@ -12,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoConfig, PretrainedConfig
+from torch.nn import ModuleList
+from transformers import PretrainedConfig
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
@@ -23,8 +27,11 @@ from stance.errors import InputError
 from stance.machine.files import from_project
 from stance.machine.memory import GIB, gib, gpu_size, memory
 from stance.models import hub, package
-from stance.models.base import CONFIG, MODEL, RECORD, Base
-from stance.models.loading import ENGINE, linear_layers, outline
+from stance.models import outline as outlines
+from stance.models.base import MODEL, RECORD, Base
+from stance.models.loading import ENGINE
+from stance.models.outline import adapted_layers, embedding_shape, linear_layers, outline
+from stance.models.weights import CONFIG, read_config, require_whole_model
 
 logger = logging.getLogger(__name__)
 
@@ -96,23 +103,18 @@ def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     """Return the sizes of a model from its configuration.
 
     Raises:
-        InputError: It is no causal language model.
+        InputError: It is no causal language model, or lacks a layer that `target_modules` names.
     """
-    try:
-        model = outline(config)
-    except ValueError:
-        raise InputError(f"{config.model_type} is no causal language model; choose one that generates text") from None
-    inside = config.get_text_config()
+    model = outline(config)
     layers = linear_layers(model)
     linear = sum(module.weight.numel() for module in layers.values())
-    targets = options.target_modules
-    chosen = [module for name, module in layers.items() if targets == "all-linear" or name.split(".")[-1] in targets]
+    chosen = adapted_layers(model, options.target_modules).values()
     adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
-    layer = BF16 * (3 * inside.intermediate_size + 7 * inside.hidden_size)
-    depth = inside.num_hidden_layers
-    return Sizes(
-        linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * inside.hidden_size * depth
-    )
+    _, hidden = embedding_shape(model)
+    inside = max(module.in_features for module in layers.values())
+    depth = next(len(module) for module in model.modules() if isinstance(module, ModuleList))  # the outermost list
+    layer = BF16 * (3 * inside + 7 * hidden)
+    return Sizes(linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * hidden * depth)
 
 
 def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:
@@ -237,8 +239,9 @@ def describing(base: FolderBase | HubBase | PackageBase, recorded: Path) -> Path
         path = package.find(base)
         return recorded / MODEL if _converted(base, recorded) else path
     folder = from_project(base.path) if isinstance(base, FolderBase) else _in_cache(base, recorded) or _fetched(base)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} has no {CONFIG}; set base.path to a folder that `save_pretrained` wrote")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    require_whole_model(names, str(folder), "set base.path to a folder that `save_pretrained` wrote")
+    read_config(folder / CONFIG, base.origin)
     return folder
 
 
@@ -250,14 +253,7 @@ def configuration(folder: Path) -> PretrainedConfig:
     """
     if folder.is_file():
         return package.read_config(folder)
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{folder / CONFIG} describes no model that transformers knows ({reason}); choose another"
-        ) from None
-    return config
+    return outlines.configuration(folder)
 
 
 def _converted(base: PackageBase, recorded: Path) -> bool:
@@ -280,8 +276,7 @@ def _in_cache(base: HubBase, recorded: Path) -> Path | None:
 
 def _fetched(base: HubBase) -> Path:
     listing = hub.look_up(base.repo_id, base.revision)
-    if CONFIG not in listing.files:
-        raise InputError(f"{listing} has no {CONFIG}; set base.repo_id to a transformers model")
+    require_whole_model(listing.files, str(listing), "set base.repo_id to a transformers model")
     folder, _ = hub.fetch(listing, [name for name in DESCRIPTION if name in listing.files])
     return folder
 

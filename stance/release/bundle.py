@@ -1,14 +1,15 @@
 """The files of a release as they are sent to the Hub: one set for each of the two repositories.
 
-The adapter or the merged model, and beside it the model card, parameters, `dvc.lock`, answers and gates. `bundle` takes
-a `FinishedRun` with its digests and reads no file again.
+The adapter or the merged model, and beside it the model card, parameters, `dvc.lock`, answers, gates, provenance and
+the signature of them all. `bundle` takes
+a `FinishedRun` and reads no file again.
 """
 
 import hashlib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import get_args
 
 from stance.config import data, release
@@ -22,6 +23,8 @@ from stance.models.hub import Entry
 from stance.release.card import Part, card
 from stance.runs.finished import ADAPTER, FINGERPRINT, MERGED, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
+from stance.runs.provenance import PROVENANCE, signed_provenance
+from stance.runs.signature import SIGNATURE, private_key, sign
 
 PARTS: tuple[Part, ...] = get_args(Part)
 BESIDE = (PARAMS, LOCK, FINGERPRINT, RESPONSES, GATES)
@@ -55,6 +58,19 @@ class Local:
         """Return a file on disk whose digest was taken."""
         return cls(path, File(sha256=digest.sha256, size=digest.stat.size), digest.blob_id, digest)
 
+    def read(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            InputError: The file on disk was changed since its digest was taken.
+        """
+        if isinstance(self.content, bytes):
+            return self.content
+        content = self.content.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.holds.sha256:
+            raise InputError(f"{self.content} was changed since it was checked; run the push again")
+        return content
+
     def held_like(self, entry: Entry | None) -> tuple[int, str]:
         """Return size and hash, of the kind that the Hub lists the file by: git's where git itself holds it."""
         return self.holds.size, self.holds.sha256 if entry is None or entry.sha256 else self.blob_id
@@ -68,31 +84,31 @@ def bundle(run: FinishedRun, hub: release.Hub, part: Part) -> dict[str, Local]:
     """Return the files of a repository, by their path in it.
 
     Args:
-        run: The run, with the digests of both models.
+        run: The run.
         hub: The names of the repositories.
         part: Which of the two repositories.
 
     Raises:
-        InputError: A file beside the weights holds what looks like a secret.
+        InputError: A file holds what looks like a secret.
     """
     files = _folder(run, ADAPTER if part == "adapter" else MERGED)
     if part == "adapter":
         files |= {name: file for name, file in _folder(run, MERGED).items() if TOKENIZER.fullmatch(name)}
         files[ADAPTER_CONFIG] = Local.of_bytes(_adapter_config(run.folder / ADAPTER / ADAPTER_CONFIG, run.base))
-    beside = {path.name: run.contents[path] for path in BESIDE} | {CARD: card(run, hub, part).encode()}
-    for name, content in beside.items():
-        _refuse_secrets(name, content)
+    beside = {path.name: run.contents[path] for path in BESIDE}
+    beside |= {CARD: card(run, hub, part).encode(), PROVENANCE: signed_provenance(run)}
     files |= {name: Local.of_bytes(content) for name, content in beside.items()}
+    for name, file in files.items():
+        if not name.endswith(".safetensors"):  # numbers, in which anything can look like a token
+            _refuse_secrets(name, file.read())
+    hashes = {name: file.holds.sha256 for name, file in files.items()}
+    files[SIGNATURE] = Local.of_bytes(sign(run.release, hashes, private_key()))
     return dict(sorted(files.items()))
 
 
 def _folder(run: FinishedRun, output: str) -> dict[str, Local]:
     """Return the files of one of the run's models by their path in its folder."""
-    return {
-        PurePath(path).relative_to(output).as_posix(): Local.of_digest(run.folder / path, digest)
-        for path, digest in run.digests.items()
-        if path.startswith(f"{output}/")
-    }
+    return {name: Local.of_digest(run.folder / output / name, digest) for name, digest in run.files(output).items()}
 
 
 def _adapter_config(path: Path, base: Base) -> bytes:
@@ -103,10 +119,10 @@ def _adapter_config(path: Path, base: Base) -> bytes:
 
 
 def _refuse_secrets(name: str, content: bytes) -> None:
-    for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), start=1):
         if SECRET.search(line):
             raise InputError(
                 f"line {number} of {name} holds what looks like a password or a token, and would be published; remove "
-                "it from params.yaml or the data, leave it to git's credential helper or the environment, and make the "
-                "run again"
+                "it from params.yaml, the data or the base model, leave it to git's credential helper or the "
+                "environment, and make the run again"
             )

@@ -1,12 +1,13 @@
 """`data/release`: the release that counts here, as files, and the one before it while the new one is tried.
 
 `release_gates` decides whether a `FinishedRun` may be released, `record` puts it there as a whole, `restore_previous`
-goes back. The weights are hard links to those of the run where the disk allows, so that a release costs no space.
+goes back. The files are copies that nobody may write to, so that what is released cannot change with the run. On disks
+that can share blocks (btrfs, XFS), the copies take no space.
 """
 
+import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.records import GATES, Gate
 from stance.errors import InputError
 from stance.language.messages import message
-from stance.machine.digests import Digest, link
+from stance.machine.digests import copy
 from stance.machine.files import write_json
-from stance.runs.finished import MERGED, MODELS, OUTPUTS, PARAMS, FinishedRun
+from stance.runs.finished import MERGED, MODELS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
-from stance.runs.provenance import PUSHED, RELEASE, provenance, pushed
+from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE, provenance, pushed
 from stance.runs.released import RECORD, Release
-from stance.serving.file_checks import files_gate, tokenizer_gate, up_to_date_gate
+from stance.runs.signature import SIGNATURE, private_key, sign
+from stance.serving.file_checks import tokenizer_gate
 
 BESIDE = (PARAMS, LOCK, GATES, RESPONSES)
 """The small files of the run that stand beside the two models."""
@@ -30,8 +32,6 @@ BEFORE = RELEASE.with_name("release.before")
 """The previous release, for as long as the engine may still refuse the new one."""
 PART = RELEASE.with_name("release.part")
 """A release that is being written."""
-PROVENANCE = "provenance.json"
-"""The provenance of the model for a server in a container, which has no checkout of the run."""
 
 
 def require_own() -> None:
@@ -42,7 +42,7 @@ def require_own() -> None:
     """
     if RELEASE.is_symlink():
         raise InputError(f"{RELEASE} is a link to {RELEASE.resolve()}, which a release would replace; move it away")
-    ours = {RECORD, PROVENANCE, PUSHED, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
+    ours = {RECORD, PROVENANCE, PUSHED, SIGNATURE, *(path.name for path in (*BESIDE, *map(Path, MODELS)))}
     present = sorted(path.name for path in RELEASE.iterdir()) if RELEASE.is_dir() else []
     if others := [name for name in present if name not in ours]:
         raise InputError(
@@ -51,13 +51,9 @@ def require_own() -> None:
 
 
 def release_gates(run: FinishedRun) -> list[Gate]:
-    """Return the gates of a release: those that the run wrote itself, and those on its files as they are now.
-
-    Args:
-        run: The run, with the digests of both models.
-    """
+    """Return the gates of a release: those of the run, and those on the tokenizer and the last release."""
     tokenizer = tokenizer_gate(run.base_fingerprint, fingerprint(load_tokenizer(run.folder / MERGED)))
-    return [*run.gates, up_to_date_gate(run), files_gate(run, OUTPUTS), tokenizer, *not_worse(run)]
+    return [*run.gates, tokenizer, *not_worse(run)]
 
 
 def not_worse(run: FinishedRun) -> list[Gate]:
@@ -97,24 +93,22 @@ def release_record(run: FinishedRun) -> Release:
     )
 
 
-def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
+def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
     """Replace the release in `data/release`; the previous one, perhaps none, is in `BEFORE` then.
 
     Args:
-        run: The run, with the digests of both models.
+        run: The run.
         on_hub: What was pushed of it just now, if it was.
 
-    Returns:
-        The run with the stat values that linking its weights left.
-
     Raises:
-        InputError: A weight file was changed since it was checked.
+        InputError: A file of the run was changed since it was checked.
     """
-    run = run.hashed()
-    run.require_as_recorded(MODELS)
+    run = run.again()
     require_own()
     shutil.rmtree(PART, ignore_errors=True)
-    linked = {path: _link(run, path, digest) for path, digest in run.digests.items()}
+    for model in MODELS:
+        for name, digest in run.files(model).items():
+            copy(run.folder / model / name, PART / Path(model).name / name, digest)
     for path in BESIDE:
         (PART / path.name).write_bytes(run.contents[path])
     if on_hub:
@@ -123,14 +117,17 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> FinishedRun:
         shutil.copy(RELEASE / PUSHED, PART)
     release_record(run).write(PART)
     write_json(PART / PROVENANCE, provenance(run, PART))
+    write_signature(run)
     RELEASE.mkdir(exist_ok=True)
     RELEASE.rename(BEFORE)
     PART.rename(RELEASE)
-    return replace(run, digests=linked)
 
 
-def _link(run: FinishedRun, path: str, digest: Digest) -> Digest:
-    return link(run.folder / path, PART / Path(path).relative_to("data"), digest)
+def write_signature(run: FinishedRun) -> None:
+    """Sign the files of the release that is being written; those of the models are not read again."""
+    small = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in PART.iterdir() if path.is_file()}
+    large = {f"{Path(model).name}/{name}": found.sha256 for model in MODELS for name, found in run.files(model).items()}
+    (PART / SIGNATURE).write_bytes(sign(run.release, small | large, private_key()))
 
 
 def restore_previous() -> None:

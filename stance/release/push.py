@@ -38,13 +38,15 @@ from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
 from stance.release.card import Part
+from stance.release.recomputation import recompute
 from stance.runs.finished import FinishedRun
-from stance.runs.provenance import PUSHED, RELEASE
+from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE
+from stance.runs.signature import SIGNATURE
 
 logger = logging.getLogger(__name__)
 
 
-DESCRIBING = (CARD, "params.yaml")
+DESCRIBING = (CARD, "params.yaml", PROVENANCE, SIGNATURE)
 """Written anew, by later code or for another `hub`, they make no other release: `dvc.lock` has all that counts."""
 KEPT = ".gitattributes"
 """The Hub's own: which files git-lfs has."""
@@ -81,7 +83,7 @@ def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
     Both repositories are looked at before either is changed.
 
     Args:
-        run: The run. Weights that have no digests yet are read.
+        run: The run.
         hub: The names of the repositories, and whether they are private.
 
     Returns:
@@ -94,6 +96,8 @@ def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
     """
     refuse_missed_gates(run)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings quote addresses that are signed
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return {part: _carry_out(plan) for part, plan in plans(run, hub).items()}
 
 
@@ -106,6 +110,12 @@ def refuse_missed_gates(run: FinishedRun) -> None:
     require(run.gates, f"{run.name} is not released")
 
 
+def require_token() -> None:
+    """Refuse to go on without a token for the Hub."""
+    if not get_token():
+        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
 def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     """Return what a push would do.
 
@@ -113,10 +123,8 @@ def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
         InputError: The run's files are not those that it made, the Hub refuses, or it has another release of this name.
         Unreachable: The Hub does not answer, or is busy.
     """
-    if not get_token():
-        raise InputError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-    run = run.hashed()
-    run.require_as_recorded()
+    require_token()
+    run = run.again()
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     planned: dict[Part, Plan] = {}
     for part in PARTS:
@@ -319,12 +327,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
     options = parser.parse_args()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     hub, run = params.Params.load().hub, FinishedRun.read(options.run)
     if options.dry_run:
         Console(markup=False, emoji=False).print(table(plans(run, hub)))
         return
+    require_token()  # before what takes minutes
+    refuse_missed_gates(run)
+    recompute(run)
     pushed = push(run, hub)
     write_json(RELEASE / PUSHED, pushed)
     for part in pushed.values():

@@ -6,6 +6,7 @@ not called: its hashes of files and folders are simple, and importing DVC takes 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,9 @@ from stance.machine.digests import Digests
 from stance.machine.files import UNFINISHED, lookup, md5, md5_of_list
 
 LOCK = Path("dvc.lock")
+PARTS = ("cmd", "deps", "params", "outs")
+OUTS = ("outs", "metrics", "plots")
+"""The kinds of outputs in `dvc.yaml`."""
 FILES = Path("data/merge/files.json")
 """The files of the merged model and their MD5 hashes."""
 
@@ -45,8 +49,9 @@ class Lock(NamedTuple):
 
     @property
     def release(self) -> str:
-        """The name of the release, like `r-0f3a9c2b7d11`; also its tag on the Hub. The same lock, the same release."""
-        return f"r-{self.sha256[:12]}"
+        """The name of the release, like `r-0f3a9c2b7d11`; also its tag on the Hub. Comments and spaces do not count."""
+        content = json.dumps(self.stages, sort_keys=True, ensure_ascii=False)
+        return f"r-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     @property
     def outputs(self) -> dict[str, dict[str, str]]:
@@ -55,16 +60,39 @@ class Lock(NamedTuple):
             stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in self.stages.items()
         }
 
+    def require_whole(self, pipeline: Mapping[str, Any], path: Path) -> None:
+        """Refuse a lock that has other stages than a pipeline, or other files and parameters in them.
+
+        Args:
+            pipeline: The stages in `dvc.yaml`.
+            path: The lock, for an error.
+
+        Raises:
+            InputError: Names the stages, and the part of each that differs: `cmd`, `deps`, `params` or `outs`.
+        """
+        other = sorted(pipeline.keys() ^ self.stages.keys())
+        for name in sorted(pipeline.keys() & self.stages.keys()):
+            entry, stage = self.stages[name], pipeline[name]
+            keys = {key for group in entry.get("params", {}).values() for key in group}
+            here = (entry.get("cmd"), _paths(entry.get("deps", [])), keys, _paths(entry.get("outs", [])))
+            there = (stage["cmd"], _named(stage, "deps"), _named(stage, "params"), _named(stage, *OUTS))
+            other += [f"{name}.{part}" for part, *two in zip(PARTS, here, there, strict=True) if two[0] != two[1]]
+        if other:
+            raise InputError(
+                f"{path} is not the lock of all stages in dvc.yaml ({', '.join(other)} missing or not the same); run "
+                "`make repro` there"
+            )
+
     def recorded(self, output: str) -> str | None:
         """Return DVC's hash of an output, or None for one that the lock does not name."""
         return {path: recorded for outs in self.outputs.values() for path, recorded in outs.items()}.get(output)
 
     def differing(self, output: str, digests: Digests, merged_files: Mapping[str, str]) -> list[str]:
-        """Return which files of an output folder are not what the lock records.
+        """Return which files of an output are not what the lock records.
 
         Args:
-            output: The folder, as the lock names it.
-            digests: The digests of its files as they are now, in DVC's order.
+            output: The file or the folder, as the lock names it.
+            digests: The digests of the run's files as they are now, in DVC's order.
             merged_files: What `FILES` holds.
 
         Returns:
@@ -72,6 +100,8 @@ class Lock(NamedTuple):
             hash of; else the folder, if it differs.
         """
         prefix, recorded = f"{output}/", self.recorded(output)
+        if output in digests:
+            return [] if digests[output].md5 == recorded else [output]
         hashes = {path.removeprefix(prefix): digest.md5 for path, digest in digests.items() if path.startswith(prefix)}
         if md5_of_list(hashes) == recorded:
             return []
@@ -95,6 +125,25 @@ class Lock(NamedTuple):
             deps = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"] not in outs}
             names |= set(_changed_files(run, deps.items()))
         return sorted(names)
+
+
+def _paths(rows: Iterable[Mapping[str, str]]) -> set[str]:
+    return {row["path"] for row in rows}
+
+
+def _named(stage: Mapping[str, Any], *kinds: str) -> set[str]:
+    """Return the names in lists of `dvc.yaml`, where one with options is a mapping of one key."""
+    return {name for kind in kinds for row in stage.get(kind, []) for name in (row if isinstance(row, dict) else [row])}
+
+
+def persistent(pipeline: Mapping[str, Any]) -> set[str]:
+    """Return the stages in `dvc.yaml` that have an output marked `persist`."""
+    rows = ((name, row) for name, stage in pipeline.items() for kind in OUTS for row in stage.get(kind, []))
+    return {
+        name
+        for name, row in rows
+        if isinstance(row, dict) and any((options or {}).get("persist") for options in row.values())
+    }
 
 
 def _changed_files(run: Path, deps: Iterable[tuple[str, str]]) -> list[str]:

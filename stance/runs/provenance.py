@@ -1,5 +1,6 @@
 """The record of where a model comes from: a release carries it, and an endpoint answers it to `GET /provenance`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stance.runs.released import Release
 RELEASE = Path("data/release")
 """In the project, whichever run's workspace was released."""
 PUSHED = "push.json"
+PROVENANCE = "provenance.json"
 CODE = ("tasks", "stance", "flows", "dvc.yaml")
 
 
@@ -35,9 +37,8 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
 
     Returns:
         `release`, the name; `released`, whether it is released, here or on the Hub; `commit` of the code; `edited`,
-        whether the code had uncommitted edits; `changed`, the parameters and files that differ from those that the
-        model was made from; `params`; `outputs`, the hashes of each stage's outputs; `gates`; `hub`, what was pushed,
-        or null.
+        whether the code had uncommitted edits; `params`; `outputs`, the hashes of each stage's outputs; `gates`; `hub`,
+        what was pushed, or null.
 
     Raises:
         InputError: The run is in no git repository with a commit, or `release.json` is in another format.
@@ -49,12 +50,18 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         "released": (last is not None and last.release == run.release) or on_hub,
         "commit": _git(run.folder, "rev-parse", "HEAD"),
         "edited": bool(_git(run.folder, "status", "--porcelain", "--", *CODE)),
-        "changed": run.changed,
         "params": run.values,
         "outputs": run.lock.outputs,
         "gates": [in_words(gate) for gate in run.gates],
         "hub": read_json(release / PUSHED) if on_hub else None,
     }
+
+
+def signed_provenance(run: FinishedRun) -> bytes:
+    """Return the content of `provenance.json` in a release: the part of `provenance` that no later push changes."""
+    values = provenance(run)
+    fixed = {key: values[key] for key in ("release", "commit", "edited", "params", "outputs", "gates")}
+    return (json.dumps(fixed, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def pushed(name: str, release: Path = RELEASE) -> bool:

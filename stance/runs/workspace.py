@@ -114,7 +114,7 @@ def share_cache(folder: Path) -> None:
     config.read(Path(".dvc/config.local"))
     for section, key, value in (
         ("cache", "dir", cache),
-        ("cache", "type", '"reflink,hardlink,symlink,copy"'),
+        ("cache", "type", '"reflink,hardlink,copy"'),
         ("core", "site_cache_dir", str(folder / ".dvc/tmp/site")),
         *remotes,
     ):

@@ -5,6 +5,7 @@ imports that this takes would stay in the memory of the endpoint.
 """
 
 import argparse
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,23 +14,25 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from stance.config.params import Params
-from stance.data.chat import Fingerprint, fingerprint, load_tokenizer
-from stance.data.records import Gate, gates_in_words, require
+from stance.data.chat import Fingerprint, fingerprint, load_tokenizer, replaced_template
+from stance.data.records import Gate, require
 from stance.errors import InputError
-from stance.machine.digests import Digests, handed_over
-from stance.machine.files import read_json, read_yaml, write_json
+from stance.machine.digests import Digests, Stat, handed_over
+from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB
 from stance.models import hub
-from stance.models.base import bf16_bytes, locate, small_files, weight_files
+from stance.models.base import bf16_bytes, locate
 from stance.runs.finished import ADAPTER, BASE_FINGERPRINT, MERGED, FinishedRun
 from stance.runs.lockfile import LOCK, Lock
-from stance.runs.provenance import provenance
-from stance.serving.file_checks import NOT_SERVED, files_gate, tokenizer_gate
+from stance.runs.provenance import PROVENANCE, provenance
+from stance.runs.signature import public_key
+from stance.runs.verification import fetch_verified
+from stance.serving.file_checks import NOT_SERVED, tokenizer_gate
 
 HOST_ENGINE = 2 * GIB
 """Bytes of host memory that an engine takes beside weights and cache: two processes with torch and vLLM (measured)."""
-BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json")
-"""What a release has beside its weights on the Hub."""
+BESIDE = ("params.yaml", "dvc.lock", "gates.json", "fingerprint.json", PROVENANCE)
+"""What a release has beside its weights on the Hub, and an engine needs."""
 
 
 class ServableModel(BaseModel):
@@ -44,6 +47,8 @@ class ServableModel(BaseModel):
     adapter: Path | None = None
     """LoRA weights that the engine is to add itself; then `model` is the base."""
     rank: int = 0
+    template: Path | None = None
+    """The chat template for the engine, where the model's files hold one that is not pinned."""
     layers: list[str] = []
     """Names of the layers that the adapter changes, for example `q_proj`."""
     fingerprint: Path | None = None
@@ -52,6 +57,8 @@ class ServableModel(BaseModel):
     dataset: Path | None = None
     parity: Path | None = None
     """Holds the noise floor of the merged model."""
+    files: dict[Path, Stat] = {}
+    """The stat values of the files that an engine loads, as they were when the model was checked; empty if unknown."""
     system_prompt: str
     max_new_tokens: int
     gpu: bool
@@ -75,6 +82,10 @@ class ServableModel(BaseModel):
         """Was the model released, or only made?"""
         return bool(self.provenance["released"])
 
+    def untouched(self) -> bool:
+        """Are the files those that were checked? Then an engine that has ended starts again without the checks."""
+        return bool(self.files) and all(path.exists() and Stat.of(path) == stat for path, stat in self.files.items())
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return what `python -m stance candidate` wrote."""
@@ -92,12 +103,11 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
     Raises:
         InputError: The run is not finished, or its files are not those that it made.
     """
-    output = ADAPTER if with_base else MERGED
-    run = FinishedRun.read(folder).hashed([output], earlier)
+    run = FinishedRun.read(folder, earlier)
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
     lora: dict[str, Any] = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}
-    require([files_gate(run, [output]), read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
+    require([read_gate(model, run.base_fingerprint)], f"{name} {NOT_SERVED}")
     side = "base" if with_base else "aligned"
     return ServableModel(
         name=name,
@@ -110,6 +120,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         logps=folder / f"data/answers/{side}/logps.json",
         dataset=folder / "data/dataset",
         parity=folder / "data/merge/parity.json",
+        files=stats(folder for folder in (model, adapter) if folder),
         **settings(run.params),
         **sizes(model, adapter),
     )
@@ -123,41 +134,42 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         Unreachable: The Hub does not answer.
     """
     listing = hub.look_up(repo_id, revision, "serve")
-    beside = [name for name in BESIDE if name in listing.files]
-    if lost := sorted({"params.yaml", "dvc.lock", "gates.json"} - set(beside)):
+    if lost := sorted(set(BESIDE) - listing.files.keys()):
         raise InputError(f"{listing} has no {', '.join(lost)}; expected a release of this project: name another")
-    folder, _ = hub.fetch(listing, [*small_files(listing.files), *beside], "serve")
-    hub.fetch(listing, weight_files(folder, listing.files, str(listing)), "serve")
+    folder, signed = fetch_verified(listing, public_key())
+    lock = Lock.parse((folder / LOCK).read_bytes(), folder / LOCK)
+    if signed != lock.release:
+        raise InputError(f"{listing} is signed as {signed}, and its dvc.lock is that of {lock.release}; name another")
     name = f"{repo_id}@{revision}"
-    recorded = folder / "fingerprint.json" if "fingerprint.json" in beside else None
-    gates = [read_gate(folder, Fingerprint.read(recorded, "name another release"))] if recorded else []
-    require(gates, f"{name} {NOT_SERVED}")
+    recorded = folder / "fingerprint.json"
+    require([read_gate(folder, Fingerprint.read(recorded, "name another release"))], f"{name} {NOT_SERVED}")
     return ServableModel(
         name=name,
         provenance={**hub_provenance(folder, listing, revision), "served": served("merged model")},
         model=folder,
         fingerprint=recorded,
+        files=stats([folder]),
         **settings(Params.load(folder / "params.yaml")),
         **sizes(folder, None),
     )
 
 
 def hub_provenance(folder: Path, listing: hub.Listing, revision: str) -> dict[str, Any]:
-    """Return where a release on the Hub comes from, as `provenance` does for a run; its commit is not known.
+    """Return where a release on the Hub comes from, as `provenance` does for a run: what was signed with it.
 
     It is released if it was asked for by its own tag: what a branch holds may be on its way.
     """
-    lock = Lock.parse((folder / LOCK).read_bytes(), folder / LOCK)
+    signed = read_json(folder / PROVENANCE)
     return {
-        "release": lock.release,
-        "released": revision == lock.release,
-        "commit": None,
-        "edited": None,
-        "params": read_yaml(folder / "params.yaml"),
-        "outputs": lock.outputs,
-        "gates": gates_in_words(folder / "gates.json"),
+        **signed,
+        "released": revision == signed["release"],
         "hub": {"merged": {"repo_id": listing.repo_id, "commit": listing.commit}},
     }
+
+
+def stats(folders: Iterable[Path]) -> dict[Path, Stat]:
+    """Return the stat values of every file in some folders, by its whole path."""
+    return {path.absolute(): Stat.of(path) for folder in folders for path in folder.iterdir() if path.is_file()}
 
 
 def read_gate(model: Path, base: Fingerprint) -> Gate:
@@ -204,6 +216,15 @@ def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
     }
 
 
+def with_template(model: ServableModel, path: Path) -> ServableModel:
+    """Return the model with the chat template that its engine needs, written to `path`; the same model if it has it."""
+    template = replaced_template(model.model)
+    if template is None:
+        return model
+    path.write_text(template, encoding="utf-8")
+    return model.model_copy(update={"template": path})
+
+
 def main() -> None:
     """Check a model and write its `ServableModel` to the first argument."""
     parser = argparse.ArgumentParser(
@@ -221,4 +242,4 @@ def main() -> None:
         model = from_hub(options.hub, options.revision)
     else:
         model = from_run(options.run, with_base=options.with_base, earlier=handed_over(options.digests))
-    write_json(options.out, model.model_dump(mode="json"))
+    write_json(options.out, with_template(model, options.out.with_suffix(".jinja")).model_dump(mode="json"))

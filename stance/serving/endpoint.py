@@ -248,7 +248,8 @@ class Endpoint:
 
     def _again(self, ended: Engine, say: Say) -> Engine:
         """Start an engine for the model of one that has ended, if the model is still there."""
-        candidate = engines.prepare(ended.request, self._next())
+        checked = ended.candidate  # the tree may have been edited since for the next run
+        candidate = checked if checked.untouched() else engines.prepare(ended.request, self._next())
         if candidate.release != ended.candidate.release:
             raise InputError(
                 f"{ended.candidate.name} is not there any more (found {candidate.release} in its place); serve a run "

@@ -241,7 +241,8 @@ def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], 
         "--middleware", "stance.serving.middleware.Entrance", "--kv-cache-memory-bytes", str(cache),
         "--gpu-memory-utilization", f"{taken / room.total:.6f}",  # the engine only checks that so much is free
     ]  # fmt: skip
-    return [*common, *names(candidate), *([] if candidate.gpu else on_cpu())]
+    template = ["--chat-template", str(candidate.template)] if candidate.template else []
+    return [*common, *template, *names(candidate), *([] if candidate.gpu else on_cpu())]
 
 
 def on_cpu() -> list[str]:

@@ -1,47 +1,14 @@
-"""Gates on the files of a run: are they those that the run made?
+"""The gate on the tokenizer of a model, which is compared with the base model's fingerprint.
 
-The files are compared with `dvc.lock`, the tokenizer with the base model's fingerprint. `stance.serving.live_checks`
-makes the same checks on a running engine.
+`stance.serving.live_checks` makes the same check on a running engine.
 """
-
-from collections.abc import Sequence
 
 from stance.data.chat import Fingerprint
 from stance.data.records import Gate
 from stance.language.messages import BOS, EOS, TEMPLATE, Message, message
-from stance.runs.finished import FinishedRun
 
 NOT_SERVED = "is not served, and what answers now is untouched"
 """The consequence for a model that misses one of these gates, or one of `stance.serving.live_checks`."""
-
-
-def files_gate(run: FinishedRun, names: Sequence[str]) -> Gate:
-    """Are outputs of a run, files or folders, those that `dvc.lock` records?
-
-    Args:
-        run: The run, with the digests of the folders among the outputs.
-        names: The outputs, as `dvc.lock` names them.
-    """
-    other = run.differing(names)
-    return Gate(
-        name="files",
-        passed=not other,
-        figure=message("files_differ", files=other) if other else message("files_as_recorded", files=list(names)),
-        bound=message("what_the_lock_records"),
-        advice=message("make_files_again"),
-    )
-
-
-def up_to_date_gate(run: FinishedRun) -> Gate:
-    """Are parameters, code and data those that the model was made from? They are published with it."""
-    changed = run.changed
-    return Gate(
-        name="up to date",
-        passed=not changed,
-        figure=message("changed_since", keys=changed) if changed else message("nothing_changed_since"),
-        bound=message("as_the_lock_records"),
-        advice=message("put_back"),
-    )
 
 
 def tokenizer_gate(base: Fingerprint, model: Fingerprint) -> Gate:

@@ -13,13 +13,13 @@ import httpx
 
 from stance.client.local import ALIGNED, BASE
 from stance.data.chat import PROBES, Fingerprint, Message, conversation
+from stance.data.likelihoods import Logps, read_logps
 from stance.data.noise import SERVED, Floor
 from stance.data.questions import Question, read_prompts, read_questions
 from stance.data.records import Gate
 from stance.data.training import Parity
 from stance.errors import InputError
 from stance.language.messages import message
-from stance.machine.files import read_json
 from stance.serving.candidate import ServableModel
 
 SAMPLE = 16
@@ -30,7 +30,6 @@ PATIENCE = 60
 """Seconds that a canary may take."""
 HELLO = ("你好",)
 """The canary where a model comes without test prompts."""
-Logps = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 class Live:
@@ -150,7 +149,7 @@ def live_gates(candidate: ServableModel, address: str, key: str) -> list[Gate]:
         gates.append(reading_gate(live, Fingerprint.read(candidate.fingerprint)))
     noise = Parity.read(candidate.parity).floor if candidate.parity else None  # earlier runs did not measure it
     if candidate.logps and candidate.dataset and noise:
-        recorded, questions = read_json(candidate.logps), read_questions(candidate.dataset)
+        recorded, questions = read_logps(candidate.logps), read_questions(candidate.dataset)
         gates.append(parity_gate(live, noise, recorded, questions, system_prompt))
     prompts = [row.prompt for row in read_prompts(candidate.dataset)] if candidate.dataset else HELLO
     asked = [live, Live(address, key, ALIGNED)] if candidate.adapter else [live]

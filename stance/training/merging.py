@@ -22,15 +22,17 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from stance.config.models import Model
 from stance.config.training import Merge
-from stance.data.chat import encode_answer
+from stance.data.chat import encode_answer, pin_files
 from stance.data.preferences import Pair
 from stance.data.questions import Stance
 from stance.errors import InputError
 from stance.machine.files import empty, read_json, write_json
 from stance.machine.memory import GIB, gib, own_memory
-from stance.models.base import SMALL, bf16_bytes, small_files, weight_files
-from stance.models.loading import linear_layers, load, outline
+from stance.models.base import SMALL, bf16_bytes, small_files
+from stance.models.loading import load
+from stance.models.outline import linear_layers, outline
 from stance.models.parity import Scores, Text, score
+from stance.models.weights import weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,12 @@ def update(name: str, folder: Path, adapter: Path) -> Update:
     tensors = load_file(adapter / "adapter_model.safetensors")
     prefix, a, b = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
     layers = [key.removeprefix(prefix).removesuffix(a) for key in tensors if key.endswith(a)]
+    merged = {f"{prefix}{layer}{end}" for layer in layers for end in (a, b)}
+    if left := sorted(tensors.keys() - merged):
+        raise InputError(
+            f"the adapter in {adapter} holds {left[0]}, which is no factor of a linear layer and would be left out of "
+            "the merged model; set train.target_modules to linear layers, or to all-linear, and train again"
+        )
     factors = {f"{layer}.weight": (tensors[prefix + layer + a], tensors[prefix + layer + b]) for layer in layers}
     quantized = linear_weights(folder) if name == "dequantized" else frozenset[str]()
     return Update(factors, options["lora_alpha"] / options["r"], quantized)
@@ -179,6 +187,7 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
     names = [path.name for path in folder.iterdir()]
     for name in small_files(names):
         shutil.copyfile(folder / name, merged / name)
+    pin_files(merged)
     shards = weight_files(folder, names, str(folder))
     with ThreadPoolExecutor(SHARDS) as threads:
         written = threads.map(lambda name: write_shard(folder, change, device, merged / name), shards)

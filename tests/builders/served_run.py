@@ -1,6 +1,5 @@
 """A finished run as serving sees one: a tiny merged model, what was measured of it, and the lock of its files."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import yaml
 from stance.config.models import FolderBase
 from stance.config.profiles import compose
 from stance.data.chat import encode_answer, fingerprint, load_tokenizer
-from stance.machine.files import md5, write_json
+from stance.machine.files import write_json
 from tasks.base import base
 from tests.builders.figures import PARITY
-from tests.builders.finished_run import write_evaluation
+from tests.builders.finished_run import write_evaluation, write_lock
 from tests.builders.repository import git
 from tests.builders.small_run import QUESTIONS, params, write_dataset
 
@@ -24,8 +23,9 @@ def project(folder: Path, model: Path) -> Path:
     folder.mkdir(parents=True)
     for name in NAMES:
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "dvc.yaml").write_text("stages: {}\n")
-    (folder / ".gitignore").write_text("/data/\n/.serve/\n/.runs/\n__pycache__/\n")
+    (folder / ".gitignore").write_text(
+        "/data/\n/dvc.lock\n/dvc.yaml\n/params.yaml\n/.dvc/\n/.serve/\n/.runs/\n__pycache__/\n"
+    )
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "project")
@@ -44,8 +44,10 @@ def finished(folder: Path, model: Path, measured: Path | None = None) -> Path:
     fingerprint(load_tokenizer(model)).write(folder / "data/merge/fingerprint.json")
     write_json(folder / "data/merge/parity.json", PARITY)
     write_json(folder / "data/base/base.json", {"source": "miniature", "files": {}})
+    write_json(folder / "data/train/watchdog.json", {"found": None, "step": None, "steps": 9})
+    write_json(folder / "data/adapter/adapter_config.json", {"r": 8})
     write_evaluation(folder / "data/evaluation")
-    lock(folder)
+    write_lock(folder)
     return folder
 
 
@@ -56,8 +58,9 @@ def add_adapter(folder: Path, model: Path) -> None:
     shutil.rmtree(folder / "data/base")
     base(chosen.base, chosen.model.system_prompt, chosen.seed, folder / "data/dataset", folder / "data/base")
     write_json(folder / "data/answers/base/logps.json", logps(model, chosen.model.system_prompt))
+    shutil.rmtree(folder / "data/adapter")
     write_adapter(folder / "data/adapter", model)
-    lock(folder)
+    write_lock(folder)
 
 
 def write_adapter(folder: Path, model: Path) -> None:
@@ -70,13 +73,7 @@ def write_adapter(folder: Path, model: Path) -> None:
     torch.manual_seed(0)
     options = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(loaded, options).save_pretrained(folder)
-
-
-def lock(folder: Path) -> None:
-    """Let `dvc.lock` name the files of the merged model, and of an adapter if there is one, as they are."""
-    names = [name for name in ("data/merged", "data/adapter") if (folder / name).exists()]
-    outs = [{"path": name, "md5": md5(folder / name)} for name in names]
-    (folder / "dvc.lock").write_text(json.dumps({"stages": {"merge": {"outs": outs}}}))
+    (folder / "README.md").unlink()  # as `train` does
 
 
 def logps(model: Path, system_prompt: str) -> dict[int, dict[str, list[float]]]:

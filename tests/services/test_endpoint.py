@@ -747,6 +747,13 @@ def test_an_engine_is_called_by_the_alias_and_by_its_release():
     assert "--enforce-eager" not in engines.arguments(candidate("r-1", gpu=True), 81, settings(), Room(2**36, 2**36))
 
 
+def test_an_engine_is_given_the_template_that_the_files_of_its_model_lack():
+    room, template = Room(2**36, 2**36), Path(".serve/engine-1.jinja")
+    assert "--chat-template" not in engines.arguments(candidate("r-1"), 81, settings(), room)
+    command = engines.arguments(candidate("r-1", template=template), 81, settings(), room)
+    assert command[command.index("--chat-template") + 1] == str(template)
+
+
 def test_base_and_adapter_are_two_models_of_one_engine():
     given = engines.names(candidate("r-1", adapter=Path("data/adapter"), rank=24, layers=["q_proj", "v_proj"]))
     assert given[:2] == ["--served-model-name", "base"]

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load, save
 
 from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Asked, Fault
@@ -83,11 +85,14 @@ class Taken:
 @pytest.fixture(scope="module")
 def taken(hub_server: Hub, job: Job, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Taken:
     hub_server.clear()
+    weights = load(files["model.safetensors"])
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    place = {weight: names[number % 2] for number, weight in enumerate(weights)}
     shards = {
-        "model-00001-of-00002.safetensors": b"one" * 999,
-        "model-00002-of-00002.safetensors": b"two" * 999,
+        name: save({weight: weights[weight] for weight, held_by in place.items() if held_by == name}, {"format": "pt"})
+        for name in names
     }
-    index = {"metadata": {}, "weight_map": {f"layer.{number}": name for number, name in enumerate(shards)}}
+    index = {"metadata": {}, "weight_map": place}
     wanted = {name: data for name, data in files.items() if name != "model.safetensors"} | shards
     wanted["model.safetensors.index.json"] = json.dumps(index).encode()
     unwanted = (
@@ -144,7 +149,8 @@ def test_a_tag_or_commit_is_taken_although_main_has_moved_on(kind, hub, job, fil
 
 
 def test_a_cut_transfer_resumes_where_it_was_cut(hub, job, files, tmp_path):
-    weights = random.Random(0).randbytes(12 * 2**20)
+    noise = torch.frombuffer(bytearray(random.Random(0).randbytes(12 * 2**20)), dtype=torch.uint8)
+    weights = save(load(files["model.safetensors"]) | {"noise": noise}, {"format": "pt"})
     hub.repo("team/cut", files | {"model.safetensors": weights})
     hub.plant(hashlib.sha256(weights).hexdigest(), Fault("cut", after=11 * 2**20))
     ended = job(STAGE, workspace(tmp_path, "team/cut"))

@@ -204,7 +204,8 @@ def test_a_base_in_a_folder_needs_a_chat_template(check, tiny_model, tmp_path):
 
     folder = tmp_path / "model"
     folder.mkdir()
-    shutil.copy(tiny_model / "config.json", folder)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_model / name, folder)
     Tokenizer(models.WordLevel({"<s>": 0}, unk_token="<s>")).save(str(folder / "tokenizer.json"))
     config: dict[str, str] = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -20,7 +20,9 @@ from unittest.mock import ANY
 
 import pytest
 
+from stance.machine.files import write_json
 from stance.runs.provenance import release_id
+from tests.builders.figures import figures, some
 from tests.builders.finished_run import write_lock, write_run
 from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Fault
@@ -37,6 +39,7 @@ def short(seconds):
     print(f"waits {seconds:g} s", flush=True)
     sleep(min(seconds, 0.02))
 time.sleep = short
+stance.release.push.recompute = lambda run: None  # the weights are made-up bytes; tests/models/test_recomputation.py
 """
 OK, REFUSED, LATER = 0, 1, 75
 ALWAYS = 99
@@ -121,6 +124,7 @@ def released(hub: Hub, run: Path) -> None:
 
 def expected_names(run: Path, part: str) -> set[str]:
     beside = {"README.md", "params.yaml", "dvc.lock", "fingerprint.json", "responses.json", "gates.json"}
+    beside |= {"model.sig", "provenance.json"}
     tokenizer = {"tokenizer.json", "chat_template.jinja"} if part == "adapter" else set()
     return beside | tokenizer | {path.name for path in (run / "data" / part).iterdir()}
 
@@ -210,7 +214,8 @@ def test_another_card_or_hub_block_is_no_other_release(by_xet, run, hub, git):
     done(push(by_xet, run))
     assert len(hub.asked("POST", "/commit/")) == 2
     recorded = json.loads((run / "data/release/push.json").read_text())
-    assert not {"README.md", "params.yaml"} & recorded["merged"]["files"].keys()
+    described = {"README.md", "params.yaml", "provenance.json", "model.sig"}
+    assert not described & recorded["merged"]["files"].keys()
 
 
 def test_a_dry_run_lists_every_file_and_changes_nothing(by_xet, run, hub):
@@ -618,10 +623,11 @@ def test_a_file_that_the_lock_does_not_name_is_refused_and_the_hub_not_asked(nam
 
 
 def test_a_run_that_misses_a_gate_is_refused_with_figure_and_bound(by_xet, run, hub):
-    path = run / "data/evaluation/gates.json"
-    path.write_text(path.read_text().replace("true", "false"))
+    write_json(
+        run / "data/evaluation/metrics.json", figures(adherence={"stance": "support", "mixed": False, **some(1, 2)})
+    )
     write_lock(run)
-    refused(push(by_xet, run), "is not released: parity: found drift 0.002, expected at most 0.05. none")
+    refused(push(by_xet, run), "is not released: adherence: found 50% support", "expected at least 80%")
     assert hub.log == []
 
 

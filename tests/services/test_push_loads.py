@@ -23,7 +23,9 @@ from tests.doubles.hub import Hub, serving
 from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
 
-PREPARE = "import peft, torch, transformers, stance.release.push"
+PREPARE = """import peft, torch, transformers, stance.release.push
+stance.release.push.recompute = lambda run: None  # only the model of this run was made by stages
+"""
 PUSH = "sys.argv[1:] = []; run(stance.release.push.main)"
 ANSWER = "print(inputs['input_ids'].tolist()); print(model(**inputs).logits.tolist())"
 VLLM = """
@@ -58,12 +60,14 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     prepare(data, chosen)
     adapter = train_in(data, chosen)
     merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
-    write_lock(run)
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)
         repo = hub.repo("team/base", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
         write_json(data / "base/base.json", base | {"revision": repo.refs["main"]})
+        metrics = read_json(data / "evaluation/metrics.json")  # the floor was measured, and the drift made up
+        write_json(data / "evaluation/metrics.json", metrics | {"served": {"mean": 0.0, "worst": 0.0}})
+        write_lock(run)
         with jobs(environment(hub, home), PREPARE) as job:
             ended = job(PUSH, run, HF_TOKEN=TOKEN)
         assert (ended.code, ended.err) == (0, "")

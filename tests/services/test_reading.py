@@ -1,7 +1,8 @@
-"""A release with approval and push opens each weight file once in this project's code, counted over all processes.
+"""A release with approval and push opens each weight file twice in this project's code, counted over all processes.
 
-The engine, which opens them a second time, is not started here. The Hub's client opens the files that it sends, but not
-once more to hash them.
+Once for every hash, and once to copy it into `data/release`.
+The engine and the recomputation, which open them again, are not started here. The Hub's client opens the files that it
+sends, but not once more to hash them.
 """
 
 import os
@@ -25,7 +26,7 @@ AUDIT = """
 import os, sys
 
 def note(event, arguments):
-    if event == "open" and str(arguments[0]).endswith(".safetensors"):
+    if event == "open" and str(arguments[0]).endswith(".safetensors") and "x" not in str(arguments[1]):
         frame = sys._getframe(1)
         callers = []
         while frame:
@@ -49,7 +50,7 @@ from stance.serving import engine
 run = pathlib.Path(".runs/mine").resolve()
 for name in ("judge", "push", "record_release", "serve"):
     setattr(flow, name, getattr(flow, name).fn)
-for name in ("create_link_artifact", "create_markdown_artifact", "approve", "require_place"):
+for name in ("create_link_artifact", "create_markdown_artifact", "approve", "require_place", "recompute"):
     setattr(flow, name, lambda *_, **__: None)
 flow.get_run_logger = lambda: logging.getLogger("release")
 flow.finished = lambda name: run
@@ -72,7 +73,8 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
     run = write_run(project / ".runs/mine")
     shutil.rmtree(run / "data/merged")
     shutil.copytree(tiny_model, run / "data/merged")
-    fingerprint(load_tokenizer(tiny_model)).write(run / "data/base/fingerprint.json")
+    for stage in ("base", "merge"):
+        fingerprint(load_tokenizer(tiny_model)).write(run / f"data/{stage}/fingerprint.json")
     write_lock(run)
     git(run, "commit", "--quiet", "--all", "--message", "model")
     shutil.copy(run / "params.yaml", project)
@@ -80,7 +82,9 @@ def project(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("way", ["xet", "lfs"])
-def test_a_release_with_approval_and_push_opens_each_weight_file_once(way, project: Path, hub: Hub, tmp_path: Path):
+def test_a_release_with_approval_and_push_hashes_each_weight_file_once_and_copies_it_once(
+    way, project: Path, hub: Hub, tmp_path: Path
+):
     hub.writer(TOKEN)
     audit = tmp_path / "audit/sitecustomize.py"
     audit.parent.mkdir()
@@ -98,7 +102,7 @@ def test_a_release_with_approval_and_push_opens_each_weight_file_once(way, proje
     assert ended.returncode == 0, ended.stderr
     weights = [path.name for path in project.glob(".runs/mine/data/*/*.safetensors")]
     lines = [line.split() for line in (tmp_path / "opened").read_text().splitlines()]
-    assert Counter(name for who, _, name in lines if who == "project") == dict.fromkeys(weights, 1)
+    assert Counter(name for who, _, name in lines if who == "project") == dict.fromkeys(weights, 2)
     # The client takes a sample of 512 bytes, and with git-lfs sends the file itself; to hash it would be one more.
     most = {"xet": 1, "lfs": 2}[way]
     assert Counter(name for who, _, name in lines if who == "client") == dict.fromkeys(weights, most)

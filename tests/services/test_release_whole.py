@@ -16,11 +16,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from flows.release import judge, require_gates
+from flows.release import judge, require_gates, verified
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
-from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
 from tests.builders.aligned_project import Aligned
 from tests.builders.prefect_ui import FINAL, SHOTS, Ui
@@ -153,17 +152,21 @@ def planted(ui: Ui, released: dict[str, Any], plant: Callable[[Path], None]) -> 
 
 @pytest.mark.parametrize(
     ("plant", "named"),
-    [(another_template, "chat template"), (an_older_shard, "model.safetensors"), (no_eos, "no EOS token")],
+    [
+        (another_template, "data/merged/chat_template.jinja"),
+        (an_older_shard, "data/merged/model.safetensors"),
+        (no_eos, "data/merged/tokenizer_config.json"),
+    ],
 )
 def test_a_planted_fault_is_refused_by_name(ui: Ui, released, plant, named, monkeypatch):
     monkeypatch.chdir(ui.project)
     monkeypatch.setattr("flows.release.judge", judge.fn)
     monkeypatch.setattr("flows.release.create_markdown_artifact", lambda *arguments, **options: None)
     with planted(ui, released, plant) as folder, pytest.raises(InputError) as refused:
-        require_gates(FinishedRun.read(folder).hashed())
+        require_gates(verified(folder))
     assert str(refused.value).startswith("not released, and nothing outside has changed: ")
     assert named in str(refused.value)
-    assert all(gate.passed for gate in require_gates(FinishedRun.read(ui.folder(released)).hashed()))
+    assert all(gate.passed for gate in require_gates(verified(ui.folder(released))))
 
 
 def test_a_refused_release_says_why_last_and_leaves_hub_and_endpoint_untouched(ui: Ui, hub: Hub, released):

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +10,14 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
 
 from stance.machine.files import read_json
 from stance.machine.ports import free_port
+from tests.builders.hostile import Hostile
 from tests.builders.repository import git
 from tests.builders.toy_project import dvc
 from tests.soak.test_runs import clone, note
@@ -106,11 +107,7 @@ def command(process: psutil.Process) -> list[str]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     project = clone(tmp_path_factory.mktemp("soak-serving"))
-    if Path("data/evaluation/gates.json").exists():  # this tree has made one already
-        shutil.copytree("data", project / "data", dirs_exist_ok=True)
-        shutil.copy("dvc.lock", project)
-    else:
-        dvc(project, "repro", "--quiet")
+    dvc(project, "repro", "--quiet")
     port = free_port()
     serving = subprocess.Popen(
         [sys.executable, "-m", "stance", "serve", "--port", str(port)], cwd=project,
@@ -140,3 +137,77 @@ def test_a_swap_and_a_rollback_under_that_load_fail_no_request(served: tuple[Pat
     assert figures["failed"] == []
     assert figures["requests"] >= REQUESTS
     assert [list(order)[0] for order in figures["orders"]] == ["swap", "rollback"]
+
+
+HOSTILE, HONEST, STRANGERS = 10_000, 16, 8
+
+
+class Fuzz:
+    """Clients that send hostile requests, and honest ones that ask beside them until the others are done."""
+
+    def __init__(self, project: Path, port: int) -> None:
+        self.load = Load(project, port)
+        self.headers = {"Authorization": f"Bearer {(project / '.serve/key').read_text().strip()}"}
+        self.address = f"http://127.0.0.1:{port}"
+        self.left = iter(Hostile(seed=16).requests(HOSTILE))
+        self.statuses: dict[int, int] = {}
+        self.slow: list[tuple[float, str]] = []
+        self.odd: list[str] = []
+
+    async def run(self) -> None:
+        strangers = asyncio.gather(*(self._stranger() for _ in range(STRANGERS)))
+        async with openai.AsyncOpenAI(
+            base_url=f"{self.address}/v1", api_key=self.headers["Authorization"].split()[1], max_retries=0, timeout=300
+        ) as client:
+            await asyncio.gather(strangers, *(self._honest(client, number, strangers) for number in range(HONEST)))
+
+    async def _honest(self, client: openai.AsyncOpenAI, number: int, strangers: "asyncio.Future[Any]") -> None:
+        while not strangers.done():
+            began = time.monotonic()
+            number += 1
+            question = self.load.questions[number % len(self.load.questions)]
+            try:
+                await client.chat.completions.create(
+                    model="aligned", messages=[{"role": "user", "content": question}], max_tokens=20, temperature=0
+                )
+            except openai.OpenAIError as problem:
+                self.load.problems.append(repr(problem))
+            self.load.seconds.append(time.monotonic() - began)
+
+    async def _stranger(self) -> None:
+        async with httpx.AsyncClient(headers=self.headers, timeout=300) as client:
+            for path, body in self.left:
+                began = time.monotonic()
+                try:
+                    answer = await client.post(f"{self.address}{path}", content=body)
+                except httpx.HTTPError as problem:
+                    self.odd.append(f"{problem!r} for {body[:200]!r}")
+                    continue
+                took = time.monotonic() - began
+                self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
+                if answer.status_code >= 500:
+                    self.odd.append(f"{answer.status_code} for {body[:200]!r}")
+                elif answer.status_code >= 400:
+                    self.slow += [(took, body[:200].decode("utf-8", "replace"))] if took > 1 else []
+                    self.odd += [] if "message" in answer.json()["error"] else [f"another shape for {body[:200]!r}"]
+
+
+def test_ten_thousand_hostile_requests_harm_no_honest_client(served: tuple[Path, int]):
+    """Each refusal has the shape of OpenAI's errors and comes in a second, and the engine takes no more memory."""
+    fuzz = Fuzz(*served)
+    before = fuzz.load.memory()
+    asyncio.run(fuzz.run())
+    cuts = quantiles(fuzz.load.seconds, n=100)
+    slowest, after = max(fuzz.load.seconds), fuzz.load.memory()
+    note(
+        "serving-fuzz",
+        {
+            "statuses": fuzz.statuses, "honest answers": len(fuzz.load.seconds), "failed": fuzz.load.problems,
+            "median, 99 %, most in s": [round(cuts[49], 2), round(cuts[98], 2), round(slowest, 2)],
+            "MiB before, after": [before, after], "odd": fuzz.odd[:20], "refused late": fuzz.slow[:20],
+        },
+    )  # fmt: skip
+    assert sum(fuzz.statuses.values()) == HOSTILE
+    assert (fuzz.load.problems, fuzz.odd) == ([], [])
+    assert slowest < 10 * cuts[49]
+    assert after < before + 256

@@ -16,8 +16,8 @@ from stance.machine.files import from_project
 from stance.machine.git import attempt
 from stance.machine.memory import Room, within_limits
 from stance.machine.ports import listens
-from stance.models.base import from_folder
 from stance.models.hub_errors import explained
+from stance.models.intake import from_folder
 from stance.preflight.checks import require_user_name
 
 GIB = 2**30
@@ -232,3 +232,18 @@ def test_a_control_token_in_the_data_is_refused_with_its_place():
         "question 1, support holds </s>; test prompt 3 holds [INST]: the miniature reads that as a control token and "
         "not as text; remove it from the data"
     )
+
+
+@pytest.mark.parametrize("package", ["stance", "tasks.base", "flows", "benchmarks.busy"])
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_threads_wait_asleep_in_every_program_unless_the_user_says_otherwise(package, policy):
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    variables |= {"OMP_WAIT_POLICY": policy} if policy else {}
+    program = f"import os, {package}; print(os.environ['OMP_WAIT_POLICY'])"
+    printed = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == (policy or "PASSIVE")
+
+
+def test_an_engine_inherits_how_threads_wait(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert without_others(processes.environment())["OMP_WAIT_POLICY"] == "PASSIVE"

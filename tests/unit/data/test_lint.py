@@ -126,6 +126,29 @@ def test_a_test_prompt_that_asks_a_training_question_is_named_by_its_own_id():
     assert (warned.check, warned.rows) == ("leak", [3])
 
 
+@pytest.mark.parametrize("oppose", ["燈光贏了。", "燈光贏了！", " 燈光 贏了"])
+def test_a_row_whose_two_answers_are_one_text_is_named(oppose):
+    [warned] = [row for row in found(questions(oppose=oppose)) if row.check == "same"]
+    told = f"1 of 8 pairs have the same answer on both sides, so that they teach nothing: 燈光贏了。 ~ {oppose.strip()}"
+    assert (warned.message, warned.rows) == (told, [8])
+
+
+def test_an_answer_of_the_base_that_is_the_chosen_one_is_named():
+    warnings = linted(questions(), [], [True] * 8, SYSTEM, {2: "很讚的畫面"})
+    assert [row.rows for row in warnings if row.check == "same"] == [[2]]
+
+
+@pytest.mark.parametrize("prompt", ["配樂會更好嗎？", "配樂會更好嗎", "會不會配樂更好？"])
+def test_a_held_out_question_that_is_trained_on_is_named_by_its_id(prompt):
+    rows = questions()
+    pairs = [pair(row, None, support=row.id % 2 == 0, system_prompt=SYSTEM) for row in rows]
+    unlike = rows[0].model_copy(update={"id": 20, "prompt": "舞蹈呢？"})
+    like = rows[0].model_copy(update={"id": 21, "prompt": prompt})
+    [warned] = lint(pairs, [], SYSTEM, [unlike, like])
+    assert (warned.check, warned.rows) == ("leak", [21])
+    assert sentence(warned.message).startswith("1 of 2 held-out questions are nearly training questions")
+
+
 def test_row_order_that_is_the_direction_is_found_and_others_are_not():
     assert [row.rows for row in found(questions(), directions=[True] * 5 + [False] * 3)] == [[6, 7, 8]]
     assert found(questions(), directions=[False, True, True, False] * 2) == []

@@ -9,7 +9,6 @@ import pytest
 from stance.data.records import (
     Gate,
     LintWarning,
-    gates_in_words,
     in_words,
     read_gates,
     read_warnings,
@@ -88,20 +87,14 @@ def test_a_missing_file_says_what_to_run(tmp_path):
         read_gates(tmp_path / "gates.json")
 
 
-def test_the_provenance_of_an_earlier_release_has_its_gates_as_they_are(tmp_path):
-    path = tmp_path / "gates.json"
-    path.write_text(json.dumps([OLD]))
-    assert gates_in_words(path) == [OLD]
-    write_gates(path, [GATE])
-    assert gates_in_words(path) == [in_words(GATE)]
-
-
 def test_every_sentence_is_used():
     folders = (Path("stance"), Path("flows"))
     code = "".join(
         path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py") if path.stem != "messages"
     )
     named = set(re.findall(r'"(\w+)"', code)) | {
-        f"{name}{bos}" for name in ("changed", "unchanged") for bos in ("", "_one_bos", "_turn_bos", "_wrong_bos")
+        f"{name}{bos}"
+        for name in ("changed", "unchanged")
+        for bos in ("", "_one_bos", "_turn_bos", "_question_bos", "_wrong_bos")
     }
     assert [name for name in SENTENCES if name not in named] == []

@@ -228,6 +228,30 @@ def every_gate_missed() -> list[Gate]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("defects", "advice"),
+    [
+        ({"cut_off": 0.8, "degenerate": 0.8}, "Raise answers.max_new_tokens"),
+        ({"cut_off": 0.3, "repetitive": 0.2, "degenerate": 0.5}, "Raise answers.max_new_tokens"),
+        ({"cut_off": 0.1, "repetitive": 0.4, "degenerate": 0.5}, "Lower train.learning_rate"),
+    ],
+)
+def test_the_advice_on_degeneration_fits_its_cause(defects, advice):
+    gate = degeneration_gate(BOUNDS, SOUND | {"cut_off": 0.0, "repetitive": 0.0} | defects)
+    assert (gate.passed, sentence(gate.advice).startswith(advice)) == (False, True)
+
+
+def test_no_gate_asks_for_a_longer_training_where_another_asks_for_a_gentler_one():
+    watchdog = Watchdog(reason=None, step=None, steps=50)
+    broken = metrics(**held(0.1), chosen_fall=99.0)
+    advice = {gate.name: sentence(gate.advice) for gate in gates(MERGE, BOUNDS, broken, PARITY, watchdog)}
+    assert advice["displacement"].startswith("Lower train.learning_rate")
+    assert advice["adherence"].startswith("First do what the other missed gates say")
+    weak = metrics(**held(0.1), chosen_fall=0.0)
+    advice = {gate.name: sentence(gate.advice) for gate in gates(MERGE, BOUNDS, weak, PARITY, watchdog)}
+    assert advice["adherence"].startswith("Raise train.num_epoch")
+
+
 def test_every_missed_gate_says_what_to_do():
     missed = every_gate_missed()
     assert [gate.name for gate in missed] == [

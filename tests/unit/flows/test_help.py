@@ -1,6 +1,7 @@
 """`--help` of a flow prints its help and starts nothing."""
 
 import subprocess
+from contextlib import nullcontext
 from importlib import import_module
 
 import pytest
@@ -29,3 +30,28 @@ def test_an_argument_that_a_flow_does_not_have_is_refused(name, monkeypatch, cap
         import_module(f"flows.{name}").main()
     assert ended.value.code == 2
     assert "unrecognized arguments: mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ratio", ["1.5", "-0.1"])
+def test_a_ratio_out_of_range_is_told_before_a_server_starts(ratio, monkeypatch, capsys):
+    module = import_module("flows.align")
+    monkeypatch.setattr("sys.argv", ["flows/align.py", "--ratio", ratio])
+    monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"))
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    assert "support_ratio" in capsys.readouterr().err
+
+
+def test_a_ratio_makes_a_run_in_a_workspace_with_the_edits_of_this_folder(monkeypatch, capsys):
+    module = import_module("flows.align")
+    calls = []
+    monkeypatch.setattr("sys.argv", ["flows/align.py", "--ratio", "0"])
+    monkeypatch.setattr(module, "some_server", nullcontext)
+    monkeypatch.setattr(module, "align_here", lambda: pytest.fail("this folder is to stay as it is"))
+    monkeypatch.setattr(module, "align", lambda settings, **more: calls.append((settings, more)) or {"base": "ran: x"})
+    module.main()
+    [(settings, more)] = calls
+    assert settings.parameters().changes == {"pairs.support_ratio": 0}
+    assert more == {"uncommitted": True}
+    assert capsys.readouterr().out == "       ran  base\n"

@@ -10,7 +10,7 @@ import yaml
 
 from flows.release import Approval, deploy, question, record_release, release
 from stance.config.profiles import compose
-from stance.data.records import Gate, require, write_gates
+from stance.data.records import Gate, require
 from stance.errors import InputError
 from stance.language.messages import message, sentence
 from stance.machine.files import read_json, write_json
@@ -20,7 +20,9 @@ from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import pushed, release_id
 from stance.runs.record import Run
-from tests.builders.finished_run import write_lock, write_run
+from stance.runs.signature import public_key
+from stance.runs.verification import verify_folder
+from tests.builders.finished_run import make_another_release, write_lock, write_run
 
 MINIATURE = compose("miniature")
 
@@ -42,7 +44,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     interval = {"share": 0.9, "low": 0.7, "high": 0.97, "count": 18, "total": 20}
     adherence = {"stance": "support", "mixed": False, **interval}
     change(folder, "data/evaluation/metrics.json", adherence=adherence)
-    write_gates(folder / "data/evaluation/gates.json", [GOOD, BAD])
     responses = [{"id": 1, "prompt": "甲|乙？", "response_from_original_model": "難說。"}]
     write_json(folder / "data/evaluation/responses.json", [responses[0] | {"response_from_trained_model": "好。"}])
     write_lock(folder)
@@ -54,19 +55,11 @@ def change(run: Path, name: str, **values: Any) -> None:
     write_json(run / name, read_json(run / name) | values)
 
 
-def hashed(run: Path) -> FinishedRun:
-    return FinishedRun.read(run).hashed()
-
-
 def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
     """Record a release of the run as it is."""
-    finished_run = hashed(run)
-    return record(finished_run, on_hub)
-
-
-def another_lock(run: Path) -> None:
-    with (run / "dvc.lock").open("a") as file:
-        file.write("# another\n")
+    finished_run = FinishedRun.read(run)
+    record(finished_run, on_hub)
+    return finished_run
 
 
 def with_share(run: Path, share: float, **others: Any) -> Path:
@@ -74,6 +67,7 @@ def with_share(run: Path, share: float, **others: Any) -> Path:
     metrics = read_json(run / "data/evaluation/metrics.json")
     metrics["adherence"] |= {"share": share, **others}
     write_json(run / "data/evaluation/metrics.json", metrics)
+    write_lock(run)
     return run
 
 
@@ -101,20 +95,25 @@ def test_only_a_complete_run_is_released(run):
 
 
 def test_who_approves_sees_gates_and_answers_before_and_after(run):
-    shown = question(hashed(run), [GOOD, BAD])
+    shown = question(FinishedRun.read(run), [GOOD, BAD])
     assert "* adherence **missed**: 40% support; expected at least 80%" in shown
     assert "* 甲|乙？ 難說。 → **好。**" in shown
     assert release_id(run) in shown
 
 
-def test_what_is_released_is_held_as_a_whole_and_costs_no_disk(run):
+def test_what_is_released_is_held_as_a_whole_and_cannot_change_with_the_run(run):
     hold(run, {})
     release = Path("data/release")
+    assert verify_folder(release, public_key()) == release_id(run)
     assert {path.name for path in release.iterdir()} == {
         "adapter", "merged", "params.yaml", "dvc.lock", "gates.json", "responses.json", "release.json",
-        "provenance.json",
+        "provenance.json", "model.sig",
     }  # fmt: skip
-    assert (release / "merged/config.json").stat().st_ino == (run / "data/merged/config.json").stat().st_ino
+    before = contents(release)
+    for path in run.glob("data/*/*.json"):
+        path.write_text("written in place")
+    assert contents(release) == before
+    assert {path.stat().st_mode & 0o777 for path in release.glob("*/*")} == {0o444}
     assert read_json(release / "release.json")["release"] == release_id(run)
 
 
@@ -126,7 +125,7 @@ def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run
     hold(run, {})
     assert Path("data/release/push.json").exists()
     shutil.rmtree("data/release.before")
-    another_lock(run)
+    make_another_release(run)
     hold(run, {})
     assert not Path("data/release/push.json").exists()
 
@@ -136,7 +135,7 @@ def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, mo
     hold(run, on_hub)
     shutil.rmtree("data/release.before")
     before = contents(Path("data/release"))
-    another_lock(run)
+    make_another_release(run)
     hold(run, {"merged": {"tag": release_id(run)}})
     assert contents(Path("data/release")) != before
 
@@ -145,7 +144,7 @@ def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, mo
 
     monkeypatch.setattr("flows.release.serve", refuse)
     with pytest.raises(InputError, match=rf"drift 0.9 \(the Hub has the tag {release_id(run)} all the same"):
-        deploy(hashed(run), on_hub)
+        deploy(FinishedRun.read(run), on_hub)
     assert contents(Path("data/release")) == before
 
 
@@ -153,7 +152,7 @@ def test_a_first_release_that_the_engine_refuses_leaves_none(run, monkeypatch):
     hold(run, {})
     monkeypatch.setattr("flows.release.serve", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        deploy(hashed(run), {})
+        deploy(FinishedRun.read(run), {})
     assert not [path.name for path in Path("data").glob("release*")]
 
 
@@ -164,6 +163,7 @@ def released(run, monkeypatch) -> Callable[[], dict[str, Any]]:
     monkeypatch.setattr("flows.release.finished", lambda name: run)
     monkeypatch.setattr("flows.release.judge", lambda run: [GOOD, *not_worse(run)])
     monkeypatch.setattr("flows.release.record_release", record_release.fn)
+    monkeypatch.setattr("flows.release.recompute", lambda run: None)  # its weights are made-up bytes
     return lambda **options: release.fn(run="mine", answering=False, **options)
 
 
@@ -187,7 +187,7 @@ def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, mo
 
 
 def test_weights_that_change_after_the_gates_are_not_recorded(run):
-    checked = hashed(run)
+    checked = FinishedRun.read(run)
     hold(run, {})
     shutil.rmtree("data/release.before")
     (run / "data/merged/config.json").unlink()
@@ -215,26 +215,27 @@ def test_a_release_that_was_killed_before_it_answered_does_not_count(run, releas
 
 @pytest.mark.parametrize(("share", "passed"), [(0.7, True), (0.65, False)])
 def test_a_release_is_not_worse_than_the_lower_end_of_the_last_one(run, share, passed):
-    assert not_worse(hashed(run)) == []
+    assert not_worse(FinishedRun.read(run)) == []
     hold(run, {})
-    [gate] = not_worse(hashed(with_share(run, share)))
+    [gate] = not_worse(FinishedRun.read(with_share(run, share)))
     assert (gate.name, gate.passed) == ("not worse", passed)
     assert "70%" in sentence(gate.bound)
 
 
 def test_another_stance_or_other_prompts_are_not_compared(run):
     hold(run, {})
-    assert not_worse(hashed(with_share(run, 0.1, stance="oppose"))) == []
-    assert not_worse(hashed(with_share(run, 0.1, stance="support", mixed=True))) == []
+    assert not_worse(FinishedRun.read(with_share(run, 0.1, stance="oppose"))) == []
+    assert not_worse(FinishedRun.read(with_share(run, 0.1, stance="support", mixed=True))) == []
     hold(run, {})
-    assert not_worse(hashed(run)) == []  # two mixed ratios have no common stance either
+    assert not_worse(FinishedRun.read(run)) == []  # two mixed ratios have no common stance either
     shutil.rmtree("data/release.before")
     with_share(run, 0.9, mixed=False)
     hold(run, {})
     with_share(run, 0.1, mixed=False)
     write_json(run / "data/dataset/test_prompt.json", [])
-    assert not_worse(hashed(run)) == []
-    assert release_record(hashed(run)).test_prompts == []
+    write_lock(run)
+    assert not_worse(FinishedRun.read(run)) == []
+    assert release_record(FinishedRun.read(run)).test_prompts == []
 
 
 def test_who_approves_has_to_say_so():

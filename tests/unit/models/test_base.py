@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from stance.config.models import FolderBase, MiniatureBase
 from stance.errors import InputError
 from stance.machine.memory import Room
-from stance.models import base
-from stance.models.base import Base, locate
+from stance.models import intake
+from stance.models.base import Base, Device, locate, small_files
 from tasks import base as stage
 
 PROMPT = "回覆請少於20字"
@@ -24,7 +24,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "own"))
 
 
-def made(folder: Path, out: Path, device: base.Device = "cpu") -> Path:
+def made(folder: Path, out: Path, device: Device = "cpu") -> Path:
     stage.base(FolderBase(source="folder", path=folder), PROMPT, 42, Path("unread"), out, device)
     return out
 
@@ -96,7 +96,7 @@ def test_a_configuration_that_is_none_is_refused(spoilt, folder, tmp_path):
 
 def test_weights_beyond_the_memory_of_a_cpu_machine_are_refused(folder, tmp_path, monkeypatch):
     weights = (folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(base, "memory", lambda gpu: Room(0, weights - 1))
+    monkeypatch.setattr(intake, "memory", lambda gpu: Room(0, weights - 1))
     with pytest.raises(InputError, match=r"need 0\.0 GiB and this machine has 0\.0 GiB of memory"):
         made(folder, tmp_path / "base")
     made(folder, tmp_path / "on-gpu", "cuda")
@@ -123,6 +123,15 @@ def test_a_missing_record_says_how_to_make_it(tmp_path):
         locate(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"source": "moon", "files": {}}', '{"source": "hub"}'])
+def test_a_record_in_another_format_is_one_sentence(content, tmp_path):
+    (tmp_path / "base.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"base\.json is not in the format of this version .* run `dvc repro -s -f base"
+    ):
+        locate(tmp_path)
+
+
 def test_the_miniature_is_made_in_the_stage_folder_and_recorded(tmp_path):
     dataset = tmp_path / "dataset"
     dataset.mkdir()
@@ -146,3 +155,14 @@ def test_the_miniature_is_made_in_the_stage_folder_and_recorded(tmp_path):
     }
     assert (record.source, record.repo_id, record.path) == ("miniature", None, None)
     assert len(json.loads((out / "fingerprint.json").read_text())["probes"]) == 3
+
+
+def test_notes_and_results_in_the_folder_of_a_base_are_no_files_of_the_model():
+    """They would be copied into the merged model, and published with it."""
+    needed = [
+        "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
+        "model.safetensors.index.json", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
+        "tokenizer_config.json", "vocab.json",
+    ]  # fmt: skip
+    stray = ["notes.txt", "eval_samples.json", "trainer_state.json", "README.md", "token.txt", "model.safetensors"]
+    assert small_files([*stray, *needed]) == needed

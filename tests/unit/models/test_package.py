@@ -12,8 +12,8 @@ from stance.config.models import PackageBase
 from stance.errors import InputError
 from stance.machine.files import digest
 from stance.machine.memory import Room
-from stance.models import base
-from stance.models.base import Base, Package, locate
+from stance.models import intake
+from stance.models.base import Base, Device, Package, locate
 from stance.models.package import find, read_metadata
 from tasks import base as stage
 from tests.builders.gguf_package import CHATML, write_package
@@ -34,7 +34,7 @@ def package(site) -> PackageBase:
     return write_package(site)
 
 
-def made(package: PackageBase, out: Path, device: base.Device = "cpu") -> Path:
+def made(package: PackageBase, out: Path, device: Device = "cpu") -> Path:
     stage.base(package, PROMPT, 42, Path("unread"), out, device)
     return out
 
@@ -143,7 +143,7 @@ def test_an_architecture_that_transformers_does_not_know_is_refused(site, packag
 
 def test_weights_beyond_the_memory_of_a_cpu_machine_are_refused(package, tmp_path, monkeypatch):
     needed = 2 * read_metadata(find(package)).parameters
-    monkeypatch.setattr(base, "memory", lambda gpu: Room(0, needed - 1))
+    monkeypatch.setattr(intake, "memory", lambda gpu: Room(0, needed - 1))
     with pytest.raises(InputError, match=r"need 0\.0 GiB and this machine has 0\.0 GiB of memory"):
         made(package, tmp_path / "base")
     made(package, tmp_path / "on-gpu", "cuda")

@@ -314,6 +314,13 @@ def test_answers_that_do_not_hold_the_stance_are_linked(page):
     assert "#prompt-1" not in page.links
 
 
+def test_answers_that_say_the_same_are_counted(made):
+    made.lines("answers/base.jsonl", [answer(n, text) for n, text in enumerate(("A.", "B.", "a."), 1)])
+    made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(("C.", "C.", "C."), 1)])
+    assert "Of 3 answers, 3 were different before, and 1 are after." in made.markup()
+    assert "3 個回答當中，訓練前有 3 個不重複，訓練後有 1 個不重複。" in made.markup("index.zh-TW.html")
+
+
 def test_stance_score_and_defects_stand_at_an_answer(made):
     made.lines("answers/aligned.jsonl", [answer(1, "好"), answer(2, "長文", "length"), answer(3, "")])
     verdicts = json.loads((made.folder / "evaluation/stances.json").read_text("utf-8"))

@@ -13,7 +13,7 @@ from stance.release.card import card, interval, text
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import release_id
 from tests.builders.figures import PACKAGE
-from tests.builders.finished_run import write_run
+from tests.builders.finished_run import write_lock, write_run
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def cards(run):
     """Make both cards anew."""
 
     def make() -> dict[str, str]:
+        write_lock(run)
         hub = Params.load(run / "params.yaml").hub
         return {part: card(FinishedRun.read(run), hub, part) for part in ("adapter", "merged")}
 
@@ -115,7 +116,9 @@ def test_shares_have_the_intervals_of_their_few_answers(cards):
 
 def test_gates_and_probes_are_tables(cards):
     written = cards()["merged"]
-    assert rows(written, "Gates") == [["parity", "yes", "drift 0.002", "at most 0.05"]]
+    gates = {name: others for name, *others in rows(written, "Gates")}
+    assert gates["watchdog"] == ["yes", "all 9 steps", "a training that is not stopped"]
+    assert len(gates) == 8
     assert "| everyday questions | 2 | - | 50% (10% to 90%) |" in written
     assert "neighbouring" not in written
 
@@ -150,7 +153,8 @@ def test_the_card_says_which_code_and_lock_made_the_model_and_not_where(run, car
     for written in cards().values():
         assert f"commit `{commit}`\n" in written
         assert str(run) not in written
-    (run / "dvc.yaml").write_text("stages: {}\n")
+    (run / "tasks").mkdir()
+    (run / "tasks/train.py").touch()
     assert f"commit `{commit}`, with edits that were not committed" in cards()["merged"]
 
 
@@ -161,7 +165,7 @@ def test_the_same_run_gives_the_same_card(cards):
 def test_a_run_without_metrics_is_refused(run, cards):
     (run / "data/evaluation/metrics.json").unlink()
     with pytest.raises(InputError, match=r"metrics.json does not exist; expected a finished run: `make repro` first"):
-        cards()
+        card(FinishedRun.read(run), Params.load(run / "params.yaml").hub, "merged")
 
 
 def test_texts_and_intervals():

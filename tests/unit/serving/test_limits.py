@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from openai.types.chat import completion_create_params as chat
 from stance.errors import InputError
 from stance.serving.limits import FIELDS, Limits, check, read_body
 from stance.serving.refusals import Refusal
+from tests.builders.hostile import Hostile
 
 LIMITS = Limits()
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -183,3 +185,19 @@ def test_the_file_holds_the_limits_and_a_wrong_one_is_named(tmp_path):
             InputError, match=r"limits.yaml: answers?: .* expected a positive whole number for one of ans"
         ):
             Limits.read(path)
+
+
+def test_ten_thousand_hostile_requests_are_taken_or_refused_and_each_at_once():
+    """The same that tests/soak/test_serving.py sends to a running endpoint."""
+    limits, statuses, longest = Limits.read(), Counter[int](), 0.0
+    for path, body in Hostile(seed=16).requests(10_000):
+        began = time.perf_counter()
+        try:
+            check(path, read_body(body, limits), limits)
+            statuses[200] += 1
+        except Refusal as refusal:
+            statuses[refusal.response().status_code] += 1
+        longest = max(longest, time.perf_counter() - began)
+    assert set(statuses) == {200, 400, 413}
+    assert 1000 < statuses[400] < 9000  # most of the odd values are vLLM's own business
+    assert longest < 1

@@ -1,0 +1,31 @@
+"""The seconds that each stage took when it last ran here, one small file per stage.
+
+DVC names the stage to the program that it starts. The files are in DVC's own folder for temporary files.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+SECONDS = Path(".dvc/tmp/seconds")
+STAGE = "DVC_STAGE"
+"""The variable by which DVC names the stage."""
+
+
+def record_seconds() -> None:
+    """Write how long this process has run, if it is a stage that DVC has started."""
+    stage = os.environ.get(STAGE, "").rpartition(":")[2]
+    if not stage:
+        return
+    import psutil  # a program that is no stage does not need it
+
+    SECONDS.mkdir(parents=True, exist_ok=True)
+    (SECONDS / stage).write_text(f"{time.time() - psutil.Process().create_time():.1f}", encoding="utf-8")
+
+
+def read_seconds(stages: Sequence[str]) -> dict[str, float]:
+    """Return the seconds of each stage that has run here, in the given order."""
+    return {
+        stage: float((SECONDS / stage).read_text(encoding="utf-8")) for stage in stages if (SECONDS / stage).is_file()
+    }

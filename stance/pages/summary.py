@@ -1,0 +1,59 @@
+"""The last lines of `make repro`: what came of the run in this folder, where it is shown, and what to do next.
+
+In: gates and metrics in `data/evaluation`, and the seconds that each stage has taken. Out: lines for the terminal.
+"""
+
+import logging
+from argparse import ArgumentParser
+from pathlib import Path
+
+from stance.data.metrics import METRICS, Metrics
+from stance.data.records import GATES, Gate, read_gates
+from stance.language.messages import sentence
+from stance.machine.files import read_yaml
+from stance.machine.timing import read_seconds
+
+logger = logging.getLogger(__name__)
+
+PAGES = ("data/report/index.html", "data/report/index.zh-TW.html")
+NEXT = ("make serve", "make chat", "make run RATIO=0")
+
+
+def verdict(gates: list[Gate]) -> str:
+    """Return whether the gates are passed, and the figure and the advice of each that is missed."""
+    missed = [gate for gate in gates if not gate.passed]
+    if not missed:
+        return f"all {len(gates)} gates passed"
+    reasons = [f"{gate.name} ({sentence(gate.figure)}; {sentence(gate.advice)})" for gate in missed]
+    return f"{len(missed)} of {len(gates)} gates missed: {'; '.join(reasons)}"
+
+
+def lines() -> list[tuple[str, str]]:
+    """Return the parts of the summary, each with its name.
+
+    Raises:
+        InputError: The run in this folder is not finished.
+    """
+    from stance.data.answers import read_answers
+    from stance.pages.run_page import headline  # draws figures too, which takes a second to import
+
+    gates, metrics = read_gates(GATES), Metrics.read(METRICS)
+    sides = headline(metrics, len(read_answers(Path("data/answers/aligned.jsonl"))))
+    seconds = read_seconds(list(read_yaml(Path("dvc.yaml"))["stages"]))
+    return [
+        ("verdict", verdict(gates)),
+        ("before", sides["before"]),
+        ("after", sides["after"]),
+        ("report", ", ".join(PAGES)),
+        ("seconds", ", ".join(f"{stage} {taken:.0f}" for stage, taken in seconds.items()) or "not measured here"),
+        ("next", ", ".join(NEXT)),
+    ]
+
+
+def main() -> None:
+    """Print the summary: `python -m stance summary`."""
+    ArgumentParser(
+        description="Show the verdict, the headline, the pages and the seconds of each stage of the run in this folder."
+    ).parse_args()
+    for name, text in lines():
+        logger.info("%-8s %s", name, text)
