@@ -91,7 +91,11 @@ class Ui:
         """Open a page of the server in the system's Chromium; screenshots go into `SHOTS`."""
         SHOTS.mkdir(exist_ok=True)
         with chromium() as browser:
-            page = browser.new_page(viewport={"width": 1300, "height": 1500}, base_url=f"http://127.0.0.1:{self.port}")
+            page = browser.new_page(
+                viewport={"width": 1300, "height": 1500},
+                base_url=f"http://127.0.0.1:{self.port}",
+                reduced_motion="reduce",
+            )
             page.set_default_timeout(60_000)
             yield page
 
@@ -101,10 +105,13 @@ class Ui:
         return dict(run)
 
     def launch(self, *, on: str = "align", stage_minutes: float = 0, **settings: Any) -> dict[str, Any]:
-        """Start a run of a deployment as the UI does."""
-        deployment = self.call("GET", f"/deployments/name/align/{on}")["id"]
-        body = {"parameters": {"settings": settings, "stage_minutes": stage_minutes}}
-        return dict(self.call("POST", f"/deployments/{deployment}/create_flow_run", body))
+        """Start a run of the flow `align` as the UI does."""
+        return self.create(f"align/{on}", settings=settings, stage_minutes=stage_minutes)
+
+    def create(self, deployment: str, **parameters: Any) -> dict[str, Any]:
+        """Start a run of a deployment with some parameters, and return what the server says of it."""
+        number = self.call("GET", f"/deployments/name/{deployment}")["id"]
+        return dict(self.call("POST", f"/deployments/{number}/create_flow_run", {"parameters": parameters}))
 
     def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the state of each task of a run, the first one first."""

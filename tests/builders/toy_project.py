@@ -57,7 +57,8 @@ def pair(question: int, preferred: str) -> dict[str, Any]:
 
 
 # `train` takes 0.05 s per epoch, fails at the seed 13, finds no server at the seed 75 the first time, and has a child
-# in a session of its own. It waits while `.runs/hold` names its number of epochs: see `training_held`.
+# in a session of its own. It waits while there is a file `.runs/hold-EPOCHS` for its number of epochs: see
+# `training_held`.
 STAGE = (
     f"PAIR = {pair(1, 'support')}"
     + """
@@ -87,8 +88,7 @@ if sys.argv[1] == "train":
     epochs = int(params["train"]["num_epoch"])
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     write("checkpoint", 1)
-    hold = pathlib.Path("../hold")
-    while hold.exists() and hold.read_text() == str(epochs):
+    while pathlib.Path(f"../hold-{epochs}").exists():
         time.sleep(0.1)
     for step in range(1, epochs + 1):
         time.sleep(0.05)
@@ -192,9 +192,9 @@ def make(folder: Path) -> Path:
 @contextmanager
 def training_held(project: Path, epochs: int) -> Iterator[None]:
     """Let the trainings of the project's runs that have so many epochs wait, once they have a checkpoint."""
-    hold = project / ".runs/hold"
+    hold = project / f".runs/hold-{epochs}"
     hold.parent.mkdir(exist_ok=True)
-    hold.write_text(str(epochs))
+    hold.touch()
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
 from stance.machine.files import read_json, write_json
 from stance.runs.provenance import release_id
 from tasks.merge import merge
@@ -130,7 +131,8 @@ def test_peft_finds_the_base_by_itself(pushed, job, tmp_path):
 def test_vllm_loads_the_merged_model_and_chooses_the_same_tokens(pushed, tmp_path):
     ids = card_ids(pushed)[0]
     command = [sys.executable, "-c", VLLM, "team/merged", pushed.tag, ",".join(map(str, ids))]
-    variables = environment(pushed.hub, tmp_path / "hf") | {"HF_TOKEN": TOKEN, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    vllm = {**ENVIRONMENT, **ONE_PROCESS, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    variables = environment(pushed.hub, tmp_path / "hf") | {"HF_TOKEN": TOKEN} | vllm
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     chosen = json.loads(done.stdout.rpartition("ids ")[2])

@@ -65,8 +65,7 @@ def typed(ui: Ui, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def launch(ui: Ui, **parameters: Any) -> dict[str, Any]:
     """Start a release as the UI does."""
-    deployment = ui.call("GET", "/deployments/name/release/release")["id"]
-    return dict(ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters}))
+    return ui.create("release/release", **parameters)
 
 
 def endpoint(ui: Ui) -> Any:

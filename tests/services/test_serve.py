@@ -23,6 +23,7 @@ import pytest
 from stance.client.ask import answer as stream_answer
 from stance.client.endpoint import Endpoint, find_endpoint, messages, model_names
 from stance.machine.files import read_json
+from stance.machine.ports import answers
 from tests.builders.serving import Serving, serving
 
 pytestmark = pytest.mark.timeout(900)
@@ -339,7 +340,11 @@ def test_a_killed_engine_and_a_killed_proxy_come_back(up: Serving):
     release = up.release()
     [proxy, *_] = [process for process in up.processes() if process.name() == "haproxy"]
     proxy.kill()
-    time.sleep(5)
+    psutil.wait_procs([proxy], timeout=10)
+    until = time.monotonic() + 10  # the endpoint looks once a second
+    while not answers(f"{up.root}/provenance"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert answer(up.client())
     live = read_json(up.folder / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
     for process in up.processes():

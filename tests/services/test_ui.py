@@ -26,18 +26,15 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def again(ui: Ui) -> dict[str, Any]:
-    """A run whose training finds no server at first, and waits before it asks again."""
-    return ui.launch(seed=75, num_epoch=1)
-
-
-@pytest.fixture(scope="module")
 def shared_out(ui: Ui) -> list[dict[str, Any]]:
-    """Five runs, of which two processes take two each at a time; every stage of the first had to run."""
+    """Five runs, of which two processes take two each at a time.
+
+    Every stage of the first had to run. The training of the last finds no server, and waits before it asks again.
+    """
     with ui.another():
         with training_held(ui.project, 12):
             runs = [ui.launch(support_ratio=0.25, num_epoch=12)]
-            runs += [ui.launch(seed=seed, num_epoch=12) for seed in range(20, 24)]
+            runs += [ui.launch(seed=seed, num_epoch=12) for seed in (20, 21, 22, 75)]
             assert ui.training(runs, 4) == 4
         assert ui.together(runs, within=180) == 4
     return runs
@@ -46,6 +43,18 @@ def shared_out(ui: Ui) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def completed(shared_out: list[dict[str, Any]]) -> dict[str, Any]:
     return shared_out[0]
+
+
+@pytest.fixture(scope="module")
+def queued(ui: Ui, shared_out: list[dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Four runs that end in different ways. They start together, so that no test waits for the server alone."""
+    with training_held(ui.project, 31):
+        yield {
+            "too long": ui.launch(stage_minutes=0.1, num_epoch=31),
+            "failing": ui.launch(seed=13),
+            "without a model": ui.create("serve/serve"),
+            "grid": ui.create("sweep/sweep", grid="pair", jobs=2),
+        }
 
 
 def test_a_run_ends_in_a_workspace_and_the_tree_is_as_it_was(ui: Ui, completed):
@@ -85,8 +94,8 @@ def test_a_wrong_value_is_refused_at_once_with_the_name_of_its_field(ui: Ui, nam
     assert name in refusal.value.read().decode()
 
 
-def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui, again):
-    run = ui.launch(seed=13)
+def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui, queued):
+    run = queued["failing"]
     assert ui.wait(run, FINAL) == "FAILED"
     recorded = Run.read(ui.folder(run))
     assert (recorded.state, recorded.finished, set(recorded.stages)) == ("failed", ["pairs"], {"pairs", "train"})
@@ -96,20 +105,19 @@ def test_a_failed_stage_fails_the_run_with_its_name(ui: Ui, again):
     assert "seed 13 brings bad luck (it ran because of seed 42 → 13" in failed["message"]
 
 
-def test_a_stage_that_takes_too_long_is_ended_and_its_state_says_so(ui: Ui):
-    with training_held(ui.project, 31):
-        run = ui.launch(stage_minutes=0.1, num_epoch=31)
-        ui.trains(run)
-        assert ui.wait(run, FINAL, within=30) == "FAILED"
+def test_a_stage_that_takes_too_long_is_ended_and_its_state_says_so(ui: Ui, queued):
+    run = queued["too long"]
+    ui.trains(run)
+    assert ui.wait(run, FINAL, within=30) == "FAILED"
     assert working_in(ui.folder(run)) == []
     assert ui.tasks(run)["train"]["name"] == "TimedOut"
     assert "stage train took longer than 0.1 minutes" in str(Run.read(ui.folder(run)).problem)
     assert (ui.folder(run) / "checkpoint").exists()
 
 
-def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui, again):
-    assert ui.wait(again, FINAL) == "COMPLETED"
-    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [again["id"]]}}})
+def test_only_a_server_that_does_not_answer_is_asked_again(ui: Ui, shared_out):
+    run = shared_out[-1]
+    logs = ui.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
     retries = [line["message"] for line in logs if "Retry 1/3" in line["message"]]
     assert len(retries) == 1
     assert "stage train failed: the Hub does not answer" in retries[0]
@@ -119,18 +127,15 @@ def test_two_serving_processes_take_each_run_once(ui: Ui, shared_out):
     assert [ui.tries(run) for run in shared_out] == [1] * 5
 
 
-def test_a_grid_is_swept_from_its_deployment(ui: Ui):
-    deployment = ui.call("GET", "/deployments/name/sweep/sweep")["id"]
-    body = {"parameters": {"grid": "pair", "jobs": 2}}
-    run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", body)
+def test_a_grid_is_swept_from_its_deployment(ui: Ui, queued):
+    run = queued["grid"]
     assert ui.wait(run, FINAL, within=300) == "COMPLETED"
     assert (ui.project / "data/compare/pair/index.html").exists()
     assert "| 0.25 | 25% |" in ui.artifacts(run)["comparison"]
 
 
-def test_a_run_without_a_model_is_not_served_and_the_flow_says_why(ui: Ui):
-    deployment = ui.call("GET", "/deployments/name/serve/serve")["id"]
-    run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {}})
+def test_a_run_without_a_model_is_not_served_and_the_flow_says_why(ui: Ui, queued):
+    run = queued["without a model"]
     assert ui.wait(run, FINAL) == "FAILED"
     assert (
         "data/merged does not exist; expected a finished run: `make repro` first"
@@ -180,13 +185,15 @@ def test_a_killed_run_is_marked_crashed_by_the_next_start_and_goes_on_when_retri
     assert Run.read(ui.folder(run)).stages["pairs"] == "unchanged"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(ui: Ui) -> Iterator["Page"]:
     with ui.page() as opened:
         yield opened
 
 
-def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page"):
+@pytest.fixture(scope="module")
+def cancelled(ui: Ui, page: "Page") -> dict[str, Any]:
+    """A run from the form, which first refused a wrong value. The run is cancelled by its button while it trains."""
     from playwright.sync_api import expect
 
     name = open_form(page)
@@ -195,16 +202,51 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     expect(page.get_by_text("2 is greater than the maximum of 1").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-2-refused.png")
     field(page, "Support Ratio").fill("0")
-    submit(page)
-    run = ui.named(name)
-    page.goto(f"/runs/flow-run/{run['id']}")
-    assert ui.wait(run, FINAL) == "COMPLETED"
+    field(page, "Num Epoch").fill("15")
+    with training_held(ui.project, 15):
+        submit(page)
+        page.goto("about:blank")  # a page of the server draws without a pause, and takes the time of the run
+        run = ui.named(name)
+        processes = ui.trains(run)
+        assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
+        page.goto(f"/runs/flow-run/{run['id']}")
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Confirm").click()
+        began = time.monotonic()
+        while processes_of(run):
+            assert time.monotonic() - began < 15
+            time.sleep(0.2)
+        gone(processes)
+    return run
+
+
+def test_a_run_is_cancelled_by_its_button_and_leaves_its_checkpoint_and_no_process(ui: Ui, page: "Page", cancelled):
+    from playwright.sync_api import expect
+
+    assert ui.wait(cancelled, FINAL) == "CANCELLED"
+    assert Run.read(ui.folder(cancelled)).state == "cancelled"
+    assert (ui.folder(cancelled) / "checkpoint").exists()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible(timeout=60_000)
+    page.screenshot(path=SHOTS / "ui-8-cancelled.png")
+
+
+def test_a_cancelled_run_goes_on_by_another_button_and_its_summary_is_read(ui: Ui, page: "Page", cancelled):
+    from playwright.sync_api import expect
+
+    page.get_by_role("button", name="Retry").click()
+    with page.expect_response("**/set_state"):
+        page.get_by_role("button", name="Retry").last.click()
+    page.goto("about:blank")
+    assert ui.wait(cancelled, {"COMPLETED", "FAILED"}) == "COMPLETED"
+    assert Run.read(ui.folder(cancelled)).stages["pairs"] == "unchanged"
+    assert json.loads((ui.folder(cancelled) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
+    page.goto(f"/runs/flow-run/{cancelled['id']}")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-3-run.png")
     page.get_by_text("Artifacts").last.click()
     expect(page.get_by_text("summary").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-4-artifacts.png")
-    artifacts = {known["key"]: known["id"] for known in ui.call("POST", "/artifacts/filter", of(run))}
+    artifacts = {artifact["key"]: artifact["id"] for artifact in ui.call("POST", "/artifacts/filter", of(cancelled))}
     page.goto(f"/artifacts/artifact/{artifacts['summary']}")
     expect(page.get_by_text("pairs.support_ratio").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-5-summary.png")
@@ -214,30 +256,3 @@ def test_a_run_is_started_from_the_form_and_its_summary_read(ui: Ui, page: "Page
     page.goto(f"/artifacts/artifact/{artifacts['preflight']}")
     expect(page.get_by_text("parameters fit the data").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-7-preflight.png")
-    assert json.loads((ui.folder(run) / "data/evaluation/metrics.json").read_text())["aligned"]["oppose"] == 1
-
-
-def test_a_run_is_cancelled_by_its_button_leaves_no_process_and_goes_on_by_another(ui: Ui, page: "Page"):
-    from playwright.sync_api import expect
-
-    with training_held(ui.project, 15):
-        run = ui.launch(num_epoch=15, seed=4)
-        processes = ui.trains(run)
-        assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
-        page.goto(f"/runs/flow-run/{run['id']}")
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("button", name="Confirm").click()
-        cancelled = time.monotonic()
-        while processes_of(run):
-            assert time.monotonic() - cancelled < 15
-            time.sleep(0.2)
-        gone(processes)
-    assert ui.wait(run, FINAL) == "CANCELLED"
-    assert Run.read(ui.folder(run)).state == "cancelled"
-    assert (ui.folder(run) / "checkpoint").exists()
-    expect(page.get_by_role("button", name="Retry")).to_be_visible(timeout=60_000)
-    page.screenshot(path=SHOTS / "ui-8-cancelled.png")
-    page.get_by_role("button", name="Retry").click()
-    page.get_by_role("button", name="Retry").last.click()
-    assert ui.wait(run, {"COMPLETED", "FAILED"}) == "COMPLETED"
-    assert Run.read(ui.folder(run)).stages["pairs"] == "unchanged"
