@@ -11,6 +11,8 @@ from pathlib import Path
 SECONDS = Path(".dvc/tmp/seconds")
 STAGE = "DVC_STAGE"
 """The variable by which DVC names the stage."""
+STARTED = time.monotonic()
+"""When this module was imported, which a stage does first."""
 
 
 def record_seconds() -> None:
@@ -18,10 +20,8 @@ def record_seconds() -> None:
     stage = os.environ.get(STAGE, "").rpartition(":")[2]
     if not stage:
         return
-    import psutil  # a program that is no stage does not need it
-
     SECONDS.mkdir(parents=True, exist_ok=True)
-    (SECONDS / stage).write_text(f"{time.time() - psutil.Process().create_time():.1f}", encoding="utf-8")
+    (SECONDS / stage).write_text(f"{time.monotonic() - STARTED:.1f}", encoding="utf-8")
 
 
 def read_seconds(stages: Sequence[str]) -> dict[str, float]:

@@ -31,16 +31,20 @@ from tests.doubles.hub_storage import XET_TOKEN
 from tests.doubles.made_up import TOKEN
 
 PUSH = "sys.argv[1:] = {arguments}; run(stance.release.push.main)"
+UNMEASURED = "stance.release.push.recompute = lambda run: None"
+"""The weights are made-up bytes, which no model gives again; tests/models/test_recomputation.py measures real ones."""
 # Waits are cut short, and told, so that the tests need not wait.
-PREPARE = """
+PREPARE = f"""
 import time, stance.release.push
 sleep = time.sleep
 def short(seconds):
-    print(f"waits {seconds:g} s", flush=True)
+    print(f"waits {{seconds:g}} s", flush=True)
     sleep(min(seconds, 0.02))
 time.sleep = short
-stance.release.push.recompute = lambda run: None  # the weights are made-up bytes; tests/models/test_recomputation.py
+{UNMEASURED}
 """
+PROCESS = f"import stance.release.push; from stance.errors import run; {UNMEASURED}; run(stance.release.push.main)"
+"""The push, as a process of its own that can be killed."""
 OK, REFUSED, LATER = 0, 1, 75
 ALWAYS = 99
 ADAPTER, MERGED = "team/adapter", "team/merged"
@@ -458,7 +462,7 @@ def start(hub: Hub, home: Path) -> Iterator[Callable[..., "subprocess.Popen[str]
         }
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "stance", "push"],
+                [sys.executable, "-c", PROCESS],
                 cwd=run,
                 env=environment(hub, home) | more | variables,
                 stdout=subprocess.PIPE,
