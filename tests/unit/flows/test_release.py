@@ -1,5 +1,6 @@
 """A release: from questions to an approved, pushed and answering model, and what refuses one."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.release import Approval, deploy, question, record_release, release
+from flows.release import Approval, deploy, question, record_release, release, settle, withdraw
+from stance.client.local import write_state
 from stance.config.profiles import compose
 from stance.data.records import Gate, require
 from stance.errors import InputError
@@ -154,6 +156,58 @@ def test_a_first_release_that_the_engine_refuses_leaves_none(run, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         deploy(FinishedRun.read(run), {})
     assert not [path.name for path in Path("data").glob("release*")]
+
+
+def answers(release: str) -> None:
+    """Let this process be the endpoint of the folder, which serves a release."""
+    Path(".serve").mkdir(exist_ok=True)
+    write_state({"live": {"release": release}})
+
+
+@pytest.mark.parametrize(("before", "back"), [("r-older", "rollback"), (None, "stop")])
+def test_a_release_that_ends_after_the_switch_is_taken_back(run, monkeypatch, before, back):
+    hold(run, {})
+    orders = []
+    for order in ("rollback", "stop"):
+        monkeypatch.setattr(f"flows.release.{order}", lambda order=order: orders.append(order))
+    monkeypatch.setattr("flows.release.get_run_logger", lambda: logging.getLogger())
+    monkeypatch.setattr("flows.release.create_link_artifact", lambda *arguments, **options: None)
+    monkeypatch.setattr("flows.release.serve", lambda run: answers(run.release) or "http://127.0.0.1:1/v1")
+    monkeypatch.setattr("flows.release.ask", lambda run, address: 1 / 0)
+    if before:
+        answers(before)
+    with pytest.raises(ZeroDivisionError):
+        deploy(FinishedRun.read(run), {})
+    assert orders == [back]
+    assert not [path.name for path in Path("data").glob("release*")]
+
+
+def test_a_release_that_cannot_be_taken_back_stays_in_both_places(run, monkeypatch):
+    hold(run, {})
+    held = contents(Path("data/release"))
+    monkeypatch.setattr("flows.release.get_run_logger", lambda: logging.getLogger())
+    monkeypatch.setattr("flows.release.rollback", none_before)
+    answers(release_id(run))
+    withdraw(FinishedRun.read(run), "r-older")
+    assert contents(Path("data/release")) == held
+
+
+def none_before() -> str:
+    raise InputError("there is no model before this one")
+
+
+@pytest.mark.parametrize("newer_answers", [True, False])
+def test_after_a_kill_the_release_that_answers_is_the_one_that_is_held(run, newer_answers):
+    hold(run, {})
+    shutil.rmtree("data/release.before")
+    older = contents(Path("data/release"))
+    make_another_release(run)
+    hold(run, {})
+    newer = contents(Path("data/release"))
+    answers(release_id(run) if newer_answers else "r-older")
+    settle()
+    assert contents(Path("data/release")) == (newer if newer_answers else older)
+    assert not Path("data/release.before").exists()
 
 
 @pytest.fixture
