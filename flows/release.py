@@ -46,7 +46,7 @@ from stance.release.recomputation import recompute
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import RELEASE
-from stance.runs.released import Release
+from stance.runs.released import Pushed, Release
 from stance.serving.command import require_place, rollback, serve_run, stop
 
 REFUSED = "not released, and nothing outside has changed"
@@ -127,7 +127,7 @@ def require_gates(run: FinishedRun) -> list[Gate]:
     return gates
 
 
-def deploy(run: FinishedRun, on_hub: Mapping[str, Any]) -> dict[str, Any]:
+def deploy(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> dict[str, Any]:
     """Put a release behind the endpoint and ask it a question; if that fails, all is as it was before."""
     before = answering_release()
     try:
@@ -213,18 +213,16 @@ def question(run: FinishedRun, gates: Sequence[Gate]) -> str:
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
-def push(run: FinishedRun, hub: Hub) -> dict[str, Any]:
+def push(run: FinishedRun, hub: Hub) -> dict[str, Pushed]:
     """Publish the adapter and the merged model, and verify what the Hub holds then."""
     pushed = push_to_hub(run, hub)
     for part, repository in pushed.items():
-        create_link_artifact(
-            repository["url"], link_text=repository["repo_id"], key=f"hub-{part}", description=run.name
-        )
+        create_link_artifact(repository.url, link_text=repository.repo_id, key=f"hub-{part}", description=run.name)
     return pushed
 
 
 @task(task_run_name="record", cache_policy=NO_CACHE)
-def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
+def record_release(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> None:
     """Replace the release in `data/release`. The previous one stays beside it until the new one answers."""
     record(run, on_hub)
 

@@ -20,8 +20,9 @@ from stance.machine.locks import exclusive
 from stance.release.held import not_worse, record, release_record
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
-from stance.runs.provenance import pushed, release_id
+from stance.runs.provenance import on_hub_as, release_id
 from stance.runs.record import Run
+from stance.runs.released import Pushed, write_pushed
 from stance.runs.signature import public_key
 from stance.runs.verification import verify_folder
 from tests.builders.finished_run import make_another_release, write_lock, write_run
@@ -57,7 +58,12 @@ def change(run: Path, name: str, **values: Any) -> None:
     write_json(run / name, read_json(run / name) | values)
 
 
-def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
+def at_hub(run: Path) -> dict[str, Pushed]:
+    """Return what a push of the run would leave on the Hub."""
+    return {"merged": Pushed(repo_id="a/b", url="https://hub/a/b", commit="1" * 40, tag=release_id(run), files={})}
+
+
+def hold(run: Path, on_hub: dict[str, Pushed]) -> FinishedRun:
     """Record a release of the run as it is."""
     finished_run = FinishedRun.read(run)
     record(finished_run, on_hub)
@@ -120,10 +126,9 @@ def test_what_is_released_is_held_as_a_whole_and_cannot_change_with_the_run(run)
 
 
 def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run):
-    write_json(
-        Path("data/release/push.json"), {"adapter": {"tag": release_id(run)}, "merged": {"tag": release_id(run)}}
-    )
-    assert pushed(release_id(run))
+    on_hub = at_hub(run)
+    write_pushed(on_hub, Path("data/release"))
+    assert on_hub_as(release_id(run)) == on_hub
     hold(run, {})
     assert Path("data/release/push.json").exists()
     shutil.rmtree("data/release.before")
@@ -133,12 +138,11 @@ def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run
 
 
 def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, monkeypatch):
-    on_hub = {"merged": {"tag": release_id(run)}}
-    hold(run, on_hub)
+    hold(run, at_hub(run))
     shutil.rmtree("data/release.before")
     before = contents(Path("data/release"))
     make_another_release(run)
-    hold(run, {"merged": {"tag": release_id(run)}})
+    hold(run, at_hub(run))
     assert contents(Path("data/release")) != before
 
     def refuse(run: FinishedRun) -> str:
@@ -146,7 +150,7 @@ def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, mo
 
     monkeypatch.setattr("flows.release.serve", refuse)
     with pytest.raises(InputError, match=rf"drift 0.9 \(the Hub has the tag {release_id(run)} all the same"):
-        deploy(FinishedRun.read(run), on_hub)
+        deploy(FinishedRun.read(run), at_hub(run))
     assert contents(Path("data/release")) == before
 
 
