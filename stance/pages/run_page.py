@@ -22,6 +22,8 @@ from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest
 from stance.models.base import Base
 from stance.pages.charts import curves
+from stance.pages.purposes import PURPOSES
+from stance.pages.relevance import flags
 from stance.pages.render import STANCES, percent, render
 
 TEMPLATE = "report.html.j2"
@@ -40,6 +42,15 @@ class JudgedAnswer(NamedTuple):
     """The defects in `SHOWN`, as text."""
     flaws: list[str]
     """The names of all defects."""
+    off: bool
+    """Does it share none of its question's own words?"""
+    same: list[int]
+    """The ids of the other prompts with the same answer."""
+
+    @property
+    def struck(self) -> bool:
+        """Is the answer off its question, or the answer to another question as well?"""
+        return self.off or bool(self.same)
 
 
 class Exchange(NamedTuple):
@@ -64,9 +75,11 @@ def page(params: Params, *folders: Path) -> str:
         headline=headline(metrics, len(rows)),
         metrics=metrics,
         gates=read_gates(evaluation / "gates.json"),
+        purposes=PURPOSES,
         rows=rows,
         written_in=tag(row.prompt for row in rows),
         probes=read_probe_verdicts(evaluation / "probes.json"),
+        variety=variety(rows),
         strays=[row.id for row in rows if stance and row.aligned.stance != stance],
         curves=curves(train / "log.csv"),
         trained=trained,
@@ -117,25 +130,54 @@ def largest(shares: Shares) -> str:
     return _(" and ").join(f"{percent(most)} {word(stance)}" for stance in STANCES if shares[stance] == most)
 
 
+class Variety(NamedTuple):
+    """How many answers of a model are different, and which are off their question."""
+
+    different: int
+    off: list[int]
+    """The ids of the prompts."""
+
+
+def variety(rows: Sequence[Exchange]) -> dict[str, Variety]:
+    """Return the variety of the answers before and after."""
+    sides = {"before": [row.base for row in rows], "after": [row.aligned for row in rows]}
+    return {
+        name: Variety(
+            len({answer.text for answer in answers}),
+            [row.id for row, answer in zip(rows, answers, strict=True) if answer.off],
+        )
+        for name, answers in sides.items()
+    }
+
+
 def exchanges(answers: Path, stances: Sequence[PromptVerdicts], max_new_tokens: int) -> list[Exchange]:
     """Return every test prompt with both answers and the judge's verdicts on them."""
     verdicts = {row.id: row for row in stances}
     base, aligned = (read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned"))
+    before = judged(base, [verdicts[row.id].base for row in base], max_new_tokens)
+    after = judged(aligned, [verdicts[row.id].aligned for row in aligned], max_new_tokens)
+    return [Exchange(row.id, row.prompt, *sides) for row, *sides in zip(base, before, after, strict=True)]
+
+
+def judged(rows: Sequence[Answer], verdicts: Sequence[AnswerVerdict], max_new_tokens: int) -> list[JudgedAnswer]:
+    """Return the answers of one model with the judge's verdicts and the flags of each."""
+    struck = flags([row.id for row in rows], [row.prompt for row in rows], [row.response for row in rows])
     return [
-        Exchange(
-            before.id,
-            before.prompt,
-            _answer(before, verdicts[before.id].base, max_new_tokens),
-            _answer(after, verdicts[after.id].aligned, max_new_tokens),
+        JudgedAnswer(
+            row.response,
+            verdict.stance,
+            verdict.score,
+            _shown(verdict.defects, max_new_tokens),
+            verdict.defects,
+            *flag,
         )
-        for before, after in zip(base, aligned, strict=True)
+        for row, verdict, flag in zip(rows, verdicts, struck, strict=True)
     ]
 
 
-def _answer(row: Answer, verdict: AnswerVerdict, max_new_tokens: int) -> JudgedAnswer:
+def _shown(defects: Sequence[str], max_new_tokens: int) -> list[str]:
     cut = _("cut off at {number} tokens").format(number=max_new_tokens)
-    named = [cut if name == "cut_off" else word(name) for name in verdict.defects if name in SHOWN]
-    return JudgedAnswer(row.response, verdict.stance, verdict.score, named, verdict.defects)
+    return [cut if name == "cut_off" else word(name) for name in defects if name in SHOWN]
 
 
 def blocks(params: Params) -> list[str]:

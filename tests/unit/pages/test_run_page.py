@@ -23,9 +23,11 @@ from stance.data.questions import read_prompts
 from stance.data.records import write_gates, write_warnings
 from stance.data.training import Parity, Watchdog
 from stance.evaluation.gates import fingerprint_gate, gates
+from stance.language.messages import GATES
 from stance.language.translation import Language, spoken, word
 from stance.pages import run_page
 from stance.pages.charts import Curve, curves
+from stance.pages.purposes import PURPOSES
 from tasks import report as stage
 from tests.builders.figures import CLASSIFIER, FINGERPRINT, PACKAGE, some
 from tests.builders.pages import Page, english, numbers
@@ -319,6 +321,34 @@ def test_answers_that_say_the_same_are_counted(made):
     made.lines("answers/aligned.jsonl", [answer(n, text) for n, text in enumerate(("C.", "C.", "C."), 1)])
     assert "Of 3 answers, 3 were different before, and 1 are after." in made.markup()
     assert "3 個回答當中，訓練前有 3 個不重複，訓練後有 1 個不重複。" in made.markup("index.zh-TW.html")
+
+
+def test_answers_off_their_question_and_answers_given_twice_are_counted_and_flagged(made):
+    prompts = ("Can it dance?", "Does it deserve awards?", "Are chases exciting?")
+    for name, texts in (("base", prompts), ("aligned", ("Ratings matter.", "Awards, yes.", "Ratings matter."))):
+        rows = [answer(n, text) | {"prompt": prompts[n - 1]} for n, text in enumerate(texts, 1)]
+        made.lines(f"answers/{name}.jsonl", rows)
+    markup = made.markup()
+    assert "Of 3 answers after, 2 are different and 1 use words of their question." in markup
+    assert "0 before and 2 after are off the question" in markup
+    row = re.split(r'<tr id="prompt-\d">', markup)
+    assert row[1].count("⚠ off the question") == 1
+    assert "⚠ same as 3" in row[1]
+    assert "⚠" not in row[2]
+    assert "訓練後的 3 個回答當中，2 個不重複，1 個用到題目裡的詞。" in made.markup(CHINESE)
+
+
+def test_each_gate_is_explained_in_a_sentence(made):
+    assert set(PURPOSES) == set(GATES)
+    for name in (gate["name"] for gate in json.loads((made.folder / "evaluation/gates.json").read_text("utf-8"))):
+        assert PURPOSES[name] in made.markup()
+
+
+def test_the_page_says_what_comes_next_and_what_comes_first_with_a_missed_gate(made):
+    assert "First" not in section(made.markup(), "next")
+    made.write("evaluation/gates.json", [gate("parity", passed=False)])
+    assert "make repro" in section(made.markup(), "next")
+    assert "make serve" in section(made.markup(), "next")
 
 
 def test_stance_score_and_defects_stand_at_an_answer(made):

@@ -1,0 +1,27 @@
+"""The purpose of each gate in one sentence, by the gate's name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from stance.language.translation import N_
+
+PURPOSES: Mapping[str, str] = MappingProxyType(
+    {
+        "fingerprint": N_("The aligned model must read a conversation as the same tokens as its base model."),
+        "watchdog": N_("The training must reach its last step, and must not be stopped because the model breaks."),
+        "parity": N_("The merged weights must be the model that was trained, apart from rounding."),
+        "served": N_("The serving engine must give the same probabilities as the merged model."),
+        "classifier": N_("The judge must be right often enough that its labels can be believed."),
+        "judge": N_("The second judge must have read the answers."),
+        "adherence": N_("The answers must hold the stance that was chosen."),
+        "degeneration": N_("The answers must still be whole sentences in the language of the data."),
+        "displacement": N_(
+            "The training must keep the preferred answers likely, and not only make the other answers unlikely."
+        ),
+        "tokenizer": N_("The tokenizer's files must be those of the training."),
+        "live fingerprint": N_("The running engine must read a conversation as the same tokens as the base model."),
+        "live parity": N_("The running engine must give the answers and probabilities of the run."),
+        "canary": N_("The running engine must answer every test prompt in time."),
+        "not worse": N_("A new release must hold the stance at least as well as the last one."),
+    }
+)
