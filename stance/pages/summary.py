@@ -15,7 +15,8 @@ from stance.machine.timing import read_seconds
 
 logger = logging.getLogger(__name__)
 
-PAGES = ("data/report/index.html", "data/report/index.zh-TW.html")
+PAGES = ("data/made/index.html", "data/made/index.zh-TW.html")
+"""The report with date and machine, which this command writes."""
 NEXT = ("make serve", "make chat", "make run RATIO=0")
 
 
@@ -53,7 +54,12 @@ def lines() -> list[tuple[str, str]]:
 def main() -> None:
     """Print the summary: `python -m stance summary`."""
     ArgumentParser(
-        description="Show the verdict, the headline, the pages and the seconds of each stage of the run in this folder."
+        description="Write the report with date and machine, and show the verdict, the headline, the pages and the "
+        "seconds of each stage of the run in this folder."
     ).parse_args()
-    for name, text in lines():
+    from stance.pages.made import write_made
+
+    block = lines()
+    write_made()
+    for name, text in block:
         logger.info("%-8s %s", name, text)

@@ -348,7 +348,7 @@ def test_the_page_says_what_comes_next_and_what_comes_first_with_a_missed_gate(m
     assert "First" not in section(made.markup(), "next")
     made.write("evaluation/gates.json", [gate("parity", passed=False)])
     assert "make repro" in section(made.markup(), "next")
-    assert "make serve" in section(made.markup(), "next")
+    assert "stance serve --with-base" in section(made.markup(), "next")
 
 
 def test_stance_score_and_defects_stand_at_an_answer(made):

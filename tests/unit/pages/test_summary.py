@@ -56,7 +56,7 @@ def test_the_block_holds_verdict_headline_pages_seconds_and_next_commands(tmp_pa
     assert list(block) == ["verdict", "before", "after", "report", "seconds", "next"]
     assert block["verdict"] == "all 1 gates passed"
     assert block["after"].endswith("on 1 unseen prompt")
-    assert block["report"] == "data/report/index.html, data/report/index.zh-TW.html"
+    assert block["report"] == "data/made/index.html, data/made/index.zh-TW.html"
     assert block["seconds"] == "base 35, train 61"
     assert block["next"].count("make ") == 3
 
