@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -12,13 +12,15 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from stance.data.answers import RESPONSES
+from flows.pages import url
+from stance.data.answers import RESPONSES, read_responses
 from stance.data.metrics import METRICS, Metrics
 from stance.data.questions import Stance
 from stance.data.records import GATES, Gate, read_gates
+from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.messages import sentence
-from stance.machine.files import read_json
 from stance.pages.charts import curves
+from stance.pages.made import MADE, Made, made, write_made
 from stance.runs.record import Run
 
 VERDICT = {True: "passed", False: "**missed**"}
@@ -27,18 +29,43 @@ VERDICT = {True: "passed", False: "**missed**"}
 def show(run: Run, folder: Path) -> None:
     """Show the results of a run in the UI."""
     create_markdown_artifact(summary(run, folder), key="summary", description=run.name)
-    create_table_artifact(read_json(folder / RESPONSES), key="answers", description=run.name)
+    create_table_artifact(answers(folder), key="answers", description=run.name)
+    page = write_made(folder) or folder / "data/report/index.html"
     for curve in curves(folder / "data/train/log.csv"):
-        create_image_artifact(data_uri(curve.svg), key=curve.name.lower().replace(" ", "-"), description=curve.summary)
-    create_link_artifact(
-        (folder / "data/report/index.html").as_uri(), link_text="the report", key="report", description=run.name
-    )
+        name = curve.name.lower().replace(" ", "-")
+        create_image_artifact(drawn(folder, name, curve.svg), key=name, description=curve.summary)
+    create_link_artifact(url(page) or page.as_uri(), link_text="the report", key="report", description=run.name)
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    """Return both answers to each test prompt with the judge's stances, as the rows of a table."""
+    stances = {row.id: row for row in read_prompt_verdicts(folder / STANCES_FILE)}
+    return [
+        {
+            "prompt": row.prompt,
+            "before": f"{row.response_from_original_model} [{stances[row.id].base.stance}]",
+            "after": f"{row.response_from_trained_model} [{stances[row.id].aligned.stance}]",
+        }
+        for row in read_responses(folder / RESPONSES)
+    ]
+
+
+def drawn(folder: Path, name: str, svg: str) -> str:
+    """Return the address of a figure at the server of `make ui`; without that server, the figure as a data URI."""
+    path = folder / MADE / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(on_white(svg), encoding="utf-8")
+    return url(path) or data_uri(svg)
+
+
+def on_white(svg: str) -> str:
+    """Return a figure on a white background, because its lines are drawn for a light page."""
+    return str(svg).replace("<svg", '<svg style="background: white"', 1)
 
 
 def data_uri(svg: str) -> str:
-    """Return a figure as a data URI, on a white background, because its lines are drawn for a light page."""
-    figure = str(svg).replace("<svg", '<svg style="background: white"', 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(figure.encode()).decode()}"
+    """Return a figure as a data URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(on_white(svg).encode()).decode()}"
 
 
 def summary(run: Run, folder: Path) -> str:
@@ -50,8 +77,20 @@ def summary(run: Run, folder: Path) -> str:
     lines += [f"| {key} | {value} |" for key, value in given.items()]
     lines += ["", "| stance | before | after |", "|---|---|---|"]
     lines += [f"| {side} | {metrics.base[side]:.0%} | {metrics.aligned[side]:.0%} |" for side in get_args(Stance)]
-    lines += ["", *gate_table(gates)]
+    lines += ["", *gate_table(gates), "", *made_table(made(folder))]
     return "\n".join([*lines, "", f"The report: `{folder / 'data/report/index.html'}`", ""])
+
+
+def made_table(facts: Made) -> list[str]:
+    """Return date, duration, machine and versions as the lines of a Markdown table."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    rows = {
+        "date": facts.date,
+        "seconds": f"{sum(facts.seconds.values()):.0f}, of the stages that ran",
+        "machine": facts.machine,
+        "versions": versions,
+    }
+    return ["| made | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
 def gate_table(gates: Iterable[Gate]) -> list[str]:

@@ -5,15 +5,21 @@ retried in the UI continues in its workspace.
 """
 
 import argparse
-from typing import cast
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Thread
+from typing import Any, cast
 from uuid import UUID
 
-from prefect import serve
+from prefect import Flow, serve
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, State
+from prefect.utilities.callables import parameter_schema
 
 from flows.align import align
 from flows.release import release
@@ -22,6 +28,9 @@ from flows.sweep import sweep
 from stance.errors import prepare
 from stance.machine.processes import name_the_user
 from stance.runs import workspace
+
+EVERY = 3
+"""Seconds between two looks for new runs, grids and values for the launch forms."""
 
 
 def mark_crashed() -> list[str]:
@@ -50,6 +59,32 @@ def show_crashed(flow_run: UUID) -> None:
             client.set_flow_run_state(flow_run, state, force=True)
 
 
+def refresh(flows: Sequence[Flow[Any, Any]], schemas: dict[str, dict[str, Any]]) -> None:
+    """Give every launch form whose schema has changed its new schema: other runs, grids or values of `params.yaml`.
+
+    Args:
+        flows: The flows, each with a deployment of the same name.
+        schemas: The schemas that the forms have, by the name of the flow; is brought up to date.
+    """
+    for served in flows:
+        schema = parameter_schema(served).model_dump()
+        if schemas.get(served.name) == schema:
+            continue
+        with get_client(sync_client=True) as client:
+            form = client.read_deployment_by_name(f"{served.name}/{served.name}")
+            client.update_deployment(form.id, DeploymentUpdate(parameter_openapi_schema=schema))
+        schemas[served.name] = schema
+
+
+def keep_fresh(flows: Sequence[Flow[Any, Any]]) -> None:
+    """Refresh the launch forms every few seconds, as long as the process lives."""
+    schemas = {served.name: parameter_schema(served).model_dump() for served in flows}
+    while True:
+        time.sleep(EVERY)
+        with suppress(Exception):  # the server is busy or starting, or a record is being written: next time
+            refresh(flows, schemas)
+
+
 def main() -> None:
     """Mark crashed runs, then serve the deployments until the process ends."""
     argparse.ArgumentParser(
@@ -68,6 +103,7 @@ def main() -> None:
         serve_flow.to_deployment("serve", description="Serve the model of a run behind the endpoint."),
     )
     limit = get_current_settings().runner.process_limit
+    Thread(target=keep_fresh, args=[(align, sweep, release, serve_flow)], daemon=True).start()
     # Not paused at the end, because another process may serve the same deployments.
     serve(*(cast(RunnerDeployment, deployment) for deployment in deployments), limit=limit, pause_on_shutdown=False)
 

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from flows.align import in_workspace, own_workspace
 from flows.artifacts import VERDICT, gate_table
+from flows.choices import Choice, runs
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import PATIENCE
@@ -63,7 +64,7 @@ class Approval(RunInput):
 
 @flow(name="release")
 def release(
-    run: str | None = None,
+    run: Annotated[str, Choice(runs)] | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
     uncommitted: bool = False,
     stage_minutes: Annotated[float, Field(ge=0)] = 0,

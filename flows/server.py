@@ -18,6 +18,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+from flows.pages import ADDRESS
 from stance.errors import InputError, Unreachable, prepare, run
 from stance.machine.locks import exclusive
 from stance.machine.ports import HOST, answers, free_port, in_use, listens, port_in
@@ -64,13 +65,18 @@ def start_all(address: str, port: int) -> None:
     processes = [server]
     try:
         wait_for(f"{address}/api/health", "server", server)
+        at = port + 1 if port < 2**16 - 1 and not in_use(port + 1) else free_port()
+        ADDRESS.write_text(f"http://{HOST}:{at}", encoding="utf-8")
+        processes.append(start("pages", ["-m", "flows.pages", str(at)], settings))
         processes.append(start("deployments", ["-m", "flows.deployments"], settings))
         wait_for(f"{address}{LAST}", "deployments", processes[-1])
         print(f"up: {address}  (Ctrl+C ends it; logs in {LOGS})", flush=True)
+        print(f"  to start a run: {address}/deployments\n  reports and comparisons: http://{HOST}:{at}", flush=True)
         while all(process.poll() is None for process in processes):
             time.sleep(1)
-        raise InputError(f"a process has ended by itself; see {LOGS}/server.log and {LOGS}/deployments.log")
+        raise InputError(f"a process has ended by itself; see server.log, deployments.log and pages.log in {LOGS}")
     finally:
+        ADDRESS.unlink(missing_ok=True)
         for process in reversed(processes):
             release(process)
 

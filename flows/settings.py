@@ -1,8 +1,11 @@
 """The launch form of a run: a field for a few parameters, and all others by dotted key.
 
-Ranges and descriptions come from `stance/config`. An empty field keeps the value of the profile.
+Ranges and descriptions come from `stance/config`. An empty field keeps the value of the profile. The description of a
+field ends with its range and with its value in `params.yaml` at the moment when the schema of the form is made.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
@@ -13,6 +16,8 @@ from stance.config.params import Params
 from stance.config.profiles import PROFILES, Overrides
 from stance.config.section import Section
 from stance.config.training import Train
+from stance.errors import InputError
+from stance.machine.files import lookup, read_yaml
 
 BLOCKS = {
     "data_size": "pairs",
@@ -26,6 +31,8 @@ BLOCKS = {
 """The block of `params.yaml` that each field belongs to; `seed` is in none."""
 KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """The keywords of JSON schema for bounds, which pydantic leaves out for a value that may be empty."""
+WORDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+PARAMS = Path("params.yaml")
 
 
 def like(block: type[BaseModel], name: str) -> Any:
@@ -37,19 +44,43 @@ def like(block: type[BaseModel], name: str) -> Any:
         for sign, keyword in KEYWORDS.items()
         if hasattr(bound, sign)
     }
-    field: Any = empty(parameter.description, **bounds)
+    key = name if block is Params else f"{BLOCKS[name]}.{name}"
+    field: Any = empty(parameter.description, key, **bounds)
     field.metadata = parameter.metadata
     return field
 
 
-def empty(description: str | None, **schema: Any) -> Any:
-    """Return a field that is left out if nothing is entered; the form would refuse None as a value."""
+def empty(description: str | None, key: str | None = None, **schema: Any) -> Any:
+    """Return a field that is left out if nothing is entered; the form would refuse None as a value.
+
+    Args:
+        description: The meaning.
+        key: The dotted key of the parameter; None if the field is none.
+        schema: Further keywords of JSON schema, such as bounds.
+    """
 
     def without_default(properties: dict[str, Any]) -> None:
         properties.pop("default")
         properties.update(schema)
+        if key:
+            properties["description"] = " ".join(filter(None, (description, in_range(schema), present(key))))
 
     return Field(default=None, description=description, json_schema_extra=without_default)
+
+
+def in_range(bounds: Mapping[str, Any]) -> str:
+    """Return bounds in words; an empty text if there are none."""
+    parts = [f"{WORDS[keyword]} {bound:g}" for keyword, bound in bounds.items()]
+    return f"Range: {' and '.join(parts)}." if parts else ""
+
+
+def present(key: str) -> str:
+    """Return the present value of a parameter in words; an empty text without a readable `params.yaml`."""
+    try:
+        value = lookup(read_yaml(PARAMS), key)
+    except (InputError, LookupError, OSError):
+        return ""
+    return "" if value is None else f"Now in params.yaml: {value}."
 
 
 class Settings(Section):

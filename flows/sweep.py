@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 import yaml
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
@@ -29,6 +29,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.align import in_workspace
+from flows.choices import GRIDS, Choice, grids
+from flows.pages import url
 from flows.server import some_server
 from stance.config.profiles import Overrides
 from stance.errors import InputError, run
@@ -40,7 +42,6 @@ from stance.runs.finished import PARAMS
 from stance.runs.record import RECORD, Run
 from stance.runs.workspace import RUNS
 
-GRIDS = Path("grids")
 ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "stance", "flows", "data/sources")
 """The committed files that a run is made from."""
 
@@ -124,7 +125,7 @@ def attempt(name: str, point: dict[str, Any]) -> None:
 
 
 @flow(name="sweep")
-def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
+def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=1)] = 1) -> str:
     """Make the incomplete runs of a grid, and compare all of its runs.
 
     Args:
@@ -140,6 +141,8 @@ def sweep(grid: str, jobs: Annotated[int, Field(ge=1)] = 1) -> str:
         wait(list(tried.values()))
     page = compare(grid, runs, reasons(tried))
     create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
+    if link := url(page):
+        create_link_artifact(link, link_text="the comparison", key="comparison-page", description=grid)
     failed = [name for name in runs if not complete(name)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; {page} says why")

@@ -46,22 +46,23 @@ class Made(NamedTuple):
 
 
 def write_made(folder: Path = Path()) -> Path | None:
-    """Write the report of a run with its facts, in each language; return the English page, None without a report.
+    """Write the report of a run with its facts, in each language; return the first page, None without a report.
 
     Raises:
         InputError: The folder is in no git repository with a commit.
     """
-    reports = [folder / REPORT / language.page for language in LANGUAGES]
-    if not all(report.is_file() for report in reports):
+    reports = {language: folder / REPORT / language.page for language in LANGUAGES}
+    reports = {language: report for language, report in reports.items() if report.is_file()}
+    if not reports:
         return None
     facts = made(folder)
     (folder / MADE).mkdir(parents=True, exist_ok=True)
-    for language, report in zip(LANGUAGES, reports, strict=True):
+    for language, report in reports.items():
         with speaking(language, CATALOGUE):
             block = render(Path(__file__).with_name("made.html.j2"), made=facts)
         page = PLACE.sub(lambda _match, block=block: block, report.read_text(encoding="utf-8"))  # type: ignore[misc]
         (folder / MADE / language.page).write_text(page, encoding="utf-8")
-    return folder / MADE / LANGUAGES[0].page
+    return folder / MADE / next(iter(reports)).page
 
 
 def made(folder: Path) -> Made:

@@ -1,6 +1,7 @@
 """`make ui` with the real server: runs start from it, are cancelled, killed and taken up again, and leave nothing."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -79,7 +81,13 @@ def test_a_run_leaves_its_summary_answers_and_progress_as_artifacts(ui: Ui, comp
         == {"preflight", "stages", "summary", "answers", "report", "train-progress", "answers-aligned-progress"}
         | curves
     )
-    assert artifacts["loss"].startswith("data:image/svg+xml;base64,")
+    for key in ("loss", "report"):
+        link = re.search(r"http://127\.0\.0\.1:\d+/\.runs/[\w/.-]+", artifacts[key])
+        assert link
+        with urlopen(link[0], timeout=30) as page:
+            assert (b"<svg" if key == "loss" else b"<h1>report</h1>") in page.read()
+    assert "[oppose]" in artifacts["answers"]
+    assert "| machine | Linux" in artifacts["summary"]
     assert "| pairs.support_ratio | 0.25 |" in artifacts["summary"]
     assert f"| commit | {git(ui.project, 'rev-parse', 'HEAD')[:12]} |" in artifacts["summary"]
     assert "| adherence | passed | all | most |" in artifacts["summary"]

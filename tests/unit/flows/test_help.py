@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 
-@pytest.mark.parametrize("name", ["align", "deployments", "release", "server", "sweep", "worker"])
+@pytest.mark.parametrize("name", ["align", "deployments", "pages", "release", "server", "sweep", "worker"])
 def test_help_is_printed_and_nothing_is_started(name, monkeypatch, tmp_path, capsys):
     module = import_module(f"flows.{name}")
     monkeypatch.chdir(tmp_path)

@@ -21,6 +21,18 @@ def test_the_form_has_the_ranges_of_the_parameters():
     assert fields["profile"]["enum"] == ["breeze-7b", "llama-3-8b", "miniature", "qwen-0.5b", "smollm2-135m"]
 
 
+def test_a_field_shows_its_range_and_its_present_value(tmp_path, monkeypatch):
+    now = read_yaml(PARAMS)["pairs"]["support_ratio"]
+    field = Settings.model_json_schema()["properties"]["support_ratio"]
+    assert field["description"].endswith(f"Range: at least 0 and at most 1. Now in params.yaml: {now}.")
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("pairs: {support_ratio: 0.25}\nseed: 7\n")
+    fields = Settings.model_json_schema()["properties"]
+    assert fields["support_ratio"]["description"].endswith("Now in params.yaml: 0.25.")
+    assert fields["seed"]["description"].endswith("Now in params.yaml: 7.")
+    assert "Now" not in fields["beta"]["description"]
+
+
 def test_every_field_of_the_form_is_described():
     assert [
         name for name, field in Settings.model_json_schema()["properties"].items() if not field["description"]
