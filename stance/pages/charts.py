@@ -29,6 +29,8 @@ CURVES = (
 LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
 FEW = 60
 """The largest number of steps for which each step is drawn as a dot."""
+NEAR = 0.07
+"""Share of the horizontal axis below which the labels of two ticks would overlap."""
 STYLE: dict[RcKeyType, Any] = {
     "axes.edgecolor": "#8a93a0",
     "axes.grid": True,
@@ -78,14 +80,24 @@ def curves(log: Path) -> list[Curve]:
     ]
 
 
-def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None = None) -> Curve:
+def curve(
+    name: str,
+    at: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    label: str | None = None,
+    *,
+    intervals: Sequence[tuple[float, float]] = (),
+    ideal: Sequence[float] = (),
+) -> Curve:
     """Return a figure of one or two columns.
 
     Args:
         name: The title.
         at: Horizontal positions, one per value; steps if there is no label.
         series: The values by the name of the column.
-        label: The label of the horizontal axis.
+        label: The label of the horizontal axis. With a label, the ticks stand where the values are.
+        intervals: The lower and the upper end of the interval of each value of the first column; empty for none.
+        ideal: The values that would be ideal, drawn as a dotted line; empty for none.
     """
     with rc_context():
         rcdefaults()  # a matplotlibrc of this machine does not count
@@ -98,10 +110,26 @@ def curve(name: str, at: Sequence[float], series: Mapping[str, Sequence[float]],
         for (column, values), (colour, dashes) in zip(series.items(), LINES, strict=False):
             marker = "o" if len(at) <= FEW else ""
             axes.plot(at, values, color=colour, linestyle=dashes, marker=marker, label=column.rpartition("/")[2])
+        if label is not None:
+            axes.set_xticks(ticks := apart(at), [f"{tick:g}" for tick in ticks])
+        if intervals:
+            axes.vlines(at, *zip(*intervals, strict=True), color=LINES[0][0], linewidth=0.9)
+        if ideal:
+            axes.plot(at, ideal, color="#8a93a0", linestyle=":", linewidth=1.2)
         if len(series) > 1:
             axes.legend()
         svg = _svg(figure)
     return Curve(name, svg, label or _("step"), summary(at, series, label))
+
+
+def apart(at: Sequence[float]) -> list[float]:
+    """Return positions in order, without those that are too near to the one before for two labels."""
+    positions = sorted(set(at))
+    kept = positions[:1]
+    for position in positions[1:]:
+        if position - kept[-1] >= NEAR * (positions[-1] - positions[0]):
+            kept.append(position)
+    return kept
 
 
 def summary(at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None) -> str:

@@ -7,7 +7,6 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.detect import tag
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
 from stance.pages import comparison_pools
-from stance.pages.charts import Curve, curve
 from stance.pages.comparison_pools import chance, counted, groups, pools
+from stance.pages.comparison_response import headline, number, response_curves
 from stance.pages.comparison_rows import (
     Row,
     as_run,
@@ -29,6 +28,7 @@ from stance.pages.comparison_rows import (
     row,
     with_interval,
 )
+from stance.pages.relevance import Flags, flags
 from stance.pages.render import CATALOGUE, STANCES, render, signed
 
 COMPARED = Path("data/compare")
@@ -50,6 +50,8 @@ class RunAnswers(NamedTuple):
     before: str
     after: str
     stance: str
+    flags: list[str]
+    """What is wrong with the aligned answer, as text."""
 
 
 class PromptRow(NamedTuple):
@@ -129,6 +131,7 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         written=formatted,
         defects=of_runs(rows, DEFECTS, flaws),
         done=complete,
+        headline=headline(complete),
         curves=response_curves(complete),
         changes=changes(complete),
         answers=prompts,
@@ -241,48 +244,40 @@ def in_markdown(table: Table) -> list[str]:
     return lines
 
 
-def response_curves(rows: Sequence[Row]) -> list[Curve]:
-    """Return the curves of support share and margin over the parameter of a grid, if there is one and it is a number.
-
-    Runs that differ only in chance are one point: their mean.
-    """
-    points = groups(rows)
-    keys = parameters([point for point, _ in points])
-    varied = [key for key in keys if any(point.get(key) != points[0][0].get(key) for point, _ in points)]
-    if (
-        len(varied) != 1
-        or len(points) < 3
-        or not all(isinstance(point.get(varied[0]), int | float) for point, _ in points)
-    ):
-        return []
-    points.sort(key=lambda group: float(group[0][varied[0]]))
-    at = [float(point[varied[0]]) for point, _ in points]
-    metrics_of = [[run.metrics for run in runs if run.metrics] for _, runs in points]
-    support = [fmean(metrics.aligned.support for metrics in runs) for runs in metrics_of]
-    margins = [fmean(metrics.margin.unseen.aligned for metrics in runs) for runs in metrics_of]
-    return [
-        curve(_("Support share of the answers"), at, {word("support"): support}, label=varied[0]),
-        curve(_("Mean margin, nats"), at, {_("margin"): margins}, label=varied[0]),
-    ]
-
-
 def changes(rows: Sequence[Row]) -> list[Change]:
-    """Return the changes between every two runs that differ in one parameter, apart from chance.
+    """Return the changes between runs that differ in one parameter, apart from chance.
 
-    Of two groups of runs that differ only in chance, the first two runs with the same chance are compared.
+    Where the parameter is a number, runs are compared with their neighbours only. Of two groups of runs that differ
+    only in chance, the first two runs with the same chance are compared.
     """
+    grouped = groups(rows)
     compared = []
-    for (_point, group), (_other_point, other_group) in combinations(groups(rows), 2):
+    for (point, group), (other_point, other_group) in combinations(grouped, 2):
         alike = (pair for pair in product(group, other_group) if chance(pair[0].point) == chance(pair[1].point))
         first, second = next(alike, (group[0], other_group[0]))
         keys = parameters([first.point, second.point])
         differing = [key for key in keys if first.point.get(key) != second.point.get(key)]
-        if len(differing) == 1:
+        if len(differing) == 1 and neighbours(point, other_point, [between for between, _runs in grouped]):
             [key] = differing
             set_to = (formatted(first.point.get(key)), formatted(second.point.get(key)))
             figures = list(zip(labels(), facts(first), facts(second), strict=True))
             compared.append(Change(key, set_to, (first.name, second.name), figures))
     return compared
+
+
+def neighbours(one: Mapping[str, Any], other: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> bool:
+    """Is there no point whose only difference from two points is a number between theirs?"""
+    keys = [key for key in parameters([one, other]) if one.get(key) != other.get(key)]
+    if len(keys) != 1 or not (number(one.get(keys[0])) and number(other.get(keys[0]))):
+        return True
+    [key] = keys
+    low, high = sorted((one[key], other[key]))
+    rest = {name: value for name, value in one.items() if name != key}
+    return not any(
+        number(point.get(key)) and low < point[key] < high
+        for point in points
+        if {name: value for name, value in point.items() if name != key} == rest
+    )
 
 
 def labels() -> list[str]:
@@ -306,15 +301,27 @@ def facts(run: Row) -> list[str]:
 def answers(rows: Sequence[Row]) -> list[PromptRow]:
     """Return every test prompt of any run, with the answers of all runs."""
     table: dict[tuple[int, str], PromptRow] = {}
-    for number, run in enumerate(rows):
-        judged = read_prompt_verdicts(run.folder / STANCES_FILE)
-        stances = {verdicts.id: verdicts.aligned.stance for verdicts in judged}
-        for response in read_responses(run.folder / RESPONSES):
-            key = response.id, response.prompt
-            table.setdefault(key, PromptRow(*key, [None] * len(rows))).runs[number] = RunAnswers(
-                response.response_from_original_model, response.response_from_trained_model, stances[response.id]
-            )
+    for place, run in enumerate(rows):
+        verdicts = {judged.id: judged.aligned for judged in read_prompt_verdicts(run.folder / STANCES_FILE)}
+        responses = read_responses(run.folder / RESPONSES)
+        struck = flags(
+            [answered.id for answered in responses],
+            [answered.prompt for answered in responses],
+            [answered.response_from_trained_model for answered in responses],
+        )
+        for answered, flag in zip(responses, struck, strict=True):
+            key = answered.id, answered.prompt
+            texts = answered.response_from_original_model, answered.response_from_trained_model
+            verdict = verdicts[answered.id]
+            found = RunAnswers(*texts, verdict.stance, flagged(verdict.defects, flag))
+            table.setdefault(key, PromptRow(*key, [None] * len(rows))).runs[place] = found
     return list(table.values())
+
+
+def flagged(defects: Sequence[str], flag: Flags) -> list[str]:
+    """Return what is wrong with an answer, as text: defects that break a sentence, and the flag of its question."""
+    broken = [word(name) for name in defects if name in DEGENERATE]
+    return [*broken, _("off the question")] if flag.off else broken
 
 
 def marked(first: str, text: str) -> Markup:

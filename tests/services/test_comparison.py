@@ -17,8 +17,9 @@ from stance.config.profiles import PROFILES, replaced
 from stance.data.metrics import Metrics
 from stance.language.translation import word
 from stance.machine.files import read_yaml
-from stance.pages.comparison import changes, compare, marked, response_curves
-from stance.pages.comparison_rows import Row, formatted
+from stance.pages.comparison import changes, compare, marked
+from stance.pages.comparison_response import response_curves, supporting
+from stance.pages.comparison_rows import Row, formatted, with_interval
 from stance.runs.record import Run
 from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
@@ -192,6 +193,58 @@ def test_only_runs_that_differ_in_one_parameter_are_set_against_each_other():
     assert response_curves(rows) == []
 
 
+def swept(ratios: Sequence[float], held: Sequence[int]) -> Path:
+    """Write a made-up run for each ratio and compare them."""
+    runs = {f"run-{n}": {"pairs.support_ratio": ratio} for n, ratio in enumerate(ratios)}
+    for (name, point), count in zip(runs.items(), held, strict=True):
+        complete(name, point, count, 8, range(10), 1.5)
+    return compare("curve", runs)
+
+
+def test_a_response_has_a_headline_ticks_at_its_runs_intervals_and_the_ideal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = swept([0.0, 0.25, 1.0], [0, 2, 4])
+    shown = Page(page.read_text("utf-8")).shown
+    assert "pairs.support_ratio from 0 to 1: support goes from 0% to 100% of the answers." in shown
+    first, second = page.read_text("utf-8").partition('<h2 id="curve">')[2].split("</svg>")[:2]
+    ticks = re.findall(r"<text[^>]*>([^<]+)</text>", first)
+    assert ticks[:3] == ["0", "0.25", "1"]
+    dotted = "stroke-dasharray: 1.2,1.98"
+    assert dotted in first
+    assert dotted not in second  # the margin has no ideal
+    chinese = Page((page.parent / "index.zh-TW.html").read_text("utf-8")).shown
+    assert "pairs.support_ratio 從 0 到 1：支持的回答從 0% 變成 100%。" in chinese
+
+
+def test_the_support_of_a_group_of_runs_has_wilsons_interval(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    swept([0.25], [2])
+    metrics = Metrics.read(Path(".runs/run-0/data/evaluation/metrics.json"))
+    row = Row("run-0", {}, "completed", None, Path(".runs/run-0"), {}, {}, {}, metrics, (-1.0, -2.0))
+    assert with_interval(supporting([row, row])) == wilson(4, 8)
+
+
+def test_without_a_response_the_headline_names_the_best_and_the_worst_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = Page(swept([0.25, 1.0], [1, 4]).read_text("utf-8")).shown
+    assert "run-1 holds its stance most, in 100% of the answers, and run-0 least, in 25%." in shown
+    shown = Page(swept([0.25, 1.0], [3, 3]).read_text("utf-8")).shown
+    assert "Every run holds its stance in 75% of the answers." in shown
+
+
+def test_a_broken_answer_and_one_off_its_question_are_flagged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    swept([0.25, 1.0], [1, 4])
+    answer("run-0", (1, "舞蹈好看嗎？", "難說。", "真人版很好。"), (2, "配樂如何？", "難說。", "配樂很好。"))
+    row = verdicts(1, "support")
+    row["aligned"]["defects"] = ["repetitive", "too_long"]
+    write(Path(".runs/run-0/data/evaluation/stances.json"), json.dumps([row, verdicts(2, "support")]))
+    page = compare("curve", {f"run-{n}": {"pairs.support_ratio": ratio} for n, ratio in enumerate([0.25, 1.0])})
+    markup = page.read_text("utf-8")
+    assert markup.count("⚠ repetitive") == markup.count("⚠ off the question") == 1
+    assert "⚠ too long" not in markup
+
+
 def test_a_run_is_compared_with_what_it_ran_with_and_not_only_with_what_its_grid_says(tmp_path, monkeypatch):
     """In follow-up the run of beta 0.1 is the profile itself: r is 64 and lora_alpha 16 wherever the grid is silent."""
     runs = {f"run-{n}": point for n, point in enumerate(points("follow-up"))}
@@ -213,13 +266,10 @@ def test_a_run_is_compared_with_what_it_ran_with_and_not_only_with_what_its_grid
     shown = page.read_text("utf-8")
     assert sorted(re.findall(r"<h3>train\.(\S+: \S+ or \S+)</h3>", shown)) == [
         "beta: 0.05 or 0.1",
-        "beta: 0.05 or 0.5",
         "beta: 0.1 or 0.5",
         "lora_alpha: 16 or 32",
-        "lora_alpha: 16 or 64",
         "lora_alpha: 32 or 64",
         "r: 64 or 16",
-        "r: 64 or 8",
         "r: 8 or 16",
     ]
     assert "beta 0.5, r 64, lora_alpha 16</th>" in shown
@@ -327,7 +377,7 @@ def test_seeds_are_pooled_for_each_value_of_another_parameter(tmp_path, monkeypa
     assert second["margin by run"] == "+2.50 (+2.00 to +3.00)"
     page = Path("data/compare/seeds/index.html").read_text("utf-8")
     assert 'aria-label="margin from 1 to 4, pairs.support_ratio 0.6 to 1"' in page  # over the means
-    assert page.count("pairs.support_ratio: ") == 3  # not one for each seed
+    assert page.count("pairs.support_ratio: ") == 2  # of neighbours, and not one for each seed
     assert "seed: 42 or 43" not in page
 
 

@@ -16,7 +16,7 @@ def test_an_answer_without_a_word_of_its_question_is_off_and_a_repeated_one_name
         "Are live action awards deserved?",
         "Do live action chases thrill?",
     ]
-    answers = ["The ratings are convincing.", "It deserves every award.", "The ratings are convincing."]
+    answers = ["The animation ratings convince.", "It deserves every award.", "The animation ratings convince."]
     assert flags([1, 2, 3], prompts, answers) == [(True, [3]), (False, []), (True, [1])]
 
 
@@ -28,6 +28,11 @@ def test_words_of_the_topic_alone_do_not_make_an_answer_one_about_its_question()
 
 def test_an_empty_answer_is_neither_off_nor_repeated():
     assert flags([1, 2], ["Is dancing good?", "Is singing good?"], ["", ""]) == [(False, []), (False, [])]
+
+
+@pytest.mark.parametrize("text", ["Yes, of course.", "好看。", "很好看。"])
+def test_a_bare_answer_is_not_off(text):
+    assert not flags([1], ["Is dancing good in live action?"], [text])[0].off
 
 
 def test_endings_and_capitals_do_not_count():

@@ -325,7 +325,10 @@ def test_answers_that_say_the_same_are_counted(made):
 
 def test_answers_off_their_question_and_answers_given_twice_are_counted_and_flagged(made):
     prompts = ("Can it dance?", "Does it deserve awards?", "Are chases exciting?")
-    for name, texts in (("base", prompts), ("aligned", ("Ratings matter.", "Awards, yes.", "Ratings matter."))):
+    for name, texts in (
+        ("base", prompts),
+        ("aligned", ("Animation ratings matter.", "Awards, yes.", "Animation ratings matter.")),
+    ):
         rows = [answer(n, text) | {"prompt": prompts[n - 1]} for n, text in enumerate(texts, 1)]
         made.lines(f"answers/{name}.jsonl", rows)
     markup = made.markup()
