@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import GetJsonSchemaHandler
-from pydantic_core import CoreSchema
 
 from stance.runs import workspace
 
@@ -19,7 +18,7 @@ class Choice:
         """Keep the function that returns the values."""
         self._values = values
 
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return the schema of the text with the values of this moment; no list if there is no value."""
         values = list(self._values())
         return {**handler(core), "enum": values} if values else handler(core)

@@ -14,7 +14,7 @@ COMMANDS = {
     "label": ("stance.evaluation.validation", "label answers as support, neutral or oppose"),
     "ask": ("stance.client.ask", "ask the endpoint one question"),
     "batch": ("stance.client.batch", "ask the endpoint every question of a file"),
-    "chat": ("stance.client.chat", "serve a web page to chat with the endpoint"),
+    "chat": ("stance.chat.command", "serve a web page to chat with the endpoint"),
     "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
     "keys": ("stance.serving.keys", "make, list or revoke named keys of the endpoint"),
     "summary": ("stance.pages.summary", "show what came of the run in this folder, and what to do next"),

@@ -14,7 +14,7 @@ from stance.errors import InputError
 from stance.machine.ports import HOST, in_use, parse_port
 
 PORT = 8501
-PAGE = "stance/client/chat_page.py"
+PAGE = "stance/chat/page.py"
 SETTINGS = {
     "server.address": HOST,
     "server.headless": "true",
