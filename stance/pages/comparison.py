@@ -313,8 +313,8 @@ def answers(rows: Sequence[Row]) -> list[PromptRow]:
             key = answered.id, answered.prompt
             texts = answered.response_from_original_model, answered.response_from_trained_model
             verdict = verdicts[answered.id]
-            found = RunAnswers(*texts, verdict.stance, flagged(verdict.defects, flag))
-            table.setdefault(key, PromptRow(*key, [None] * len(rows))).runs[place] = found
+            both = RunAnswers(*texts, verdict.stance, flagged(verdict.defects, flag))
+            table.setdefault(key, PromptRow(*key, [None] * len(rows))).runs[place] = both
     return list(table.values())
 
 

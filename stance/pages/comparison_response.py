@@ -72,7 +72,7 @@ def response_curves(rows: Sequence[Row]) -> list[Curve]:
             over.at,
             {word("support"): support},
             label=over.key,
-            intervals=[(found.low, found.high) for found in shares],
+            intervals=[(estimate.low, estimate.high) for estimate in shares],
             ideal=over.at if over.key == RATIO else (),
         ),
         curve(_("Mean margin, nats"), over.at, {_("margin"): margins}, label=over.key),

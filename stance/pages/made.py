@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from stance.language.translation import LANGUAGES, speaking
 from stance.machine.files import read_yaml
-from stance.machine.git import git
+from stance.machine.git import attempt
 from stance.machine.memory import gib, memory
 from stance.machine.timing import SECONDS, read_seconds
 from stance.pages.render import CATALOGUE, render
@@ -46,11 +46,7 @@ class Made(NamedTuple):
 
 
 def write_made(folder: Path = Path()) -> Path | None:
-    """Write the report of a run with its facts, in each language; return the first page, None without a report.
-
-    Raises:
-        InputError: The folder is in no git repository with a commit.
-    """
+    """Write the report of a run with its facts, in each language; return the first page, None without a report."""
     reports = {language: folder / REPORT / language.page for language in LANGUAGES}
     reports = {language: report for language, report in reports.items() if report.is_file()}
     if not reports:
@@ -60,7 +56,7 @@ def write_made(folder: Path = Path()) -> Path | None:
     for language, report in reports.items():
         with speaking(language, CATALOGUE):
             block = render(Path(__file__).with_name("made.html.j2"), made=facts)
-        page = PLACE.sub(lambda _match, block=block: block, report.read_text(encoding="utf-8"))  # type: ignore[misc]
+        page = PLACE.sub(block.replace("\\", r"\\"), report.read_text(encoding="utf-8"))
         (folder / MADE / language.page).write_text(page, encoding="utf-8")
     return folder / MADE / next(iter(reports)).page
 
@@ -71,8 +67,11 @@ def made(folder: Path) -> Made:
 
 
 def commit(folder: Path) -> str:
-    """Return the commit of the code that a run works on."""
-    return Run.read(folder).commit if (folder / RECORD).exists() else git(folder, "rev-parse", "HEAD")
+    """Return the commit of the code that a run works on; empty in a folder without a commit."""
+    if (folder / RECORD).exists():
+        return Run.read(folder).commit
+    ended = attempt(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    return "" if ended.returncode else ended.stdout.decode().strip()
 
 
 def edited(folder: Path) -> bool:
@@ -80,7 +79,7 @@ def edited(folder: Path) -> bool:
     if (folder / RECORD).exists():
         run = Run.read(folder)
         return run.snapshot != run.commit
-    return bool(git(folder, "status", "--porcelain", "--", *CODE, "params.yaml"))
+    return bool(attempt(folder, "status", "--porcelain", "--", *CODE, "params.yaml").stdout)
 
 
 def when(folder: Path) -> tuple[str, Mapping[str, float]]:

@@ -49,16 +49,16 @@ def flags(ids: Sequence[int], prompts: Sequence[str], answers: Sequence[str]) ->
 
 def off(text: str, own: Set[str]) -> bool:
     """Return whether an answer has none of its question's own words, though it is long enough to have some."""
-    found = stems(text)
-    return bool(own) and len(found) >= LEAST and own.isdisjoint(found)
+    used = stems(text)
+    return bool(own) and len(used) >= LEAST and own.isdisjoint(used)
 
 
 def own_words(prompts: Sequence[str]) -> list[set[str]]:
     """Return the words of each prompt that hardly any other prompt has."""
     sets = [stems(prompt) for prompt in prompts]
-    counts = Counter(stem for found in sets for stem in found)
+    counts = Counter(stem for words_of in sets for stem in words_of)
     most = max(1, COMMON * len(prompts))
-    return [{stem for stem in found if counts[stem] <= most} for found in sets]
+    return [{stem for stem in words_of if counts[stem] <= most} for words_of in sets]
 
 
 def stems(text: str) -> set[str]:

@@ -119,7 +119,7 @@ def test_each_answer_has_the_judges_label_in_the_language_of_the_page(address, b
     entry.fill("真人版非常好看，值得支持，而且很精彩。")
     entry.press("Enter")
     expect(tab.get_by_text(re.compile(r"^(支持|中立|反對) [+\u2212]\d\.\d\d$"))).to_have_count(2, timeout=60_000)
-    expect(tab.get_by_test_id("stMain")).not_to_contain_text("judge")
+    expect(tab.get_by_role("main")).not_to_contain_text("judge")
     tab.screenshot(path=SHOTS / "chat-labels.png")
     context.close()
 

@@ -74,3 +74,8 @@ def test_without_a_report_nothing_is_written(folder):
         page.unlink()
     assert write_made() is None
     assert not (folder / "data/made").exists()
+
+
+def test_a_folder_without_a_commit_has_a_page_as_well(folder):
+    git(folder, "update-ref", "-d", "HEAD")
+    assert "no commit yet" in write_made().read_text("utf-8")
