@@ -39,14 +39,15 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
     stopped = watchdog_gate(watchdog)
     degenerate = degeneration_gate(bounds, metrics.defects.aligned)
     displaced = displacement_gate(bounds, metrics.chosen_fall)
-    broken = not (stopped.passed and degenerate.passed and displaced.passed)
+    believed = classifier_gate(metrics.classifier)
+    others = (stopped, degenerate, displaced, believed)
     return [
         stopped,
         parity_gate(merge, parity),
         served_gate(parity.floor or UNMEASURED, metrics.served),
-        classifier_gate(metrics.classifier),
+        believed,
         *judge_gates(metrics.judge),
-        adherence_gate(bounds, metrics.adherence, metrics.aligned, broken=broken),
+        adherence_gate(bounds, metrics.adherence, metrics.aligned, others=all(gate.passed for gate in others)),
         degenerate,
         displaced,
     ]
@@ -166,18 +167,18 @@ def judge_gates(second: JudgeProblem | Agreement | None) -> list[Gate]:
     ]
 
 
-def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares, *, broken: bool = False) -> Gate:
+def adherence_gate(bounds: Evaluate, adherence: Adherence, shares: Shares, *, others: bool = True) -> Gate:
     """Do the answers hold the chosen stance, or, for a mixed ratio, does its majority?
 
     Args:
         bounds: The block `evaluate`.
         adherence: The share of the answers with the chosen stance.
         shares: The share of the answers with each stance.
-        broken: Whether the training broke the model. Then the advice is not to train longer, which would contradict the
-            advice of the gates that say so.
+        others: Whether the gates on training, sentences and judge are passed. If not, do not advise to train longer:
+            that would contradict their advice, or follow a judge that is often wrong.
     """
     passed, figure, bound = _adherence(bounds, adherence, shares)
-    advice = message("other_gates_first" if broken else "longer_training")
+    advice = message("longer_training" if others else "other_gates_first")
     return Gate(name="adherence", passed=passed, figure=figure, bound=bound, advice=advice)
 
 

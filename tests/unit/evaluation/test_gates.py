@@ -252,6 +252,21 @@ def test_no_gate_asks_for_a_longer_training_where_another_asks_for_a_gentler_one
     assert advice["adherence"].startswith("Raise train.num_epoch")
 
 
+def test_no_gate_asks_for_a_longer_training_where_the_judge_is_often_wrong():
+    classifier = {**CLASSIFIER, "overall": some(10, 20)}
+    advice = {
+        gate.name: sentence(gate.advice)
+        for gate in gates(
+            MERGE,
+            BOUNDS,
+            metrics(**held(0.1), chosen_fall=0.0, classifier=classifier),
+            PARITY,
+            Watchdog(reason=None, step=None, steps=50),
+        )
+    }
+    assert advice["adherence"].startswith("First do what the other missed gates say")
+
+
 def test_every_missed_gate_says_what_to_do():
     missed = every_gate_missed()
     assert [gate.name for gate in missed] == [
