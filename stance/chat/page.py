@@ -9,7 +9,7 @@ Answers are shown as plain text. So a model's text can neither format the page n
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -19,13 +19,14 @@ from stance.client.ask import answer
 from stance.client.endpoint import Endpoint, find_endpoint, model_names, provenance, system_prompt
 from stance.client.local import ALIGNED, BASE
 from stance.data.chat import Message
+from stance.data.questions import Stance
 from stance.errors import InputError
 from stance.evaluation.classifier import Verdict
 from stance.language.translation import CHINESE, ENGLISH, LANGUAGES, N_, Language, _, speaking, word
 from stance.pages.render import CATALOGUE, signed
 
 TITLE = N_("Chat with the served model")
-COLOURS = {"support": "blue", "neutral": "gray", "oppose": "orange"}
+COLOURS: dict[Stance, Literal["blue", "gray", "orange"]] = {"support": "blue", "neutral": "gray", "oppose": "orange"}
 EVERY = 2  # seconds between two looks whether the judge is ready; Streamlit would show a string here on the page
 start_judge = st.cache_resource(show_spinner=False)(chat_judge.start)
 
