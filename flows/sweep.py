@@ -51,8 +51,9 @@ def planned(grid: str) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: As in `points` and `refuse_edits`.
     """
+    parameters = points(grid)
     refuse_edits()
-    return {named(grid, point): point for point in points(grid)}
+    return {named(grid, point): point for point in parameters}
 
 
 def refuse_edits() -> None:
