@@ -3,6 +3,7 @@
 Log lines go to standard output. A wrong input becomes one sentence on standard error and an exit code.
 """
 
+import errno
 import gc
 import inspect
 import logging
@@ -72,8 +73,23 @@ def run(stage: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable) else 1)
+    except OSError as error:
+        if not of_the_user(error):
+            raise
+        place = error.filename or "a file"
+        print(f"error: {place} cannot be read or written ({error.strerror}); correct the cause first", file=sys.stderr)
+        sys.exit(1)
     finally:
         gc.unfreeze()  # or the end of Python frees less than all, which triton's bindings report in 30 lines
+
+
+def of_the_user(error: OSError) -> bool:
+    """Return whether an error lies at a path of the command line, or at a full or read-only disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    named = {Path(text) for argument in sys.argv[1:] if (text := argument.rpartition("=")[2])}
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    return place is not None and bool(named & {place, *place.parents})
 
 
 def paths(stage: Callable[..., None]) -> list[Path]:
