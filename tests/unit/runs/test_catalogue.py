@@ -1,6 +1,9 @@
 """The command `runs`: whole names in a narrow terminal, and what `apply` and `remove` say."""
 
 import io
+import os
+import shlex
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,3 +63,16 @@ def test_remove_names_what_it_removed(monkeypatch, capsys):
 def test_a_run_that_is_not_there_is_named_with_those_that_are(runs):
     with pytest.raises(catalogue.InputError, match=f"there is no run nope; expected one of: {', '.join(NAMES)}"):
         catalogue.show("nope")
+
+
+def test_the_short_table_of_dvc_in_the_readme_fits_120_columns():
+    [line] = [line for line in Path("README.md").read_text(encoding="utf-8").splitlines() if "dvc exp show" in line]
+    command = [sys.executable, "-m", "dvc", *shlex.split(line.partition("  #")[0])[1:], "--no-pager"]
+    variables = os.environ | {"COLUMNS": "300"}
+    shown = subprocess.run(command, env=variables, capture_output=True, encoding="utf-8", timeout=60)
+    assert (shown.returncode, "pairs.support_ratio" in shown.stdout) == (0, True), shown.stderr
+    assert max(map(len, shown.stdout.splitlines())) <= 120
+
+
+def test_the_folder_of_dvc_plots_is_no_edit_of_the_tree():
+    assert "/dvc_plots/" in Path(".gitignore").read_text(encoding="utf-8").splitlines()

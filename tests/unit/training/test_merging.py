@@ -33,7 +33,7 @@ def test_an_adapter_that_holds_no_numbers_is_refused(value, tmp_path):
         {f"{LAYER}.lora_A.weight": torch.full((2, 2), value), f"{LAYER}.lora_B.weight": torch.zeros(2, 2)},
         adapter(tmp_path) / "adapter_model.safetensors",
     )
-    with pytest.raises(InputError, match=r"lora_A\.weight that are no numbers, .* lower train\.learning_rate"):
+    with pytest.raises(InputError, match=r"lora_A\.weight that are no numbers: .* lower train\.learning_rate"):
         update("original", Path("unread"), tmp_path)
 
 
