@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("grid", help="the name of a file in grids/, without its ending")
     parser.add_argument("--jobs", type=int, default=1, help="the number of runs at a time (default: 1)")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more")
     planned(options.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stance.errors import InputError
+from stance.errors import InputError, run
 
 
 @pytest.mark.parametrize("name", ["align", "deployments", "release", "server", "sweep", "worker"])
@@ -79,6 +79,34 @@ def test_a_grid_that_is_not_there_is_told_before_a_server_starts(monkeypatch, tm
     monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"))
     with pytest.raises(InputError, match="there is no grid 'nope'"):
         module.main()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("align --ratio nan", "pairs.support_ratio: input should be a finite number"),
+        ("align --ratio x", "invalid float value: 'x'"),
+        ("align --ratio 0 --ratio 7", "less than or equal to 1"),
+        ("sweep", "required: grid"),
+        ("sweep ../x", "there is no grid '../x'"),
+        ("sweep course --jobs 0", "--jobs is 0; expected a number of 1 or more"),
+        ("sweep course --jobs x", "invalid int value: 'x'"),
+        ("release --run", "expected one argument"),
+        ("release --run ..", "there is no run .."),
+        ("server x", "unrecognized arguments: x"),
+        ("worker", "PREFECT_API_URL is not set"),
+    ],
+)
+def test_wrong_arguments_of_a_flow_are_told_before_a_server_starts(line, problem, monkeypatch, capsys):
+    name, *arguments = line.split()
+    module = import_module(f"flows.{name}")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("sys.argv", [f"flows/{name}.py", *arguments])
+    monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"), raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run(module.main)
+    assert ended.value.code in (1, 2)
+    assert problem in capsys.readouterr().err
 
 
 STAGES = sorted(path.stem for path in Path("tasks").glob("[!_]*.py"))
