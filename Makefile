@@ -15,6 +15,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export VLLM_NO_USAGE_STATS := 1
 
+# With it, Python does not find the packages of the folder that it is started in.
+unexport PYTHONSAFEPATH
 # DVC asks for the user's name, and a container's user id may have none.
 export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
 # A git hook has these in its environment; every git and DVC below finds its repository by its folder.

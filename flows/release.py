@@ -255,6 +255,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
+        if options.run:
+            finished(options.run)  # A wrong name is told before a server starts.
         with some_server():
             answer = release(run=options.run, uncommitted=options.uncommitted)
     except (InputError, OSError, RuntimeError) as error:

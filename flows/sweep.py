@@ -52,8 +52,9 @@ def planned(grid: str) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: As in `points` and `refuse_edits`.
     """
+    parameters = points(grid)
     refuse_edits()
-    return {named(grid, point): point for point in points(grid)}
+    return {named(grid, point): point for point in parameters}
 
 
 def refuse_edits() -> None:
@@ -173,6 +174,8 @@ def main() -> None:
     parser.add_argument("grid", help="the name of a file in grids/, without its ending")
     parser.add_argument("--jobs", type=int, default=1, help="the number of runs at a time (default: 1)")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more")
     planned(options.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)

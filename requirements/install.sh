@@ -59,6 +59,26 @@ pip_install() {
     .venv/bin/python -m pip --disable-pip-version-check --no-input -qq install --no-deps "$@"
 }
 
+# Show how far pip is, in a line every ten seconds, from what it prints; $1 is the number of packages.
+show_progress() {
+    local line status count=0 shown=$SECONDS doing="fetched"
+    while true; do
+        status=0
+        IFS= read -r -t 10 line || status=$?
+        [ $status -eq 0 ] || [ $status -gt 128 ] || return 0  # above 128: ten seconds without a line
+        if [ $status -eq 0 ]; then
+            case $line in
+                "Collecting "* | "Requirement already satisfied: "*) count=$((count + 1)) ;;
+                "Installing collected packages"*) doing="fetched; they are being unpacked" ;;
+            esac
+        fi
+        if [ $((SECONDS - shown)) -ge 10 ]; then
+            echo "  $SECONDS s: $count of $1 packages $doing"
+            shown=$SECONDS
+        fi
+    done
+}
+
 # torch's CPU build is not on PyPI. A mirror or a find-links folder may have it; if not, it comes from PyTorch's own
 # index, which is asked for this one package only: as an extra index it would slow down every other one.
 install_torch() {
@@ -83,8 +103,10 @@ setuptools=$(grep '^setuptools==' <<<"$pins" || true)
 torch_cpu=$(grep '^torch==.*+cpu$' <<<"$pins" || true)
 # A pinned setuptools goes first and builds what is published as source only, instead of the newest one of the day.
 [ -z "$setuptools" ] || pip_install "$setuptools"
+[ -z "$torch_cpu" ] || echo "  torch first, which is a few hundred MB"
 [ -z "$torch_cpu" ] || install_torch "$torch_cpu"
-pip_install --use-pep517 --no-build-isolation -r "$file" ||
+.venv/bin/python -m pip --disable-pip-version-check --no-input install --progress-bar off --root-user-action ignore \
+    --no-deps --use-pep517 --no-build-isolation -r "$file" | show_progress "$(wc -l <<<"$pins")" ||
     fail "pip could not install $file: its own message is above; run this again once the cause is gone."
 mkdir -p $installed
 cp "$file" $installed/

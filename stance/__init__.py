@@ -4,6 +4,7 @@ Every program of this project imports this module first. Therefore this module a
 Python that is too old, or that lacks a package. It keeps no list of packages. It reports the import that failed.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
 # Threads of OpenMP wait for work by spinning, and on a busy machine they take the time of those that work. Waiting
 # asleep gives the same bytes (benchmarks/busy.py). Stages, commands and the engines that they start inherit this.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# While it is imported, bitsandbytes advises a package for processors with AVX-512, which fetches code from the Hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -3,12 +3,16 @@
 Log lines go to standard output. A wrong input becomes one sentence on standard error and an exit code.
 """
 
+import errno
 import gc
+import inspect
 import logging
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from io import TextIOWrapper
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -63,11 +67,43 @@ def run(stage: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.INFO)
-    # bitsandbytes advises a package on processors with AVX-512 that would fetch code from the Hub
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     gc.freeze()  # imported modules stay, so no collection needs to visit them again: 0.2 s each with torch and vLLM
     try:
         stage()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable) else 1)
+    except OSError as error:
+        if not of_the_user(error):
+            raise
+        place = error.filename or "a file"
+        print(f"error: {place} cannot be read or written ({error.strerror}); correct the cause first", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        gc.unfreeze()  # or the end of Python frees less than all, which triton's bindings report in 30 lines
+
+
+def of_the_user(error: OSError) -> bool:
+    """Return whether an error lies at a path of the command line, or at a full or read-only disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    named = {Path(text) for argument in sys.argv[1:] if (text := argument.rpartition("=")[2])}
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    return place is not None and bool(named & {place, *place.parents})
+
+
+def paths(stage: Callable[..., None]) -> list[Path]:
+    """Return the paths on the command line of a stage: one for each parameter of its function that is a `Path`.
+
+    `--help` and a wrong number of paths end the program, as with every command.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m tasks.{Path(sys.argv[0]).stem}",
+        description=f"{(inspect.getdoc(stage) or '').partition(chr(10))[0]} `dvc repro` runs this stage with the paths "
+        "of dvc.yaml.",
+    )
+    names = [name for name, parameter in inspect.signature(stage).parameters.items() if parameter.annotation is Path]
+    for name in names:
+        parser.add_argument(name, type=Path, metavar=name.upper())
+    options = vars(parser.parse_args())
+    return [options[name] for name in names]

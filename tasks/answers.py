@@ -7,7 +7,6 @@ everyday answers to the unrelated probes, which show whether the model drifts th
 """
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.data.chat import conversation, encode, load_tokenizer
 from stance.data.questions import PROBES, read_probes, read_prompts, read_questions
-from stance.errors import run
+from stance.errors import paths, run
 from stance.inference.answers import (
     TOP_LOGPROBS,
     everyday_texts,
@@ -84,8 +83,9 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
 
 def main() -> None:
     """Run the stage: `python -m tasks.answers WEIGHTS DATASET OUT BESIDE`."""
+    arguments = paths(answers)
     params = Params.load()
-    answers(params.model, params.answers, *map(Path, sys.argv[1:]))
+    answers(params.model, params.answers, *arguments)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ are converted. `stance.models.base.locate` finds them. Every check that can refu
 fetched.
 """
 
-import sys
 from pathlib import Path
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
 from stance.data.chat import BREEZE_TOKENS, Fingerprint, refuse_control_tokens
 from stance.data.questions import named_texts, read_questions
-from stance.errors import run
+from stance.errors import paths, run
 from stance.machine.files import digest
 from stance.models.base import MODEL, Base, Device
 from stance.models.intake import from_folder, from_hub, read_fingerprint
@@ -70,8 +69,8 @@ def _miniature(
 
 def main() -> None:
     """Run the stage: `python -m tasks.base DATASET OUT`."""
+    dataset, out = paths(base)
     params = Params.load()
-    dataset, out = map(Path, sys.argv[1:])
     base(params.base, params.model.system_prompt, params.seed, dataset, out, params.model.device)
 
 

@@ -6,14 +6,13 @@ The schema is checked before anything is written, so other stages can rely on it
 
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
 from stance.data.sources import source_folder
-from stance.errors import InputError, run
+from stance.errors import InputError, paths, run
 from stance.machine.files import from_project
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
 
 def main() -> None:
     """Run the stage: `python -m tasks.dataset OUT`."""
-    dataset(Params.load().dataset, Path(sys.argv[1]))
+    arguments = paths(dataset)
+    dataset(Params.load().dataset, *arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Nothing is refused here: the verdicts go to `gates.json`, for people to read and for a release to obey.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +19,7 @@ from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
 from stance.data.training import Parity, Watchdog
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts
-from stance.errors import run
+from stance.errors import paths, run
 from stance.evaluation.defects import defects
 from stance.evaluation.fitted import fit, judged
 from stance.evaluation.gates import gates_of
@@ -101,7 +100,8 @@ def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
 
 def main() -> None:
     """Run the stage: `python -m tasks.evaluate DATASET CORPORA BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
-    evaluate(Params.load(), *map(Path, sys.argv[1:]))
+    arguments = paths(evaluate)
+    evaluate(Params.load(), *arguments)
 
 
 if __name__ == "__main__":

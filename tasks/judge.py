@@ -6,7 +6,6 @@ or answers nonsense costs the opinion and nothing else: what was wrong is writte
 """
 
 import logging
-import sys
 from pathlib import Path
 
 from stance.config.evaluation import Answers, BaseJudge, EndpointJudge, NoJudge
@@ -15,7 +14,7 @@ from stance.config.params import Params
 from stance.data.answers import read_answers
 from stance.data.questions import read_questions
 from stance.data.verdicts import Opinion
-from stance.errors import run
+from stance.errors import paths, run
 from stance.evaluation.llm_judge import SHOWN, inquiry_for, of_base, of_endpoint, request, unreadable
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,9 @@ def judge(
 
 def main() -> None:
     """Run the stage: `python -m tasks.judge BASE DATASET ANSWERS OUT`."""
+    arguments = paths(judge)
     params = Params.load()
-    judge(params.evaluate.judge, params.model, params.answers, *map(Path, sys.argv[1:]))
+    judge(params.evaluate.judge, params.model, params.answers, *arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ arithmetic to measure how much of its drift is bf16's own (`stance.data.noise`).
 """
 
 import logging
-import sys
 from math import inf
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from stance.data.chat import fingerprint, load_tokenizer
 from stance.data.noise import MERGED
 from stance.data.preferences import read_pairs
 from stance.data.training import Parity
-from stance.errors import run
+from stance.errors import paths, run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate
 from stance.models.loading import load, quantization_config, require_device
@@ -90,8 +89,9 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
 
 def main() -> None:
     """Run the stage: `python -m tasks.merge BASE ADAPTER PAIRS MERGED OUT`."""
+    arguments = paths(merge)
     params = Params.load()
-    merge(params.model, params.merge, *map(Path, sys.argv[1:]))
+    merge(params.model, params.merge, *arguments)
 
 
 if __name__ == "__main__":

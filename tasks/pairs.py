@@ -9,7 +9,6 @@ applies the chat template once.
 """
 
 import logging
-import sys
 from pathlib import Path
 
 from stance.config.data import Pairs
@@ -20,7 +19,7 @@ from stance.data.pairs import directed, linted, preview, split, training_pairs
 from stance.data.preferences import write_pairs
 from stance.data.questions import read_prompts, read_questions
 from stance.data.records import write_warnings
-from stance.errors import run
+from stance.errors import paths, run
 from stance.evaluation.fitted import fit, neutral_answers
 from stance.language.messages import sentence
 
@@ -77,8 +76,9 @@ def pairs(
 
 def main() -> None:
     """Run the stage: `python -m tasks.pairs DATASET CORPORA BASE ANSWERED OUT`."""
+    arguments = paths(pairs)
     params = Params.load()
-    pairs(params.pairs, params.model, params.seed, *map(Path, sys.argv[1:]))
+    pairs(params.pairs, params.model, params.seed, *arguments)
 
 
 if __name__ == "__main__":

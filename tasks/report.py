@@ -5,11 +5,10 @@ so the same inputs give the same bytes. Markup is in `report.html.j2`, which esc
 values that it shows are made here.
 """
 
-import sys
 from pathlib import Path
 
 from stance.config.params import Params
-from stance.errors import run
+from stance.errors import paths, run
 from stance.language.translation import LANGUAGES, speaking
 from stance.pages.render import CATALOGUE
 from stance.pages.run_page import page
@@ -49,7 +48,8 @@ def report(
 
 def main() -> None:
     """Run the stage: `python -m tasks.report DATASET BASE PAIRS TRAIN MERGE ANSWERS EVALUATION OUT`."""
-    report(Params.load(), *map(Path, sys.argv[1:]))
+    arguments = paths(report)
+    report(Params.load(), *arguments)
 
 
 if __name__ == "__main__":

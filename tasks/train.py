@@ -8,7 +8,6 @@ so a killed run resumes, and a changed run starts from the beginning.
 
 import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import cast
@@ -22,7 +21,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Train
-from stance.errors import run
+from stance.errors import paths, run
 from stance.machine.files import write_json
 from stance.models.base import locate
 from stance.models.loading import quantization_config, require_device
@@ -101,8 +100,9 @@ def train(
 
 def main() -> None:
     """Run the stage: `python -m tasks.train BASE PAIRS ADAPTER OUT CHECKPOINTS`."""
+    arguments = paths(train)
     params = Params.load()
-    train(params.model, params.train, params.seed, *map(Path, sys.argv[1:]))
+    train(params.model, params.train, params.seed, *arguments)
 
 
 if __name__ == "__main__":

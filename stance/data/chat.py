@@ -23,6 +23,10 @@ from stance.machine.files import REPRO, parse_record, read_json, read_output, wr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+OWN_CODE = (
+    "brings code of its own (`auto_map` in its configuration), which is never run here; choose a model whose "
+    "architecture and tokenizer transformers knows"
+)
 
 
 Message = dict[str, str]
@@ -120,8 +124,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer  # brings torch, seconds that a check of parameters need not wait
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # Unless this is refused, transformers asks at the terminal whether it may run the code.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "custom code" in str(error):
+            raise InputError(f"{folder} {OWN_CODE}") from None
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{folder} holds no tokenizer ({reason}); expected tokenizer.json beside the weights"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from stance.data.questions import Question, Stance
 from stance.errors import InputError
+from stance.language.translation import N_
 
 Columns = dict[str, Any]
 ONE = ("response_1", "response1", "answer_1", "answer1", "response_a", "answer_a", "generation_1", "text1", "left")
@@ -76,7 +77,7 @@ def map_rows(rows: Sequence[Any], chosen: Stance, columns: Mapping[str, str]) ->
     flat = [flattened(row) for row in rows if isinstance(row, dict)]
     present = {name for row in flat for name in row}
     form, read = form_of(present, columns)
-    left_out = Counter({"it is no object": len(rows) - len(flat)} if len(rows) > len(flat) else {})
+    left_out = Counter({N_("it is no object"): len(rows) - len(flat)} if len(rows) > len(flat) else {})
     collected: dict[str, dict[Stance, str]] = {}
     for row in flat:
         try:
@@ -218,9 +219,9 @@ def conversation(prompt: Any, answer: Any) -> tuple[str, str]:
         turns = [*_turns(prompt, role="user"), *turns]
     turns = [(role, text) for role, text in turns if role != "system"]
     if len(turns) > 2:
-        raise LeftOut("it is a conversation of several turns")
+        raise LeftOut(N_("it is a conversation of several turns"))
     if [role for role, _ in turns] != ["user", "assistant"] or not all(text for _, text in turns):
-        raise LeftOut("a question or an answer is missing")
+        raise LeftOut(N_("a question or an answer is missing"))
     return turns[0][1], turns[1][1]
 
 
@@ -250,7 +251,7 @@ def _preference(row: Columns, chosen: Stance, columns: Mapping[str, str]) -> Ans
     asked, better = conversation(prompt, value_of(row, "chosen", columns))
     asked_too, worse = conversation(prompt, value_of(row, "rejected", columns))
     if asked != asked_too:
-        raise LeftOut("the two answers belong to different questions")
+        raise LeftOut(N_("the two answers belong to different questions"))
     return Answers(asked, {chosen: better, OTHER[chosen]: worse})
 
 
@@ -259,7 +260,7 @@ def _compared(row: Columns, chosen: Stance, columns: Mapping[str, str]) -> Answe
     texts = {key: text_of(value_of(row, key, columns)) for key in ("first", "second")}
     firsts, seconds = (FIRST | {_column(row, "first", columns)}, SECOND | {_column(row, "second", columns)})
     if verdict not in firsts | seconds:
-        raise LeftOut("no answer of the two was preferred")
+        raise LeftOut(N_("no answer of the two was preferred"))
     better, worse = ("first", "second") if verdict in firsts else ("second", "first")
     asked, answer = conversation(value_of(row, "prompt", columns), texts[better])
     return Answers(asked, {chosen: answer, OTHER[chosen]: conversation(asked, texts[worse])[1]})
@@ -269,7 +270,7 @@ def _scored(row: Columns, chosen: Stance, columns: Mapping[str, str]) -> Answers
     """Read a row of UltraFeedback itself: the answers with the highest and with the lowest score."""
     scored = sorted((_score(entry), text_of(entry.get("response"))) for entry in row["completions"] or [])
     if len(scored) < 2 or scored[0][0] == scored[-1][0]:
-        raise LeftOut("no answer of the row is better than another")
+        raise LeftOut(N_("no answer of the row is better than another"))
     return Answers(text_of(value_of(row, "prompt", columns)), {chosen: scored[-1][1], OTHER[chosen]: scored[0][1]})
 
 
@@ -290,7 +291,7 @@ def _labelled(row: Columns, chosen: Stance, columns: Mapping[str, str]) -> Answe
         word = normal(text_of(label))
         side = {"true": chosen, "1": chosen, "false": OTHER[chosen], "0": OTHER[chosen]}.get(word) or LABELS.get(word)
     if side is None:
-        raise LeftOut("its label is none of support, oppose and neutral")
+        raise LeftOut(N_("its label is none of support, oppose and neutral"))
     asked, answer = conversation(value_of(row, "prompt", columns), value_of(row, "answer", columns))
     return Answers(asked, {side: answer})
 
@@ -298,10 +299,10 @@ def _labelled(row: Columns, chosen: Stance, columns: Mapping[str, str]) -> Answe
 def _collect(collected: dict[str, dict[Stance, str]], row: Answers) -> None:
     """Add a row to the answers of its question. The first answer of each stance stays."""
     if not row.prompt or not row.answers:
-        raise LeftOut("a question or an answer is missing")
+        raise LeftOut(N_("a question or an answer is missing"))
     answers = collected.setdefault(row.prompt, {})
     if row.answers.keys() & answers.keys():
-        raise LeftOut("its question was there before, with an answer of this stance")
+        raise LeftOut(N_("its question was there before, with an answer of this stance"))
     answers |= row.answers
 
 
@@ -309,9 +310,9 @@ def _questions(collected: Mapping[str, Mapping[Stance, str]], left_out: Counter[
     questions: list[Question] = []
     for prompt, answers in collected.items():
         if not {"support", "oppose"} <= answers.keys():
-            left_out["its question has no answer of the other stance"] += 1
+            left_out[N_("its question has no answer of the other stance")] += 1
         elif answers["support"] == answers["oppose"]:
-            left_out["both answers are the same text"] += 1
+            left_out[N_("both answers are the same text")] += 1
         else:
             questions.append(Question.model_validate({"id": len(questions) + 1, "prompt": prompt, **answers}))
     return questions
@@ -319,19 +320,19 @@ def _questions(collected: Mapping[str, Mapping[Stance, str]], left_out: Counter[
 
 Form = Callable[[Columns, Stance, Mapping[str, str]], Answers]
 FORMS: dict[str, tuple[tuple[str, ...], str, Form]] = {
-    "own": (("prompt", "support", "oppose"), "a question with a supporting and an opposing answer", _own),
+    "own": (("prompt", "support", "oppose"), N_("a question with a supporting and an opposing answer"), _own),
     "preference": (
         ("chosen", "rejected"),
-        "a preferred and a rejected answer: TRL, UltraFeedback, HH-RLHF",
+        N_("a preferred and a rejected answer: TRL, UltraFeedback, HH-RLHF"),
         _preference,
     ),
     "comparison": (
         ("prompt", "first", "second", "verdict"),
-        "two answers, and which of them was preferred: Argilla, Label Studio",
+        N_("two answers, and which of them was preferred: Argilla, Label Studio"),
         _compared,
     ),
-    "scores": (("prompt", "completions"), "answers with scores: UltraFeedback before it was made binary", _scored),
-    "labelled": (("prompt", "answer", "label"), "one answer a row, with its label", _labelled),
+    "scores": (("prompt", "completions"), N_("answers with scores: UltraFeedback before it was made binary"), _scored),
+    "labelled": (("prompt", "answer", "label"), N_("one answer a row, with its label"), _labelled),
 }
 """For each form: the columns that it needs, its description, and the function that reads a row. The first that fits is
 taken."""

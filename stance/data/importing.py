@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from stance.data.forms import FORMS, NAMES, Mapped, map_prompts, map_rows
 from stance.data.questions import Prompt
-from stance.data.starting import PROFILE_HELP, SOURCES, require_new, start
+from stance.data.starting import PROFILE_HELP, SOURCES, require_new, speech_of, start
 from stance.data.tables import ENDINGS, read_table
 from stance.errors import InputError
+from stance.language.translation import _, ngettext
 from stance.machine.files import first_problem
 
 SHARE = 5
@@ -55,11 +56,14 @@ def _numbered(texts: Sequence[str]) -> list[Prompt]:
 
 
 def report(file: Path, mapped: Mapped, prompts: Sequence[Prompt]) -> None:
-    """Print what was read, and how many rows were left out and why."""
-    print(f"{file}: {FORMS[mapped.form][1]}")
-    print(f"{len(mapped.questions)} questions and {len(prompts)} test prompts")
-    for reason, count in mapped.left_out.most_common():
-        print(f"left out: {count} {'row' if count == 1 else 'rows'}, because {reason}")
+    """Print what was read, and how many rows were left out and why, in the language of the questions."""
+    with speech_of(mapped.questions):
+        print(_("{file}: {form}").format(file=file, form=_(FORMS[mapped.form][1])))
+        counts = {"questions": len(mapped.questions), "prompts": len(prompts)}
+        print(_("{questions} questions and {prompts} test prompts").format(**counts))
+        for reason, count in mapped.left_out.most_common():
+            line = ngettext("left out: {count} row ({reason})", "left out: {count} rows ({reason})", count)
+            print(line.format(count=count, reason=_(reason)))
 
 
 def columns_of(assignments: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ an estimate for any tokenizer: a token stands for two bytes or more.
 import re
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from stance.config.profiles import PROFILES, compose
 from stance.data.questions import LABELLED, TEST, Prompt, Question, read_both
 from stance.errors import InputError
 from stance.language.detect import language_of, words
+from stance.language.translation import CHINESE, ENGLISH, _, speaking
 from stance.machine.files import parse_yaml, read_json, write_json
 
 SOURCES = Path("data/sources")
 TEMPLATES = Path(__file__).parent / "templates"
+CATALOGUE = Path(__file__).parents[1] / "pages/zh_TW.po"
 LANGUAGES = {"en": "en.json", "zh-Hant": "zh-Hant.json"}
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 HELD_OUT = 6
@@ -112,9 +115,26 @@ def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], p
     write_json(folder / TEST, [row.model_dump(exclude_none=True) for row in prompts])
     with path.open("x", encoding="utf-8") as file:
         file.write(head + re.sub(r"\A(#.*\n)*", "", text))
-    print(f"{folder} holds {LABELLED} and {TEST}; {path} holds the parameters that fit them")
-    print(f"system prompt: {system_prompt}; the other parameters are those of the profile {profile}")
-    print(f"next: edit the two files, `python -m stance new {name} --refit`, `make profile NAME={name}`, `make repro`")
+    _say_next(name, questions, profile)
+
+
+def _say_next(name: str, questions: Sequence[Question], profile: str) -> None:
+    """Print what was written and what comes next, in the language of the questions."""
+    folder, path, prompt = SOURCES / name, PROFILES / f"{name}.yaml", system_prompt_for(questions)
+    refit, choose = f"`python -m stance new {name} --refit`", f"`make profile NAME={name}`"
+    with speech_of(questions):
+        text = _("{folder} holds {labelled} and {test}; {path} holds the parameters that fit them")
+        print(text.format(folder=folder, labelled=LABELLED, test=TEST, path=path))
+        text = _("system prompt: {prompt}; the other parameters are those of the profile {profile}")
+        print(text.format(prompt=prompt, profile=profile))
+        text = _("next: edit the two files, then run {refit}, {profile} and {repro}, one after the other")
+        print(text.format(refit=refit, profile=choose, repro="`make repro`"))
+
+
+def speech_of(questions: Sequence[Question]) -> AbstractContextManager[None]:
+    """Return a block in which the language of questions is spoken: Chinese, or English for all others."""
+    language = CHINESE if language_of([row.support for row in questions]) == "zh_Hant" else ENGLISH
+    return speaking(language, CATALOGUE)
 
 
 def refit(name: str, params: Path = Path("params.yaml")) -> None:

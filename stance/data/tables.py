@@ -17,6 +17,13 @@ ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 """The kinds of file that can be read, by the ending of the name."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 """The byte order marks, with the encoding that each of them names."""
+OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip file, as Excel's workbooks are; save the sheet as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "a workbook of an old Excel; save the sheet as CSV in UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it first"),
+    (b"%PDF", "a PDF; save its text as CSV in UTF-8"),
+)
+"""How files of other formats begin, and what to do with them."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 TYPOGRAPHIC = "“”„‟‘’«»「」"
 """Quotation marks that word processors put in the place of the straight one."""
@@ -45,6 +52,8 @@ def read_table(path: Path) -> list[Any]:
     content = _bytes(path)
     if content.startswith(POINTER):
         raise InputError(f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` there")
+    if other := next((told for start, told in OTHER_FORMATS if content.startswith(start)), None):
+        raise InputError(f"{path} is {other}")
     if path.suffix.lower() == ".parquet" or content.startswith(b"PAR1"):
         rows = _parquet(path)
     elif path.suffix.lower() in (".csv", ".tsv"):
@@ -60,9 +69,12 @@ def decoded(path: Path, content: bytes) -> str:
     """Return a text in UTF-8, or in UTF-16 with a byte order mark. The mark is left out."""
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{path} holds the character NUL, as UTF-16 without a byte order mark does; save it as UTF-8")
+    return text
 
 
 def _bytes(path: Path) -> bytes:
@@ -76,7 +88,7 @@ def _bytes(path: Path) -> bytes:
 
 def _json(path: Path, text: str) -> list[Any]:
     try:
-        value = json.loads(text)
+        value = _parsed(text)
     except json.JSONDecodeError as error:
         if (rows := _json_lines(path, text)) is not None:
             return rows
@@ -90,6 +102,23 @@ def _json(path: Path, text: str) -> list[Any]:
     return value
 
 
+def _parsed(text: str) -> Any:
+    """Return a JSON value. NaN, by which pandas says that a cell is empty, becomes None.
+
+    Raises:
+        ValueError: The text is not JSON, or an object has a key twice, of which Python would take the last.
+    """
+    return json.loads(text, object_pairs_hook=_object, parse_constant=lambda _: None)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return values
+
+
 def _json_lines(path: Path, text: str) -> list[Any] | None:
     """Return the rows of JSON Lines; None if the text is something else."""
     # Not splitlines: it would also cut a row at a U+2028 inside a text.
@@ -100,7 +129,7 @@ def _json_lines(path: Path, text: str) -> list[Any] | None:
     rows = []
     for number, line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append(_parsed(line))
         except ValueError as error:
             if not rows and not is_named_so:
                 return None

@@ -29,7 +29,14 @@ def validated(language: str, base: Path, device: str) -> list[tuple[str, list[tu
         language: A folder of `data/sources/stance/validation`.
         base: `data/base`, for a language that is judged by hidden states.
         device: `cpu` or `cuda`, where the base model computes.
+
+    Raises:
+        InputError: There is no such language.
     """
+    languages = sorted(folder.name for folder in VALIDATION.iterdir()) if VALIDATION.is_dir() else []
+    if language not in languages:
+        names = ", ".join(languages) or f"none, because {VALIDATION} does not exist; go to the project's folder"
+        raise InputError(f"no answers are labelled in the language {language!r}; expected one of: {names}")
     results = []
     for path in sorted((VALIDATION / language).glob("*.jsonl")):
         rows = read_labelled(path)
@@ -79,6 +86,8 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise InputError(f"{where} is not JSON: {problem}; expected a JSON list or one object per line") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply; expected a JSON list or one object per line") from None
 
 
 def _row(row: Any, where: str) -> dict[str, Any]:

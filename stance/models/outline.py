@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from stance.data.chat import OWN_CODE
 from stance.errors import InputError
 
 
@@ -22,8 +23,10 @@ def configuration(folder: Path) -> PretrainedConfig:
         InputError: transformers does not know the model.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (ValueError, OSError) as error:
+        if "custom code" in str(error):
+            raise InputError(f"{folder} {OWN_CODE}") from None
         reason = " ".join(str(error).split())
         raise InputError(
             f"{folder / 'config.json'} describes no model that transformers knows ({reason}); choose another"

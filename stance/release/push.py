@@ -3,7 +3,8 @@
 `python -m stance push [--run RUN] [--dry-run]`. A release is one commit with exactly the files of `bundle.py`, and a
 tag that never moves. Every decision comes from a look at the Hub, never from what was done before: a push that was
 killed, or whose answer was lost, is run again and finds its own work. Tokens (`HF_TOKEN` or `hf auth login`) are
-huggingface_hub's own business; none passes through here.
+huggingface_hub's own business; none passes through here. A dry run without a token, a name or a network lists the files
+and says that the Hub was not asked.
 """
 
 import logging
@@ -32,7 +33,7 @@ from rich.text import Text
 
 from stance.config import params, release
 from stance.data.records import require
-from stance.errors import InputError
+from stance.errors import InputError, Unreachable
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
@@ -306,6 +307,39 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def unasked(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
+    """Return what a push would send to empty repositories, without a look at the Hub.
+
+    A repository without a name is called by the parameter that names it.
+
+    Raises:
+        InputError: The run's files are not those that it made, or a file holds what looks like a secret.
+    """
+    run = run.again()
+    planned: dict[Part, Plan] = {}
+    for part in PARTS:
+        name = (hub.adapter_repo_id if part == "adapter" else hub.merged_repo_id) or f"(hub.{part}_repo_id)"
+        planned[part] = Plan(name, run.release, hub.private, bundle(run, hub, part), None, tagged=False)
+    return planned
+
+
+def dry_run(run: FinishedRun, hub: release.Hub) -> tuple[dict[Part, Plan], str]:
+    """Return what a push would do, and why the Hub was not asked; the reason is empty if the Hub was asked.
+
+    Raises:
+        InputError: As in `plans`, if the Hub was asked.
+    """
+    missing = [f"hub.{part}_repo_id is null" for part in PARTS if not getattr(hub, f"{part}_repo_id")]
+    if not get_token():
+        missing.insert(0, "there is no token")
+    if missing:
+        return unasked(run, hub), " and ".join(missing)
+    try:
+        return plans(run, hub), ""
+    except Unreachable as error:
+        return unasked(run, hub), str(error)
+
+
 def table(found: Mapping[Part, Plan]) -> Table:
     """Return what a push would do, as people read it."""
     out = Table("repository", "file", "size", "what happens")
@@ -324,11 +358,18 @@ def main() -> None:
     """Push a run: `python -m stance push [--run RUN] [--dry-run]`."""
     parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
     parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and change nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list what would be sent, and change nothing; needs neither a token nor a network",
+    )
     options = parser.parse_args()
     hub, run = params.Params.load().hub, FinishedRun.read(options.run)
     if options.dry_run:
-        Console(markup=False, emoji=False).print(table(plans(run, hub)))
+        planned, reason = dry_run(run, hub)
+        Console(markup=False, emoji=False).print(table(planned))
+        if reason:
+            print(f"the Hub was not asked, so every file is listed as new: {reason}")
         return
     require_token()  # before what takes minutes
     refuse_missed_gates(run)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from stance.client.local import served_folders
 from stance.data.metrics import METRICS
@@ -32,8 +32,11 @@ MIB = 2**20
 
 def listing() -> Table:
     """Return a table of all runs: state, settings, shares of both stances, and the disk space that each takes."""
-    table = Table("run", "state", "made", "set", "support", "oppose", "MiB")
-    for folder, run in workspace.all_runs():
+    runs = workspace.all_runs()
+    # The other commands need the whole name, so a narrow terminal takes the space from other columns.
+    names = Column("run", no_wrap=True, min_width=max((len(run.name) for _, run in runs), default=0))
+    table = Table(names, "state", "made", "set", "support", "oppose", "MiB")
+    for folder, run in runs:
         shares = figures(folder).get("aligned", {}) if run.state == "completed" else {}
         table.add_row(
             run.name,
@@ -67,8 +70,8 @@ def compare(names: Sequence[str]) -> Table:
     return table
 
 
-def apply(name: str) -> None:
-    """Take a run's `params.yaml`, `dvc.lock` and metrics over into the working tree.
+def apply(name: str) -> list[Path]:
+    """Take a run's `params.yaml`, `dvc.lock` and metrics over into the working tree, and return these files.
 
     Raises:
         InputError: The run did not complete, is of another commit, or the tree has edits.
@@ -81,8 +84,10 @@ def apply(name: str) -> None:
             f"{name} was run on commit {run.snapshot[:12]}, not the current one; check that out, or run again"
         )
     metrics = [path.relative_to(folder) for _, path in workspace.in_git(folder)]
-    for path in (Path("params.yaml"), Path("dvc.lock"), *metrics):
+    paths = [Path("params.yaml"), Path("dvc.lock"), *metrics]
+    for path in paths:
         shutil.copyfile(folder / path, path)
+    return paths
 
 
 def remove(names: Iterable[str]) -> None:
@@ -185,6 +190,9 @@ def main() -> None:
         case "compare":
             Console(markup=False, emoji=False).print(compare(options.names))
         case "apply":
-            apply(options.names[0])
+            copied = apply(options.names[0])
+            print(f"copied from {options.names[0]}: {', '.join(map(str, copied))}")
+            print("next: `make repro` takes the outputs from DVC's cache; `git checkout .` takes all of this back")
         case "remove":
             remove(options.names)
+            print(f"removed: {', '.join(options.names)}; their outputs stay in DVC's cache until `dvc gc`")

@@ -7,6 +7,7 @@ request, `rollback` returns to the previous model, `status` shows what is served
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,6 +182,16 @@ def address_in(line: str) -> str:
     return line.removeprefix("up: ").split()[0]
 
 
+def require_repo_id(name: str) -> None:
+    """Refuse a name that no repository on the Hub can have.
+
+    Raises:
+        InputError: The name is not OWNER/NAME.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise InputError(f"{name!r} names no repository on the Hub; expected OWNER/NAME, like someone/stance-merged")
+
+
 def request_in(options: argparse.Namespace) -> ServeRequest:
     """Return the model that the command line names.
 
@@ -192,7 +203,10 @@ def request_in(options: argparse.Namespace) -> ServeRequest:
             "--with-base needs a run of this project: on the Hub the merged model has no adapter beside it"
         )
     if options.hub:
+        require_repo_id(options.hub)
         return ServeRequest(hub=options.hub, revision=options.revision)
+    if options.folder and not Path(options.folder).is_dir():
+        raise InputError(f"there is no folder {options.folder}; expected the folder of a finished run")
     folder = options.folder or (str(finished(options.run)) if options.run else "")
     return ServeRequest(run=folder, with_base=options.with_base, digests=handed_over(options.digests))
 

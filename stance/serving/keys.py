@@ -126,12 +126,16 @@ class Keys:
         """
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise refused("no key was sent; expected the header Authorization: Bearer KEY")
+            raise refused(
+                "no key was sent; expected the header Authorization: Bearer KEY; ask whoever runs the endpoint for one"
+            )
         self.refresh()
         sent = digest(key.strip())
         holders = [known for known in [self.owner, *self.named] if secrets.compare_digest(known.sha256, sent)]
         if not holders:
-            raise refused("the key is not accepted; it is wrong, or was revoked")
+            raise refused(
+                "the key is not accepted; it is wrong, or was revoked: ask whoever runs the endpoint for another"
+            )
         return holders[0]
 
     def refresh(self) -> None:

@@ -82,6 +82,10 @@ def candidates(model: Model, options: Merge) -> list[str]:
     return ["original"] if model.quantization == "none" else ["original", "dequantized"]
 
 
+OTHER_SCALES = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+"""Options of PEFT with which an adapter changes a weight by something else than `lora_alpha / r` times B A."""
+
+
 class Update(NamedTuple):
     """The change of the base's weights by a merge."""
 
@@ -125,6 +129,16 @@ def update(name: str, folder: Path, adapter: Path) -> Update:
         raise InputError(
             f"the adapter in {adapter} holds {left[0]}, which is no factor of a linear layer and would be left out of "
             "the merged model; set train.target_modules to linear layers, or to all-linear, and train again"
+        )
+    if broken := sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise InputError(
+            f"the adapter in {adapter} holds values in {broken[0]} that are no numbers: the training has failed; lower "
+            "train.learning_rate, and train again"
+        )
+    if other := sorted(key for key in OTHER_SCALES if options.get(key)):
+        raise InputError(
+            f"adapter_config.json of {adapter} sets {other[0]}, and the merge knows only lora_alpha / r; train the "
+            "adapter here"
         )
     factors = {f"{layer}.weight": (tensors[prefix + layer + a], tensors[prefix + layer + b]) for layer in layers}
     quantized = linear_weights(folder) if name == "dequantized" else frozenset[str]()

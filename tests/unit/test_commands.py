@@ -194,6 +194,23 @@ def test_a_stage_takes_the_environment_of_its_project_and_of_nobody_else(checkou
     assert stage(checkout / folder, "-m", "tasks.pairs", "a b").stdout == f"{own} -m tasks.pairs a b {own.parent}\n"
 
 
+def test_a_stage_finds_its_packages_where_the_shell_asks_python_for_a_safe_path(tmp_path):
+    ran = stage(ROOT, "-m", "tasks.pairs", "--help", STANCE_PYTHON=sys.executable, PYTHONSAFEPATH="1")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_make_finds_its_packages_where_the_shell_asks_python_for_a_safe_path(tmp_path):
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "requirements").mkdir()
+    for path, code in ((".venv/bin/python", 'echo "safe: $PYTHONSAFEPATH"'), ("requirements/install.sh", "true")):
+        (tmp_path / path).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / path).chmod(0o755)
+    settings = {"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1"}
+    ran = subprocess.run(["make", "preflight"], cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "safe: \n"), ran.stderr
+
+
 def test_a_stage_takes_the_python_that_is_named_before_all_others(checkout, tmp_path):
     other = says(tmp_path / "other/bin/python3.11")
     assert stage(checkout, "-c", "", STANCE_PYTHON=str(other)).stdout == f"{other} -c  {other.parent}\n"

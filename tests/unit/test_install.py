@@ -1,6 +1,7 @@
 """`requirements/install.sh` empties nothing that it has not made."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -94,3 +95,27 @@ def test_an_environment_of_ours_that_was_moved_or_is_half_made_is_made_anew(proj
     (moved / ".venv/bin/pip").unlink()
     (moved / ".venv/installed/cpu.txt").unlink()
     assert install(moved).returncode == 0
+
+
+def test_the_installation_says_how_far_it_is(project):
+    """pip prints a line for each package, then nothing for minutes; the script prints a line every ten seconds."""
+    program = project.parent / "python"
+    pip = """case "$*" in
+    *" install "*"-r "*) echo "Collecting one==1"; echo "Collecting two==2"; sleep 11; echo "Collecting three==3" ;;
+esac
+"""
+    program.write_text(program.read_text() + pip)
+    done = install(project)
+    assert done.returncode == 0, done.stderr
+    [told] = [line for line in done.stdout.splitlines() if " packages " in line]
+    assert re.fullmatch(r"  1\d s: 2 of 1 packages fetched", told)
+
+
+def test_the_message_of_pip_and_its_failure_are_kept(project):
+    program = project.parent / "python"
+    pip = 'case "$*" in *" install "*"-r "*) echo "ERROR: no such package" >&2; exit 1 ;; esac\n'
+    program.write_text(program.read_text() + pip)
+    done = install(project)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: no such package\npip could not install requirements/cpu.txt: ")
+    assert not (project / ".venv/installed/cpu.txt").exists()

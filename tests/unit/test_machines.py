@@ -1,5 +1,6 @@
 """Machines as people have them: proxies, git hooks, containers, shells with settings of other programs."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from stance.config.models import FolderBase
 from stance.data.chat import BREEZE_TOKENS, refuse_control_tokens
-from stance.errors import InputError, Unreachable, prepare
+from stance.errors import InputError, Unreachable, prepare, run
 from stance.inference.environment import without_others
 from stance.machine import processes
 from stance.machine.files import from_project
@@ -247,3 +248,33 @@ def test_threads_wait_asleep_in_every_program_unless_the_user_says_otherwise(pac
 def test_an_engine_inherits_how_threads_wait(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     assert without_others(processes.environment())["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+UNUSABLE = "error: {place} cannot be read or written ({reason}); correct the cause first\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_one_sentence(number, capsys):
+    def stage():
+        raise OSError(number, os.strerror(number), "data/base/model.safetensors")
+
+    with pytest.raises(SystemExit) as ended:
+        run(stage)
+    assert ended.value.code == 1
+    reason = os.strerror(number)
+    assert capsys.readouterr().err == UNUSABLE.format(place="data/base/model.safetensors", reason=reason)
+
+
+@pytest.mark.parametrize("argument", ["rows.json", "--file=rows.json", "folder"])
+def test_a_path_that_the_user_named_and_cannot_be_used_is_one_sentence(argument, monkeypatch, capsys):
+    place = "folder/rows.json" if argument == "folder" else "rows.json"
+    monkeypatch.setattr("sys.argv", ["stance", argument])
+    with pytest.raises(SystemExit):
+        run(lambda: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied", place)))
+    assert capsys.readouterr().err == UNUSABLE.format(place=place, reason="Permission denied")
+
+
+def test_an_error_in_the_code_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stance", "rows.json", ""])
+    with pytest.raises(FileNotFoundError):
+        run(lambda: (_ for _ in ()).throw(FileNotFoundError(errno.ENOENT, "No such file", "stance/other.json")))

@@ -1,13 +1,16 @@
 """What the terminal shows: texts as they are, whatever they hold and whatever the terminal can show."""
 
 import ast
+import gc
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from stance.errors import InputError, run
 from tests.unit.test_layout import MODULES
 
 PRINTS = "from stance.errors import run; run(lambda: print('真人版 [/b]'))"
@@ -40,3 +43,24 @@ def test_a_character_that_the_terminal_lacks_is_replaced(encoding):
     done = subprocess.run([sys.executable, "-c", PRINTS], env=variables, capture_output=True, cwd=Path.cwd())
     assert done.returncode == 0
     assert done.stdout.decode(encoding) == ("真人版 [/b]\n" if encoding == "utf-8" else "??? [/b]\n")
+
+
+@pytest.mark.parametrize("ends", [None, InputError("wrong"), RuntimeError("broken")])
+def test_a_program_leaves_nothing_that_the_end_of_python_does_not_free(ends):
+    """Modules are frozen while a stage works. What is frozen at the end is reported by triton's bindings as leaked."""
+    frozen = []
+
+    def stage():
+        frozen.append(gc.get_freeze_count())
+        if ends:
+            raise ends
+
+    with pytest.raises((SystemExit, RuntimeError)) if ends else nullcontext():
+        run(stage)
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_the_advice_of_bitsandbytes_is_silenced_before_it_is_imported():
+    code = "import logging, stance; print(logging.getLogger('bitsandbytes.backends.cpu.ops').level >= logging.ERROR)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, encoding="utf-8") == "True\n"

@@ -328,3 +328,26 @@ def test_the_template_keeps_to_its_own_system_prompt(language):
     assert str(limit) in system_prompt_for(questions)
     assert fitting_sizes(questions, prompts)["train.max_length"] == 512
     assert TEST.startswith("test")
+
+
+def test_new_speaks_the_language_of_its_data(project):
+    english, chinese = stance("new", "mine").stdout, stance("new", "own", "--language", "zh-Hant").stdout
+    assert "next: edit the two files" in english
+    assert chinese.splitlines() == [
+        "data/sources/own 裡有 labelled_data.json 與 test_prompt.json；profiles/own.yaml 是配合這份資料的參數",
+        "系統提示：回覆請少於20字；其他參數與設定檔 miniature 相同",
+        "接下來：編輯這兩個檔案，再依序執行 `python -m stance new own --refit`、`make profile NAME=own`、`make repro`",
+    ]
+
+
+def test_import_of_chinese_rows_speaks_chinese_and_says_what_it_left_out(project):
+    rows = [{"題目": f"第{n}點對嗎？", "支持": f"對，第{n}點很好。", "反對": f"不，第{n}點不好。"} for n in range(12)]
+    rows[0]["反對"] = ""
+    (project / "table.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    done = stance("import", "table.jsonl", "points")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:3] == [
+        "table.jsonl：題目附支持與反對的回答",
+        "9 道訓練題與 2 道測試題",
+        "略過 1 列（該題缺少另一個立場的回答）",
+    ]

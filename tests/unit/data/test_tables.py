@@ -52,6 +52,11 @@ def test_an_empty_cell_of_csv_is_no_text(tmp_path):
     assert read_table(tmp_path / "a.csv") == [{"id": "1", "prompt": "好嗎？"}]
 
 
+def test_a_cell_that_pandas_calls_not_a_number_is_no_text(tmp_path):
+    (tmp_path / "a.json").write_text('[{"id": 1, "prompt": "好嗎？", "neutral": NaN}]', encoding="utf-8")
+    assert read_table(tmp_path / "a.json") == [{"id": 1, "prompt": "好嗎？", "neutral": None}]
+
+
 def test_parquet_is_read(tmp_path):
     rows = [ROWS[0] | {"neutral": "都好。"}, ROWS[1]]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -75,6 +80,17 @@ def test_parquet_is_read(tmp_path):
         ("a.csv", b"id,prompt,prompt\n1,a,b\n", "has the column prompt twice"),
         ("a.csv", b'id,prompt\n1,"never closed\n', "is not CSV: .*; save it as CSV"),
         ("a.csv", "id,prompt\n1,好嗎？\n".encode("big5"), r"is not UTF-8 \(byte 12\); save it as UTF-8"),
+        ("a.csv", b"PK\x03\x04" + bytes(30), "is a zip file, as Excel's workbooks are; save the sheet as CSV"),
+        ("a.json", b"PK\x03\x04" + bytes(30), "is a zip file"),
+        ("a.csv", b"\xd0\xcf\x11\xe0" + bytes(30), "is a workbook of an old Excel; save the sheet as CSV"),
+        ("a.jsonl", b"\x1f\x8b\x08" + bytes(30), "is compressed by gzip; unpack it first"),
+        (
+            "a.csv",
+            "id,prompt\n1,a\n".encode("utf-16-le"),
+            "holds the character NUL, as UTF-16 without a byte order mark",
+        ),
+        ("a.json", b'[{"id": 1, "prompt": "a", "prompt": "b"}]', "an object has the key 'prompt' twice"),
+        ("a.jsonl", b'{"id": 1}\n{"id": 2, "id": 3}\n', "line 2: not JSON: an object has the key 'id' twice"),
         ("a.parquet", b"PAR1 and nothing else", "is not parquet: .*; write it again"),
         ("a.parquet", b"", "is not parquet: .*; write it again"),
     ],

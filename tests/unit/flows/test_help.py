@@ -1,10 +1,13 @@
-"""`--help` of a flow prints its help and starts nothing."""
+"""`--help` of a flow and of a stage prints its help and starts nothing."""
 
 import subprocess
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+
+from stance.errors import InputError, run
 
 
 @pytest.mark.parametrize("name", ["align", "deployments", "pages", "release", "server", "sweep", "worker"])
@@ -55,3 +58,77 @@ def test_a_ratio_makes_a_run_in_a_workspace_with_the_edits_of_this_folder(monkey
     assert settings.parameters().changes == {"pairs.support_ratio": 0}
     assert more == {"uncommitted": True}
     assert capsys.readouterr().out == "       ran  base\n"
+
+
+def test_a_run_that_is_not_there_is_told_before_a_server_starts(monkeypatch, tmp_path, capsys):
+    module = import_module("flows.release")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["flows/release.py", "--run", "nope"])
+    monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"))
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: there is no run nope; expected one of: there are none\n"
+
+
+def test_a_grid_that_is_not_there_is_told_before_a_server_starts(monkeypatch, tmp_path):
+    module = import_module("flows.sweep")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["flows/sweep.py", "nope"])
+    monkeypatch.setattr(module, "refuse_edits", lambda: pytest.fail("the grid is looked for first"))
+    monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"))
+    with pytest.raises(InputError, match="there is no grid 'nope'"):
+        module.main()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("align --ratio nan", "pairs.support_ratio: input should be a finite number"),
+        ("align --ratio x", "invalid float value: 'x'"),
+        ("align --ratio 0 --ratio 7", "less than or equal to 1"),
+        ("sweep", "required: grid"),
+        ("sweep ../x", "there is no grid '../x'"),
+        ("sweep course --jobs 0", "--jobs is 0; expected a number of 1 or more"),
+        ("sweep course --jobs x", "invalid int value: 'x'"),
+        ("release --run", "expected one argument"),
+        ("release --run ..", "there is no run .."),
+        ("server x", "unrecognized arguments: x"),
+        ("worker", "PREFECT_API_URL is not set"),
+    ],
+)
+def test_wrong_arguments_of_a_flow_are_told_before_a_server_starts(line, problem, monkeypatch, capsys):
+    name, *arguments = line.split()
+    module = import_module(f"flows.{name}")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("sys.argv", [f"flows/{name}.py", *arguments])
+    monkeypatch.setattr(module, "some_server", lambda: pytest.fail("started"), raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run(module.main)
+    assert ended.value.code in (1, 2)
+    assert problem in capsys.readouterr().err
+
+
+STAGES = sorted(path.stem for path in Path("tasks").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_of_a_stage_is_printed_and_nothing_is_written(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [f"tasks/{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"tasks.{name}").main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: python -m ")
+    assert shown.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "stance"])
+def test_a_wrong_number_of_paths_of_a_stage_is_told(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"tasks/{name}.py"])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"tasks.{name}").main()
+    assert ended.value.code == 2
+    assert "the following arguments are required: " in capsys.readouterr().err

@@ -116,6 +116,15 @@ def one_layer_less(folder: Path) -> None:
     save_file(weights, folder / SINGLE, METADATA)
 
 
+def own_code(folder: Path) -> None:
+    change_config(folder, model_type="own", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Model"})
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+
+
+def encoder_only(folder: Path) -> None:
+    change_config(folder, model_type="t5", architectures=["T5ForConditionalGeneration"])
+
+
 def renamed(folder: Path) -> None:
     weights = {name.removeprefix("model."): value for name, value in load_file(folder / SINGLE).items()}
     save_file(weights, folder / SINGLE, METADATA)
@@ -142,13 +151,17 @@ def renamed(folder: Path) -> None:
         (more_tokens, r"has (\d+) tokens and the model's embeddings have \d+ rows; remove the added tokens"),
         (other_size, r"model\.layers\.0\.mlp\.\w+\.weight of .* has the shape \(.*\) and config\.json describes \("),
         (one_layer_less, r"lacks the weights model\.layers\.1\.input_layernorm\.weight, which config\.json describes"),
+        (own_code, r"brings code of its own \(`auto_map` in its configuration\), which is never run here"),
+        (encoder_only, r"t5 is no causal language model; choose one that generates text"),
         (renamed, r"have other names than the model's layers: model\.layers\.0\..* write it with `save_pretrained`"),
     ],
 )
 def test_weights_that_cannot_be_trained_are_refused_before_anything_is_loaded(spoil, expected, folder, monkeypatch):
     spoil(folder)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     refused(folder, expected)
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize("whole", [sharded, lambda folder: None])

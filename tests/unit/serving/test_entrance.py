@@ -42,7 +42,7 @@ def test_the_list_of_models_tells_no_folder_of_the_machine(up: Double):
 @pytest.mark.parametrize(
     ("refused", "act", "param", "code", "message"),
     [
-        (openai.AuthenticationError, lambda up: ask(up.client("wrong")), None, "invalid_api_key", "not accepted"),
+        (openai.AuthenticationError, lambda up: ask(up.client("wrong")), None, "invalid_api_key", "ask whoever runs"),
         (openai.BadRequestError, lambda up: ask(up.client(), n=10_000), "n", 400, "the limit is 16"),
         (
             openai.BadRequestError,

@@ -27,6 +27,23 @@ def test_the_factors_of_a_linear_layer_are_taken(tmp_path):
     assert change.scale == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_holds_no_numbers_is_refused(value, tmp_path):
+    save_file(
+        {f"{LAYER}.lora_A.weight": torch.full((2, 2), value), f"{LAYER}.lora_B.weight": torch.zeros(2, 2)},
+        adapter(tmp_path) / "adapter_model.safetensors",
+    )
+    with pytest.raises(InputError, match=r"lora_A\.weight that are no numbers: .* lower train\.learning_rate"):
+        update("original", Path("unread"), tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}, {"alpha_pattern": {"q": 1}}])
+def test_an_adapter_with_another_scale_is_not_merged_with_the_usual_one(option, tmp_path):
+    (adapter(tmp_path) / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4} | option))
+    with pytest.raises(InputError, match=f"sets {next(iter(option))}, and the merge knows only lora_alpha / r"):
+        update("original", Path("unread"), tmp_path)
+
+
 @pytest.mark.parametrize(
     "other",
     [
