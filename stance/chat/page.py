@@ -21,7 +21,7 @@ from stance.client.local import ALIGNED, BASE
 from stance.data.chat import Message
 from stance.data.questions import Stance
 from stance.errors import InputError
-from stance.evaluation.classifier import Verdict
+from stance.evaluation.classifier import Classifier, Verdict
 from stance.language.translation import CHINESE, ENGLISH, LANGUAGES, N_, Language, _, speaking, word
 from stance.pages.render import CATALOGUE, signed
 
@@ -127,7 +127,7 @@ def show(history: Sequence[Turn], language: Language) -> None:
             st.caption(_("The answers have no labels: {problem}").format(problem=_(str(problem))))
 
 
-def verdict_on(turn: Turn, model: str, judge: chat_judge.Classifier) -> Verdict:
+def verdict_on(turn: Turn, model: str, judge: Classifier) -> Verdict:
     """Return the judge's verdict on an answer, which reads it once."""
     if model not in turn["verdicts"]:
         turn["verdicts"][model] = judge.predict([turn["question"]], [turn["answers"][model]])[0]

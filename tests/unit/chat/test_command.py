@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stance.client import chat
+from stance.chat import command as chat
 
 
 def test_the_page_is_served_by_the_process_that_was_started(monkeypatch, capsys):
