@@ -21,7 +21,8 @@ from stance.client.local import ALIGNED, BASE
 from stance.data.chat import Message
 from stance.data.questions import Stance
 from stance.errors import InputError
-from stance.evaluation.classifier import Classifier, Verdict
+from stance.evaluation.classifier import Verdict
+from stance.evaluation.fitted import Classifier
 from stance.language.translation import CHINESE, ENGLISH, LANGUAGES, N_, Language, _, speaking, word
 from stance.pages.render import CATALOGUE, signed
 
