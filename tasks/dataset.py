@@ -12,15 +12,18 @@ from pathlib import Path
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
+from stance.data.side_effects import RETAINED, SIDE_EFFECTS, read_retained, read_side_files, rows_of
 from stance.data.sources import source_folder
 from stance.errors import InputError, run
-from stance.machine.files import from_project
+from stance.machine.files import from_project, write_json
 
 logger = logging.getLogger(__name__)
 
 
 def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
-    """Copy the two files of `source` and its probes to `out`. Without probes, an empty list is written.
+    """Copy the two files of `source`, its probes, and the prompts that show side effects to `out`.
+
+    Of probes or prompts that the parameters do not name, an empty list is written.
 
     Raises:
         InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
@@ -32,6 +35,8 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         questions, prompts = read_both(folder)
         probes_file = from_project(source.probes) if source.probes else None
         probes = read_probes(probes_file) if probes_file else []
+        asides = read_side_files(map(from_project, source.side_effects))
+        retained = read_retained(from_project(source.retained)) if source.retained else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
             (out / name).write_bytes(table_in_json(folder, name))
@@ -41,6 +46,8 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         shutil.copyfile(probes_file, out / PROBES)
     else:
         (out / PROBES).write_text("[]\n", encoding="utf-8")
+    write_json(out / SIDE_EFFECTS, rows_of(asides))
+    write_json(out / RETAINED, rows_of(retained))
     logger.info(
         "%d training questions, %d test prompts and %d probes in %s", len(questions), len(prompts), len(probes), out
     )

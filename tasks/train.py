@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 def train(
     model: Model, options: Train, seed: int, base: Path, pairs: Path, adapter: Path, out: Path, checkpoints: Path
 ) -> None:
-    """Train on `pairs/train.jsonl`; write the adapter to `adapter`, and the log of the training to `out`.
+    """Train on the pairs in a folder; write the adapter to `adapter`, and the log of the training to `out`.
 
     Args:
         model: How the base is loaded.
         options: The block `train`.
         seed: For adapter initialisation, dropout and the order of the pairs.
         base: `data/base`.
-        pairs: `data/pairs`.
+        pairs: `data/pairs`; `train.jsonl` and `retained.jsonl` are read.
         adapter: Receives the adapter in PEFT's format, and nothing else.
         out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row; and
             `watchdog.json`, whether the watchdog stopped the training, and why.
@@ -70,7 +70,7 @@ def train(
     adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
-    rows = read_rows(pairs / "train.jsonl")
+    rows = read_rows(pairs)
     tokenizer = checked_tokenizer(folder, base)
     require_no_control_tokens(rows, tokenizer, folder)
     trainer = DPOTrainer(

@@ -36,6 +36,12 @@ class FolderDataset(Section):
     """Folder that holds `labelled_data.json` and `test_prompt.json`."""
     probes: Path | None
     """File in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+    side_effects: tuple[Path, ...] = ()
+    """Files in `data/sources/side_effects` with prompts that show what else the alignment changes; an empty list for
+    no such prompts."""
+    retained: Path | None = None
+    """File in `data/sources/side_effects` with unrelated prompts. The training can keep the base model's answers to
+    them; null for no such prompts."""
 
     @property
     def origin(self) -> str:
@@ -57,6 +63,12 @@ class GitDataset(Section):
     """SHA-256 of `test_prompt.json`; a file with another hash is refused."""
     probes: Path | None
     """Local file in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+    side_effects: tuple[Path, ...] = ()
+    """Files in `data/sources/side_effects` with prompts that show what else the alignment changes; an empty list for
+    no such prompts."""
+    retained: Path | None = None
+    """File in `data/sources/side_effects` with unrelated prompts. The training can keep the base model's answers to
+    them; null for no such prompts."""
 
     @property
     def origin(self) -> str:
@@ -80,6 +92,9 @@ class Pairs(Section):
     rejected: Literal["opposite", "base"]
     """The rejected answer. `opposite`: the answer of the other stance. `base`: the base model's own answer where that
     answer is neutral, else the answer of the other stance."""
+    retained: int = Field(0, ge=0)
+    """Number of prompts of `dataset.retained` whose answers the training keeps. Each adds a pair that prefers the base
+    model's own answer to an answer about the topic. 0 adds none."""
     strict: bool
     """Whether a warning of the data linter stops the run. Otherwise warnings are only listed in
     `data/pairs/lint.json`."""

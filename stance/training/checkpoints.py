@@ -13,6 +13,8 @@ def checkpoint_key(model: Model, options: Train, seed: int, base: Path, pairs: P
     inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
     code = [Path(__file__).with_name(name) for name in ("dpo.py", "progress.py", "watchdog.py")]
     inputs += [path.read_text(encoding="utf-8") for path in (base / "base.json", pairs / "train.jsonl", *code)]
+    retained = pairs / "retained.jsonl"
+    inputs += [retained.read_text(encoding="utf-8")] if retained.exists() else []
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 
 

@@ -16,16 +16,17 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from stance.config.models import Model
 from stance.config.training import Train
 from stance.data.chat import Fingerprint, control_tokens, fingerprint, load_tokenizer, refuse_control_tokens
-from stance.data.preferences import read_pairs
+from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
 
 READ = ("prompt", "chosen")
 """The texts of a pair that come from the data set; the rejected one may be the model's own."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the preference pairs in a file, in TRL's format."""
-    return [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in read_pairs(path)]
+def read_rows(pairs: Path) -> list[dict[str, Any]]:
+    """Return the preference pairs and then the retained pairs in a folder, in TRL's format, which shuffles them."""
+    rows = [*read_pairs(pairs / "train.jsonl"), *read_retained_pairs(pairs / "retained.jsonl")]
+    return [row.model_dump(include={"prompt", "chosen", "rejected"}) for row in rows]
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
