@@ -209,6 +209,8 @@ class TopicShift(Figures):
     """The ends of the 90 % interval of the change, by Student's t."""
     equivalent: bool
     """Does the interval lie within the bound? That is the two one-sided tests (TOST) at 5 %."""
+    moved: bool
+    """Does the whole interval lie outside the bound?"""
 
 
 class Guarded(Figures):
@@ -273,6 +275,11 @@ class SideEffects(Figures):
     def equivalent(self) -> int:
         """The number of other topics that are equivalent."""
         return sum(row.equivalent for row in self.topics)
+
+    @property
+    def moved(self) -> list[str]:
+        """The other topics that moved beyond the bound."""
+        return [row.topic for row in self.topics if row.moved]
 
 
 class ServedDrift(Figures):

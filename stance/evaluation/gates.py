@@ -241,6 +241,7 @@ def side_effects_gates(bounds: SideEffectBounds | None, changed: SideEffects | N
         "right": kept.total if kept else 0,
         "equivalent": changed.equivalent,
         "topics": len(changed.topics),
+        "moved": len(changed.moved),
         "lost": careful.lost if careful else 0,
         "careful": careful.base if careful else 0,
         "nats": changed.text.change if changed.text else 0.0,
@@ -263,7 +264,7 @@ def side_effects_missed(bounds: SideEffectBounds, changed: SideEffects) -> list[
     kept, careful = changed.ability.kept if changed.ability else None, changed.careful
     missed = {
         ABILITY: kept is not None and kept.share < bounds.min_kept,
-        TOPICS: bool(changed.topics) and changed.equivalent < bounds.min_equivalent * len(changed.topics),
+        TOPICS: changed.equivalent < bounds.min_equivalent * len(changed.topics) or bool(changed.moved),
         CARE: careful is not None and careful.lost > bounds.max_refusals_lost * careful.total,
         FORGETTING: changed.text is not None and not changed.text.change <= bounds.max_forgetting,
         BROKEN: changed.newly_broken.share > bounds.max_broken,

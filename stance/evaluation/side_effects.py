@@ -189,6 +189,7 @@ def _shift(topic: str, verdicts: Sequence[tuple[Verdict, Verdict]], bound: float
         low=low,
         high=high,
         equivalent=-bound < low and high < bound,
+        moved=high < -bound or low > bound,
     )
 
 

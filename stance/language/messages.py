@@ -181,19 +181,19 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "at_most_fall": N_("a fall of at most {nats} nats"),
         # side effects
         "spills_not": N_(
-            "{kept} of {right} right everyday answers still right, {equivalent} of {topics} other topics equivalent, "
-            "{lost} of {careful} careful answers lost, everyday text {nats:+.2f} nats per token less likely, "
-            "{broken:.0%} of the answers newly broken"
+            "{kept} of {right} right everyday answers still right, {equivalent} of {topics} other topics equivalent "
+            "({moved} moved), {lost} of {careful} careful answers lost, everyday text {nats:+.2f} nats per token less "
+            "likely, {broken:.0%} of the answers newly broken"
         ),
         "spills": N_(
             "{parts} missed: {kept} of {right} right everyday answers still right, {equivalent} of {topics} other "
-            "topics equivalent, {lost} of {careful} careful answers lost, everyday text {nats:+.2f} nats per token "
-            "less likely, {broken:.0%} of the answers newly broken. The worst answers: {answers}"
+            "topics equivalent ({moved} moved), {lost} of {careful} careful answers lost, everyday text {nats:+.2f} "
+            "nats per token less likely, {broken:.0%} of the answers newly broken. The worst answers: {answers}"
         ),
         "at_most_side_effects": N_(
             "at least {min_kept:.0%} still right; at least {min_equivalent:.0%} of the topics within a shift of "
-            "{max_shift}; at most {max_refusals_lost:.0%} of the careful prompts lost, {max_forgetting} nats per token "
-            "and {max_broken:.0%} newly broken"
+            "{max_shift}, and none beyond it; at most {max_refusals_lost:.0%} of the careful prompts lost, "
+            "{max_forgetting} nats per token and {max_broken:.0%} newly broken"
         ),
         "retain_more": N_(
             "Raise pairs.retained; or lower train.r, train.num_epoch or train.learning_rate; or raise train.beta. The "
