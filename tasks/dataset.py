@@ -12,7 +12,7 @@ from pathlib import Path
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
-from stance.data.side_effects import RETAINED, SIDE_EFFECTS, read_retained, read_side_files, rows_of
+from stance.data.side_effects import RETAINED, RETAINED_SOURCE, SIDE_EFFECTS, read_retained, read_side_folder, rows_of
 from stance.data.sources import source_folder
 from stance.errors import InputError, run
 from stance.machine.files import from_project, write_json
@@ -35,8 +35,9 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         questions, prompts = read_both(folder)
         probes_file = from_project(source.probes) if source.probes else None
         probes = read_probes(probes_file) if probes_file else []
-        asides = read_side_files(map(from_project, source.side_effects))
-        retained = read_retained(from_project(source.retained)) if source.retained else []
+        beside = from_project(source.side_effects) if source.side_effects else None
+        asides = read_side_folder(beside, source.topic) if beside else []
+        retained = read_retained(beside / RETAINED_SOURCE) if beside else []
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
             (out / name).write_bytes(table_in_json(folder, name))

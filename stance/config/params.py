@@ -59,13 +59,13 @@ class Params(Section):
             )
         if self.dataset.side_effects and not self.evaluate.side_effects:
             problems.append(
-                "dataset.side_effects names prompts, but evaluate.side_effects holds no bounds; copy the block from "
-                "profiles/smollm2-135m.yaml, or name no prompts"
+                "dataset.side_effects names a folder, but evaluate.side_effects holds no bounds; copy the block from "
+                "profiles/smollm2-135m.yaml, or set it to null"
             )
-        if self.pairs.retained and not self.dataset.retained:
+        if self.pairs.retained and not self.dataset.side_effects:
             problems.append(
-                f"pairs.retained is {self.pairs.retained}, but dataset.retained names no file of prompts; name one, or "
-                "set pairs.retained to 0"
+                f"pairs.retained is {self.pairs.retained}, but dataset.side_effects names no folder with prompts; name "
+                "one, or set pairs.retained to 0"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -117,8 +117,8 @@ def retained_pairs(
     """
     if count > len(answers):
         raise InputError(
-            f"pairs.retained is {count}, and the base model gives {len(answers)} whole answers to the prompts of "
-            "dataset.retained; lower pairs.retained, or add prompts to that file"
+            f"pairs.retained is {count}, and the base model gives {len(answers)} whole answers to the "
+            "prompts in retained.jsonl; lower pairs.retained, or add prompts to that file"
         )
     return [
         RetainedPair(

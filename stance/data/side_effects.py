@@ -1,6 +1,6 @@
 """The prompts that show what else an alignment changes, and how they are read and checked.
 
-In: files of rows, `data/sources/side_effects/LANGUAGE/*.jsonl`. Out: one list with ids of its own. A prompt has one of
+In: a folder of rows, such as `data/sources/side_effects/en`. Out: one list with ids of its own. A prompt has one of
 these kinds:
 
 * `everyday`: a question with a short answer that code can check, by accepted texts, a pattern or a format;
@@ -25,6 +25,9 @@ from stance.data.questions import Prompt, Text, read_rows
 from stance.errors import InputError
 
 SIDE_EFFECTS, RETAINED = "side_effects.json", "retained.json"
+RETAINED_SOURCE = "retained.jsonl"
+GENERAL = ("everyday", "opinions", "careful", "texts")
+"""The files of prompts besides the topic, without their ending."""
 SideKind = Literal["everyday", "opinion", "careful", "task", "translated", "turns", "text"]
 KINDS: tuple[SideKind, ...] = get_args(SideKind)
 ON_TOPIC: tuple[SideKind, ...] = ("task", "translated", "turns")
@@ -115,12 +118,17 @@ def read_side_probes(path: Path) -> list[SideProbe]:
     return [] if _is_empty(path) else read_rows(path, SideProbe)
 
 
-def read_side_files(paths: Iterable[Path]) -> list[SideProbe]:
-    """Return the prompts of several files.
+def read_side_folder(folder: Path, topic: str) -> list[SideProbe]:
+    """Return the prompts in a folder: those of the files in `GENERAL`, and of the file that is named like the topic.
 
     Raises:
-        InputError: A file is missing or wrong, or two files share an id.
+        InputError: There is no such file at all, one is wrong, or two files share an id.
     """
+    paths = [path for name in (*GENERAL, topic) if (path := folder / f"{name}.jsonl").is_file()]
+    if not paths:
+        raise InputError(
+            f"{folder} holds none of {', '.join(f'{name}.jsonl' for name in GENERAL)}; expected prompts there"
+        )
     rows = [(path, row) for path in paths for row in read_rows(path, SideProbe)]
     owners: dict[int, Path] = {}
     for path, row in rows:

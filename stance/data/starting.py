@@ -101,7 +101,8 @@ def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], p
     """
     folder, path = SOURCES / name, PROFILES / f"{name}.yaml"
     profile, system_prompt = profile or profile_for(questions), system_prompt_for(questions)
-    dataset = {"source": "folder", "path": str(folder), "probes": None, **unrelated(compose(profile))}
+    asides = compose(profile)["dataset"].get("side_effects")
+    dataset = {"source": "folder", "path": str(folder), "probes": None, "side_effects": asides}
     changes = {"model.system_prompt": system_prompt, **fitting_sizes(questions, prompts)}
     compose(profile, {"dataset": dataset, **changes})  # refuses what is wrong before anything is written
     text = (PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")
@@ -115,14 +116,6 @@ def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], p
     print(f"{folder} holds {LABELLED} and {TEST}; {path} holds the parameters that fit them")
     print(f"system prompt: {system_prompt}; the other parameters are those of the profile {profile}")
     print(f"next: edit the two files, `python -m stance new {name} --refit`, `make profile NAME={name}`, `make repro`")
-
-
-def unrelated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the files of prompts that a profile names besides its topic: all but the one named like its data set."""
-    dataset = values.get("dataset", {})
-    own = Path(dataset.get("path", "")).name
-    files = [file for file in dataset.get("side_effects", ()) if Path(file).stem != own]
-    return {"side_effects": files, "retained": dataset.get("retained")}
 
 
 def refit(name: str, params: Path = Path("params.yaml")) -> None:

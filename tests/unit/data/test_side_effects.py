@@ -11,7 +11,7 @@ from stance.config.profiles import PROFILES, compose
 from stance.data.answers import Answer
 from stance.data.pairs import retained_pairs, training_pairs
 from stance.data.questions import Question, read_probes, read_prompts, read_questions
-from stance.data.side_effects import SideProbe, holds, read_retained, read_side_files
+from stance.data.side_effects import GENERAL, SideProbe, holds, read_retained, read_side_folder
 from stance.errors import InputError
 from stance.evaluation.defects import is_whole
 from tests.unit.data.test_pairs import options
@@ -25,8 +25,11 @@ def everyday(**check: object) -> SideProbe:
     return SideProbe.model_validate({"id": 1, "kind": "everyday", "prompt": "?"} | check)
 
 
-def files(language: str) -> list[Path]:
-    return sorted(path for path in (SOURCES / language).glob("*.jsonl") if path.stem != "retained")
+def asked(language: str) -> list[SideProbe]:
+    """Return our prompts in a language, with those of every topic."""
+    names = {path.stem for path in (SOURCES / language).glob("*.jsonl")} - {*GENERAL, "retained"}
+    rows = {row.id: row for name in names for row in read_side_folder(SOURCES / language, name)}
+    return list(rows.values())
 
 
 @pytest.mark.parametrize(
@@ -67,16 +70,28 @@ def test_any_accepted_text_a_pattern_or_an_object_makes_an_answer_right():
     ],
 )
 def test_a_row_without_what_its_kind_needs_is_refused(tmp_path, row, problem):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (tmp_path / "everyday.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=problem):
-        read_side_files([tmp_path / "rows.jsonl"])
+        read_side_folder(tmp_path, "topic")
 
 
 def test_two_files_may_not_share_an_id(tmp_path):
-    for name in ("a.jsonl", "b.jsonl"):
+    for name in ("everyday.jsonl", "topic.jsonl"):
         (tmp_path / name).write_text(json.dumps(FACT) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"b\.jsonl: id 1 is already an id in .*a\.jsonl"):
-        read_side_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    with pytest.raises(InputError, match=r"topic\.jsonl: id 1 is already an id in .*everyday\.jsonl"):
+        read_side_folder(tmp_path, "topic")
+
+
+def test_of_the_topics_only_the_one_of_the_data_set_is_asked(tmp_path):
+    for number, name in enumerate(("everyday", "one", "other"), start=1):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(FACT | {"id": number}) + "\n", encoding="utf-8")
+    assert [row.id for row in read_side_folder(tmp_path, "one")] == [1, 2]
+    assert [row.id for row in read_side_folder(tmp_path, "nothing")] == [1]
+
+
+def test_a_folder_without_prompts_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds none of everyday\.jsonl"):
+        read_side_folder(tmp_path, "one")
 
 
 def test_the_turns_before_a_prompt_stand_before_it():
@@ -91,7 +106,7 @@ def test_the_turns_before_a_prompt_stand_before_it():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_our_prompts_are_as_many_as_a_verdict_needs(language):
-    rows = read_side_files(files(language))
+    rows = asked(language)
     kinds = Counter(row.kind for row in rows)
     assert kinds["everyday"] >= 100
     assert kinds["careful"] >= 20
@@ -103,14 +118,14 @@ def test_our_prompts_are_as_many_as_a_verdict_needs(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_prompt_is_retained_and_asked(language):
     """Retained prompts are trained on, so that an answer to them would show nothing."""
-    asked = {row.prompt.casefold() for row in read_side_files(files(language))}
+    others = {row.prompt.casefold() for row in asked(language)}
     for path in Path("data/sources/probes").glob("*.json"):
-        asked |= {row.prompt.casefold() for row in read_probes(path)}
+        others |= {row.prompt.casefold() for row in read_probes(path)}
     for folder in (path.parent for path in Path("data/sources").glob("*/test_prompt.json")):
-        asked |= {row.prompt.casefold() for row in (*read_prompts(folder), *read_questions(folder))}
+        others |= {row.prompt.casefold() for row in (*read_prompts(folder), *read_questions(folder))}
     retained = [row.prompt.casefold() for row in read_retained(SOURCES / language / "retained.jsonl")]
     assert len(retained) == len(set(retained)) >= 24
-    assert not asked & set(retained)
+    assert others.isdisjoint(retained)
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in PROFILES.glob("*.yaml")))
@@ -122,7 +137,7 @@ def test_only_the_default_profile_asks_and_retains(profile):
 
 
 def test_retained_prompts_without_a_file_are_refused():
-    with pytest.raises(InputError, match=r"pairs\.retained is 8, but dataset\.retained names no file"):
+    with pytest.raises(InputError, match=r"pairs\.retained is 8, but dataset\.side_effects names no folder"):
         compose("miniature", {"pairs.retained": 8})
 
 
