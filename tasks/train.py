@@ -17,7 +17,6 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.models import Model
 from stance.config.params import Params
@@ -34,12 +33,14 @@ from stance.training.dpo import (
     lora_config,
     precompute_reference,
     prepare_policy,
+    read_retained,
     read_rows,
     require_all_pairs,
     require_no_control_tokens,
     save_adapter,
 )
 from stance.training.progress import Progress, steps
+from stance.training.retaining import RetainingTrainer
 from stance.training.watchdog import WatchdogCallback
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,10 @@ def train(
     adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
-    rows = read_rows(pairs)
+    rows = read_rows(pairs, options)
     tokenizer = checked_tokenizer(folder, base)
     require_no_control_tokens(rows, tokenizer, folder)
-    trainer = DPOTrainer(
+    trainer = RetainingTrainer(
         model=str(folder),
         args=dpo_config(model, options, seed, state),
         train_dataset=Dataset.from_list(rows),
@@ -86,6 +87,7 @@ def train(
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
     prepare_policy(policy)

@@ -233,7 +233,7 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_read(tmp_path: Path, t
 
 
 def test_a_layer_that_the_model_has_not_is_refused_before_the_weights_are_loaded(root, tiny_model, monkeypatch):
-    monkeypatch.setattr("tasks.train.DPOTrainer", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr("tasks.train.RetainingTrainer", lambda **_: pytest.fail("loaded"))
     with pytest.raises(InputError, match="train.target_modules names gate_up_proj, which a mistral does not have"):
         train_in(root, params(tiny_model, train__target_modules=["q_proj", "gate_up_proj"]))
 
