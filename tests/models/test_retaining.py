@@ -43,6 +43,11 @@ def test_the_answers_of_a_step_are_the_next_ones_and_begin_again():
     assert [[prompt[0] for prompt, _ in kept.batch(step)] for step in range(3)] == [[0, 1], [2, 3], [4, 0]]
 
 
+def test_only_the_first_tokens_of_an_answer_count():
+    [(prompt, answer)] = Retained([([1, 2], list(range(99)))], 1.0, 1).batch(0)
+    assert (prompt, answer) == ([1, 2], list(range(24)))
+
+
 def test_a_policy_that_is_the_base_has_no_divergence(policy):
     assert divergence(policy, TEXTS).item() == pytest.approx(0.0, abs=1e-6)
 
