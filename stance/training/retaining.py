@@ -2,8 +2,8 @@
 
 In: retained pairs, of which only the chosen answers count here; these are the base model's own. In every batch some of
 them are read by the policy and by the base, which is the policy with its adapter off. The loss gains the divergence of
-the two over all next tokens of these answers, in nats per token, times a weight. Two readings of one answer take a third
-of the time of a pair, so that many different prompts can be kept. arXiv 2602.07852 finds that such a term on data
+the two over the next tokens of these answers, in nats per token, times a weight. Two readings of one answer take a
+third of the time of a pair, so that many different prompts can be kept. arXiv 2602.07852 finds that such a term on data
 outside the domain keeps a narrow training narrow.
 """
 

@@ -85,8 +85,8 @@ def losses(folder) -> list[float]:
 
 @pytest.mark.parametrize("kept", ["pairs", "kl"])
 def test_a_training_keeps_retained_answers_either_way(tiny_model, tmp_path, kept):
-    """Four pairs in batches of two are two steps an epoch; two more pairs make it three. The term starts at nought."""
-    chosen = params(tiny_model, train__retained=kept, train__num_epoch=1)
+    """Four pairs in batches of two are six steps in three epochs; two more pairs make it nine. The term starts at 0."""
+    chosen = params(tiny_model, train__retained=kept, train__retained_weight=1000.0)
     prepare(tmp_path, chosen)
     train_in(tmp_path, chosen, "plain")
     turns = [Turn(role="system", content="回覆請少於20字"), Turn(role="user", content="水幾度沸騰？")]
@@ -95,7 +95,7 @@ def test_a_training_keeps_retained_answers_either_way(tiny_model, tmp_path, kept
     write_pairs(tmp_path / "pairs/retained.jsonl", rows)
     train_in(tmp_path, chosen, "retained")
     plain, retained = losses(tmp_path / "plain-log"), losses(tmp_path / "retained-log")
-    assert (len(plain), len(retained)) == (2, 3 if kept == "pairs" else 2)
+    assert (len(plain), len(retained)) == (6, 9 if kept == "pairs" else 6)
     if kept == "kl":
         assert retained[0] == pytest.approx(plain[0], abs=1e-3)
-        assert retained != plain
+        assert retained[-1] > plain[-1] + 0.01
