@@ -236,7 +236,7 @@ def side_effects_gates(bounds: SideEffectBounds | None, changed: SideEffects | N
         return []
     missed = side_effects_missed(bounds, changed)
     careful, kept = changed.careful, changed.ability.kept if changed.ability else None
-    values = {
+    values: dict[str, int | float] = {
         "kept": kept.count if kept else 0,
         "right": kept.total if kept else 0,
         "equivalent": changed.equivalent,
@@ -247,12 +247,13 @@ def side_effects_gates(bounds: SideEffectBounds | None, changed: SideEffects | N
         "nats": changed.text.change if changed.text else 0.0,
         "broken": changed.newly_broken.share,
     }
-    named = {"parts": missed, "answers": changed.worst} if missed else {}
     return [
         Gate(
             name="side effects",
             passed=not missed,
-            figure=message("spills" if missed else "spills_not", **values, **named),
+            figure=message("spills", **values, parts=missed, answers=changed.worst)
+            if missed
+            else message("spills_not", **values),
             bound=message("at_most_side_effects", **bounds.model_dump()),
             advice=message("retain_more"),
         )

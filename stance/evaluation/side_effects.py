@@ -166,7 +166,7 @@ def mcnemar(lost: int, gained: int) -> float:
     """Return the two-sided p-value of McNemar's exact test: the pairs that changed fall either way with chance 1/2."""
     changed = lost + gained
     tail = sum(math.comb(changed, count) for count in range(min(lost, gained) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, math.ldexp(tail, 1 - changed))
 
 
 def topic_shifts(rows: Sequence[SideAnswered], bound: float) -> list[TopicShift]:

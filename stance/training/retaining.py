@@ -36,14 +36,14 @@ class Retained(NamedTuple):
         return [(prompt, answer[:TOKENS]) for prompt, answer in rows]
 
 
-class RetainingTrainer(DPOTrainer):  # type: ignore[misc]
+class RetainingTrainer(DPOTrainer):
     """TRL's DPO trainer; the answers in `retained`, if there are any, add a divergence to its loss."""
 
     retained: Retained | None = None
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         """Return TRL's loss plus the weighted divergence; the step decides which answers are read, so a run resumes."""
-        found = super().compute_loss(model, inputs, return_outputs, **more)
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         if self.retained is None or not model.training:
             return found
         policy = cast(PeftModel, self.accelerator.unwrap_model(model))
