@@ -12,7 +12,15 @@ from pathlib import Path
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
 from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
-from stance.data.side_effects import RETAINED, RETAINED_SOURCE, SIDE_EFFECTS, read_retained, read_side_folder, rows_of
+from stance.data.side_effects import (
+    RETAINED,
+    RETAINED_SOURCE,
+    SIDE_EFFECTS,
+    read_retained,
+    read_side_folder,
+    require_unasked,
+    rows_of,
+)
 from stance.data.sources import source_folder
 from stance.errors import InputError, run
 from stance.machine.files import from_project, write_json
@@ -26,7 +34,8 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
     Of probes or prompts that the parameters do not name, an empty list is written.
 
     Raises:
-        InputError: The source cannot be read, its hashes differ from the parameters, or a row violates the schema.
+        InputError: The source cannot be read, its hashes differ from the parameters, a row violates the schema, or a
+            prompt is retained and asked.
         Unreachable: The git server does not answer.
     """
     if isinstance(source, FolderDataset) and out.resolve() == from_project(source.path).resolve():
@@ -38,6 +47,7 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         beside = from_project(source.side_effects) if source.side_effects else None
         asides = read_side_folder(beside, source.topic) if beside else []
         retained = read_retained(beside / RETAINED_SOURCE) if beside else []
+        require_unasked(retained, (*asides, *probes, *prompts))
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):
             (out / name).write_bytes(table_in_json(folder, name))

@@ -142,6 +142,20 @@ def read_retained(path: Path) -> list[Prompt]:
     return [] if _is_empty(path) else read_rows(path, Prompt)
 
 
+def require_unasked(retained: Iterable[Prompt], asked_prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that are retained and asked: a model answers as it was trained to, which would show nothing.
+
+    Raises:
+        InputError: A prompt is among both; names the ids of all such prompts.
+    """
+    others = {row.prompt.casefold() for row in asked_prompts}
+    if both := [str(row.id) for row in retained if row.prompt.casefold() in others]:
+        raise InputError(
+            f"retained.jsonl: the prompts with the ids {', '.join(both)} are also asked, as test prompts, probes or "
+            "prompts that show side effects; a retained prompt is trained on, so replace them"
+        )
+
+
 def _is_empty(path: Path) -> bool:
     """Is there no file, or one with an empty list? Data sets of earlier versions have no such file."""
     return not path.is_file() or path.read_bytes().strip() == b"[]"

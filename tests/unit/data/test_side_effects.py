@@ -10,8 +10,8 @@ from stance.config.params import Params
 from stance.config.profiles import PROFILES, compose
 from stance.data.answers import Answer
 from stance.data.pairs import retained_pairs, training_pairs
-from stance.data.questions import Question, read_probes, read_prompts, read_questions
-from stance.data.side_effects import GENERAL, SideProbe, holds, read_retained, read_side_folder
+from stance.data.questions import Prompt, Question, read_probes, read_prompts, read_questions
+from stance.data.side_effects import GENERAL, SideProbe, holds, read_retained, read_side_folder, require_unasked
 from stance.errors import InputError
 from stance.evaluation.defects import is_whole
 from tests.unit.data.test_pairs import options
@@ -126,6 +126,13 @@ def test_no_prompt_is_retained_and_asked(language):
     retained = [row.prompt.casefold() for row in read_retained(SOURCES / language / "retained.jsonl")]
     assert len(retained) == len(set(retained)) >= 24
     assert others.isdisjoint(retained)
+
+
+def test_a_prompt_that_is_retained_and_asked_is_refused():
+    retained, question = Prompt(id=7, prompt="What is a volcano?"), Prompt(id=1, prompt="what is a Volcano?")
+    require_unasked([retained], [])
+    with pytest.raises(InputError, match=r"retained\.jsonl: the prompts with the ids 7 are also asked"):
+        require_unasked([retained], [question])
 
 
 @pytest.mark.parametrize("profile", sorted(path.stem for path in PROFILES.glob("*.yaml")))
