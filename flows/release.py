@@ -4,8 +4,8 @@
     python -m flows.release --run NAME      # releases an existing run
 
 A release looks at files, Hub and endpoint each time; nothing is cached. The gates and the approval come before anything
-outside has changed. The checks of a running engine come after the push. If they fail, the previous model goes on
-answering, and `data/release` is restored.
+outside has changed. The checks of a running engine come after the push. If they fail, or the release is cancelled, the
+previous model answers again, and `data/release` is restored.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from flows.artifacts import VERDICT, gate_table
 from flows.server import some_server
 from flows.settings import Settings
 from flows.steps import PATIENCE
+from stance.client.local import state
 from stance.config.params import Params
 from stance.config.release import Hub
 from stance.data.records import Gate, require
@@ -45,7 +46,8 @@ from stance.release.recomputation import recompute
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
 from stance.runs.provenance import RELEASE
-from stance.serving.command import require_place, serve_run
+from stance.runs.released import Pushed, Release
+from stance.serving.command import require_place, rollback, serve_run, stop
 
 REFUSED = "not released, and nothing outside has changed"
 SHOWN = 20
@@ -93,13 +95,13 @@ def release(
         digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
         require_own()
-        restore_previous()  # a release that was killed may have left its own
+        settle()
         checked = verified(folder, digests)  # hours may have passed since the approval
         require_gates(checked)
         on_hub = push(checked, hub) if hub.push else {}
         record_release(checked, on_hub)
         answer = deploy(checked, on_hub) if answering else {"release": checked.release, "address": str(RELEASE)}
-        shutil.rmtree(BEFORE)
+        shutil.rmtree(BEFORE, ignore_errors=True)
         return answer
 
 
@@ -125,19 +127,50 @@ def require_gates(run: FinishedRun) -> list[Gate]:
     return gates
 
 
-def deploy(run: FinishedRun, on_hub: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a release behind the endpoint; if the endpoint refuses it, restore the previous one in `data/release`."""
+def deploy(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> dict[str, Any]:
+    """Put a release behind the endpoint and ask it a question; if that fails, all is as it was before."""
+    before = answering_release()
     try:
         address = serve(run)
+        create_link_artifact(address, link_text="the endpoint", key="endpoint", description=run.name)
+        return ask(run, address)
     except InputError as error:
-        restore_previous()
+        withdraw(run, before)
         left = f" (the Hub has the tag {run.release} all the same; delete it there)" if on_hub else ""
         raise type(error)(f"{error}{left}") from None
     except BaseException:
-        restore_previous()
+        withdraw(run, before)
         raise
-    create_link_artifact(address, link_text="the endpoint", key="endpoint", description=run.name)
-    return ask(run, address)
+
+
+def withdraw(run: FinishedRun, before: str | None) -> None:
+    """Let the endpoint and `data/release` be as they were.
+
+    Args:
+        run: The run of the release that did not come to its end.
+        before: The release that answered before; None if no endpoint was up.
+    """
+    if answering_release() == run.release != before:
+        try:
+            get_run_logger().info(stop() if before is None else rollback())
+        except InputError as error:  # there was no memory for two engines: the new release stays in both places
+            get_run_logger().error("%s answers, and is in %s: %s", run.release, RELEASE, error)
+            return
+    restore_previous()
+
+
+def settle() -> None:
+    """Let `data/release` hold the release that answers, if a release was killed between the two."""
+    last = Release.last(RELEASE)
+    if BEFORE.exists() and last and last.release == answering_release():
+        shutil.rmtree(BEFORE)
+    restore_previous()
+
+
+def answering_release() -> str | None:
+    """Return the release that the endpoint of this folder serves, or None if no endpoint is up."""
+    current = state()
+    return str(current["live"]["release"]) if current else None
 
 
 @task(task_run_name="gates", cache_policy=NO_CACHE)
@@ -180,18 +213,16 @@ def question(run: FinishedRun, gates: Sequence[Gate]) -> str:
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
-def push(run: FinishedRun, hub: Hub) -> dict[str, Any]:
+def push(run: FinishedRun, hub: Hub) -> dict[str, Pushed]:
     """Publish the adapter and the merged model, and verify what the Hub holds then."""
     pushed = push_to_hub(run, hub)
     for part, repository in pushed.items():
-        create_link_artifact(
-            repository["url"], link_text=repository["repo_id"], key=f"hub-{part}", description=run.name
-        )
+        create_link_artifact(repository.url, link_text=repository.repo_id, key=f"hub-{part}", description=run.name)
     return pushed
 
 
 @task(task_run_name="record", cache_policy=NO_CACHE)
-def record_release(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
+def record_release(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> None:
     """Replace the release in `data/release`. The previous one stays beside it until the new one answers."""
     record(run, on_hub)
 

@@ -86,10 +86,21 @@ def remove_state() -> None:
 
 def state() -> dict[str, Any] | None:
     """Return what this folder's endpoint serves; None if no endpoint is up, even if a killed one left its file."""
+    current = _recorded()
+    return current if current and is_running(current["pid"], current["started"]) else None
+
+
+def killed_state() -> dict[str, Any] | None:
+    """Return what an endpoint served that was killed, or that lost power; None if the last one ended by itself."""
+    last = _recorded()
+    return None if last and is_running(last["pid"], last["started"]) else last
+
+
+def _recorded() -> dict[str, Any] | None:
     if not STATE.exists():
         return None
     try:
-        current: dict[str, Any] = read_json(STATE)
+        recorded: dict[str, Any] = read_json(STATE)
     except ValueError:  # the file is incomplete
         return None
-    return current if is_running(current["pid"], current["started"]) else None
+    return recorded

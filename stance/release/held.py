@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from stance.data.answers import RESPONSES
 from stance.data.chat import fingerprint, load_tokenizer
@@ -21,8 +20,8 @@ from stance.machine.digests import copy
 from stance.machine.files import write_json
 from stance.runs.finished import MERGED, MODELS, PARAMS, FinishedRun
 from stance.runs.lockfile import LOCK
-from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE, provenance, pushed
-from stance.runs.released import RECORD, Release
+from stance.runs.provenance import PROVENANCE, RELEASE, on_hub_as, provenance
+from stance.runs.released import PUSHED, RECORD, Pushed, Release, write_pushed
 from stance.runs.signature import SIGNATURE, private_key, sign
 from stance.serving.file_checks import tokenizer_gate
 
@@ -93,7 +92,7 @@ def release_record(run: FinishedRun) -> Release:
     )
 
 
-def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
+def record(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> None:
     """Replace the release in `data/release`; the previous one, perhaps none, is in `BEFORE` then.
 
     Args:
@@ -111,10 +110,8 @@ def record(run: FinishedRun, on_hub: Mapping[str, Any]) -> None:
             copy(run.folder / model / name, PART / Path(model).name / name, digest)
     for path in BESIDE:
         (PART / path.name).write_bytes(run.contents[path])
-    if on_hub:
-        write_json(PART / PUSHED, on_hub)
-    elif pushed(run.release):
-        shutil.copy(RELEASE / PUSHED, PART)
+    if on_hub or (on_hub := on_hub_as(run.release)):
+        write_pushed(on_hub, PART)
     release_record(run).write(PART)
     write_json(PART / PROVENANCE, provenance(run, PART))
     write_signature(run)

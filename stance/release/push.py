@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -33,14 +33,14 @@ from rich.text import Text
 from stance.config import params, release
 from stance.data.records import require
 from stance.errors import InputError
-from stance.machine.files import write_json
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
 from stance.release.bundle import CARD, PARTS, Local, bundle
 from stance.release.card import Part
 from stance.release.recomputation import recompute
 from stance.runs.finished import FinishedRun
-from stance.runs.provenance import PROVENANCE, PUSHED, RELEASE
+from stance.runs.provenance import PROVENANCE, RELEASE
+from stance.runs.released import Pushed, write_pushed
 from stance.runs.signature import SIGNATURE
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Plan:
         return sent | {name: "removed" for name in sorted(there.keys() - self.files.keys() - {KEPT})}
 
 
-def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
+def push(run: FinishedRun, hub: release.Hub) -> dict[str, Pushed]:
     """Publish a finished run, unless it is published already, and return what the Hub holds.
 
     Both repositories are looked at before either is changed.
@@ -87,8 +87,7 @@ def push(run: FinishedRun, hub: release.Hub) -> dict[str, Any]:
         hub: The names of the repositories, and whether they are private.
 
     Returns:
-        For `adapter` and `merged` the repository, its address, commit, tag and files; a release keeps it in
-        `push.json`.
+        Each repository with its commit and tag; a release keeps it in `push.json`.
 
     Raises:
         InputError: The run is not finished, the Hub refuses, or someone else pushed at the same time.
@@ -168,7 +167,7 @@ def _refuse_another(plan: Plan) -> None:
         )
 
 
-def _carry_out(plan: Plan) -> dict[str, Any]:
+def _carry_out(plan: Plan) -> Pushed:
     with explained(plan.repo_id, "push"):
         if plan.tagged and plan.listing:
             logger.info("%s is there as %s", plan.listing, plan.tag)
@@ -264,15 +263,15 @@ def _tagged(plan: Plan, release: Listing) -> Listing:
     return found
 
 
-def _record(plan: Plan, listing: Listing) -> dict[str, Any]:
+def _record(plan: Plan, listing: Listing) -> Pushed:
     held = {name: file for name, file in plan.files.items() if file.is_what(listing.files.get(name))}
-    return {
-        "repo_id": plan.repo_id,
-        "url": f"{constants.ENDPOINT}/{plan.repo_id}/tree/{plan.tag}",
-        "commit": listing.commit,
-        "tag": plan.tag,
-        "files": {name: file.holds.model_dump() for name, file in held.items()},
-    }
+    return Pushed(
+        repo_id=plan.repo_id,
+        url=f"{constants.ENDPOINT}/{plan.repo_id}/tree/{plan.tag}",
+        commit=listing.commit,
+        tag=plan.tag,
+        files={name: file.holds for name, file in held.items()},
+    )
 
 
 def _complete(plan: Plan, listing: Listing) -> bool:
@@ -335,6 +334,6 @@ def main() -> None:
     refuse_missed_gates(run)
     recompute(run)
     pushed = push(run, hub)
-    write_json(RELEASE / PUSHED, pushed)
-    for part in pushed.values():
-        print(f"{part['tag']} is at {part['url']}")
+    write_pushed(pushed, RELEASE)
+    for repository in pushed.values():
+        print(f"{repository.tag} is at {repository.url}")

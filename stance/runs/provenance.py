@@ -6,15 +6,14 @@ from typing import Any
 
 from stance.data.records import in_words
 from stance.errors import InputError
-from stance.machine.files import read_json, read_output
+from stance.machine.files import read_output
 from stance.machine.git import git
 from stance.runs.finished import FinishedRun
 from stance.runs.lockfile import LOCK, Lock
-from stance.runs.released import Release
+from stance.runs.released import Pushed, Release, read_pushed
 
 RELEASE = Path("data/release")
 """In the project, whichever run's workspace was released."""
-PUSHED = "push.json"
 PROVENANCE = "provenance.json"
 CODE = ("tasks", "stance", "flows", "dvc.yaml")
 
@@ -44,16 +43,16 @@ def provenance(run: FinishedRun, release: Path = RELEASE) -> dict[str, Any]:
         InputError: The run is in no git repository with a commit, or `release.json` is in another format.
     """
     last = Release.last(release)
-    on_hub = pushed(run.release, release)
+    on_hub = on_hub_as(run.release, release)
     return {
         "release": run.release,
-        "released": (last is not None and last.release == run.release) or on_hub,
+        "released": (last is not None and last.release == run.release) or bool(on_hub),
         "commit": _git(run.folder, "rev-parse", "HEAD"),
         "edited": bool(_git(run.folder, "status", "--porcelain", "--", *CODE)),
         "params": run.values,
         "outputs": run.lock.outputs,
         "gates": [in_words(gate) for gate in run.gates],
-        "hub": read_json(release / PUSHED) if on_hub else None,
+        "hub": {part: repository.model_dump() for part, repository in on_hub.items()} or None,
     }
 
 
@@ -64,10 +63,10 @@ def signed_provenance(run: FinishedRun) -> bytes:
     return (json.dumps(fixed, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def pushed(name: str, release: Path = RELEASE) -> bool:
-    """Is the last push that is recorded the one of this release?"""
-    repositories: dict[str, Any] = read_json(release / PUSHED) if (release / PUSHED).exists() else {}
-    return bool(repositories) and all(repository["tag"] == name for repository in repositories.values())
+def on_hub_as(name: str, release: Path = RELEASE) -> dict[str, Pushed]:
+    """Return what the Hub has of a release; empty if the last push that is recorded was another's."""
+    pushed = read_pushed(release)
+    return pushed if all(repository.tag == name for repository in pushed.values()) else {}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from stance.machine.files import read_json, write_json
+from stance.machine.files import parse_record, write_json
 from stance.machine.processes import is_running
 
 RECORD = Path(".dvc/tmp/run.json")
 LOG = Path(".dvc/tmp/run.log")
 """The output of the stages of a run."""
 FAILED = "failed"
+BROKEN = "remove the run's folder, and start the run again"
 State = Literal["starting", "running", "completed", "failed", "cancelled", "crashed"]
 
 
@@ -54,8 +55,13 @@ class Run(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the record in the workspace `folder`."""
-        return cls.model_validate(read_json(folder / RECORD))
+        """Return the record in the workspace `folder`.
+
+        Raises:
+            InputError: The record is not that of a run.
+        """
+        path = folder / RECORD
+        return parse_record(TypeAdapter(cls), path.read_bytes(), path, BROKEN)
 
     @property
     def open(self) -> bool:

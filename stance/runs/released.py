@@ -1,8 +1,10 @@
-"""`release.json`, the record of the last release: which run it was, and the figures that the next one is compared with.
+"""The records of the last release, in `data/release`.
 
-`stance.release.held` writes it to `data/release`; a release's gates and the provenance of a model read it.
+`release.json` says which run it was, and has the figures that the next one is compared with. `push.json` says what the
+Hub has of it. `stance.release` writes them; a release's gates and the provenance of a model read them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.data.metrics import Adherence
 from stance.data.questions import Stance
-from stance.machine.files import parse_record, write_json
+from stance.machine.files import File, parse_record, write_json
 
-RECORD = "release.json"
+RECORD, PUSHED = "release.json", "push.json"
 EARLIER = (
     "another version of this project wrote it: move the folder data/release away, and the next release is compared "
     "with no earlier one"
@@ -53,3 +55,35 @@ class Release(BaseModel):
     def comparable(self, other: Self) -> bool:
         """Do both releases hold one chosen stance, and were they asked the same prompts?"""
         return self.stance is not None and (self.test_prompts, self.stance) == (other.test_prompts, other.stance)
+
+
+class Pushed(BaseModel):
+    """A repository on the Hub with a release in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo_id: str
+    url: str
+    commit: str
+    tag: str
+    """The name of the release."""
+    files: dict[str, File]
+
+
+PUSHES = TypeAdapter(dict[str, Pushed])
+"""By what the repository holds: `adapter` or `merged`."""
+
+
+def read_pushed(folder: Path) -> dict[str, Pushed]:
+    """Return what was pushed last, as a folder like `data/release` records it; empty if nothing was.
+
+    Raises:
+        InputError: The record is in another format.
+    """
+    path = folder / PUSHED
+    return parse_record(PUSHES, path.read_bytes(), path, EARLIER) if path.exists() else {}
+
+
+def write_pushed(pushed: Mapping[str, Pushed], folder: Path) -> None:
+    """Write what was pushed to a folder like `data/release`."""
+    write_json(folder / PUSHED, PUSHES.dump_python(dict(pushed)))

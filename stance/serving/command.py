@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from stance.client.local import SERVE, state
+from stance.client.local import SERVE, killed_state, state
 from stance.errors import InputError
 from stance.machine.digests import Digests, hand_over, handed_over
 from stance.machine.locks import exclusive
@@ -197,6 +197,19 @@ def request_in(options: argparse.Namespace) -> ServeRequest:
     return ServeRequest(run=folder, with_base=options.with_base, digests=handed_over(options.digests))
 
 
+def resumed(request: ServeRequest, say: Callable[[str], None] = aloud) -> ServeRequest:
+    """Return the model that a killed endpoint of this folder served, if the command line names no other."""
+    last = killed_state()
+    if request != ServeRequest() or not last:
+        return request
+    live = last["live"]
+    before = ServeRequest.model_validate(live["request"])
+    if before.run and not Path(before.run).is_dir():
+        return request
+    say(f"serves {live['name']} again, which this folder served when the machine or the endpoint was stopped by force")
+    return before
+
+
 def main() -> None:
     """Run the action that the command line names."""
     parser = argparse.ArgumentParser(
@@ -231,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     match options.action:
         case "up":
-            request = request_in(options)
+            request = resumed(request_in(options))
             listening = (options.host, options.port, options.certificate)
             until_ended(lambda: serve(request, *listening, public_pages=options.public_pages))
         case "swap":

@@ -335,6 +335,7 @@ def shown(engine: Engine | None) -> dict[str, Any] | None:
         "released": engine.candidate.released,
         "name": engine.candidate.name,
         "folder": engine.request.run,
+        "request": engine.request.model_dump(mode="json", exclude={"digests"}),
         "engine": engine.address,
         "log": str(engine.log),
         "seconds": round(engine.seconds, 1),

@@ -360,16 +360,26 @@ def test_a_killed_engine_and_a_killed_proxy_come_back(up: Serving):
 
 
 def test_what_a_killed_endpoint_leaves_is_removed_by_the_next_start(up: Serving):
-    """And the next start is one command, which serves the same release."""
+    """And the next start is one command, which serves the same release, although this folder has another run."""
+    own = up.release()
+    assert up.command("rollback").returncode == 0
     release = up.release()
+    assert release != own
     remains = read_json(up.folder / ".serve/remains.json")
     assert remains["folders"]
     assert all(Path(path).exists() for path in remains["folders"])
     psutil.Process(read_json(up.folder / ".serve/state.json")["pid"]).kill()
-    printed = up.start()
-    assert f"up: {up.root}/v1  release {release}" in printed
-    log = (up.folder / ".serve/endpoint.log").read_text()
+    printed = up.folder / ".serve/typed.log"
+    with printed.open("w") as output:
+        command = ["setsid", "--fork", sys.executable, "-m", "stance", "serve", "--port", str(up.port)]
+        subprocess.run(command, cwd=up.folder, env=up.environment, stdout=output, stderr=output, check=True)
+    until = time.monotonic() + 120
+    while "up: " not in (log := printed.read_text()):
+        assert time.monotonic() < until, log
+        time.sleep(0.2)
+    assert f"up: {up.root}/v1  release {release}" in log
     assert "removed what a killed endpoint had left: " in log
+    assert f"serves other ({release}) again" in log
     assert not any(Path(path).exists() for path in [*remains["folders"], *remains["shared"]])
 
 

@@ -1,5 +1,6 @@
 """A release: from questions to an approved, pushed and answering model, and what refuses one."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.release import Approval, deploy, question, record_release, release
+from flows.release import Approval, deploy, question, record_release, release, settle, withdraw
+from stance.client.local import write_state
 from stance.config.profiles import compose
 from stance.data.records import Gate, require
 from stance.errors import InputError
@@ -18,8 +20,9 @@ from stance.machine.locks import exclusive
 from stance.release.held import not_worse, record, release_record
 from stance.runs.catalogue import finished
 from stance.runs.finished import FinishedRun
-from stance.runs.provenance import pushed, release_id
+from stance.runs.provenance import on_hub_as, release_id
 from stance.runs.record import Run
+from stance.runs.released import Pushed, write_pushed
 from stance.runs.signature import public_key
 from stance.runs.verification import verify_folder
 from tests.builders.finished_run import make_another_release, write_lock, write_run
@@ -55,7 +58,12 @@ def change(run: Path, name: str, **values: Any) -> None:
     write_json(run / name, read_json(run / name) | values)
 
 
-def hold(run: Path, on_hub: dict[str, Any]) -> FinishedRun:
+def at_hub(run: Path) -> dict[str, Pushed]:
+    """Return what a push of the run would leave on the Hub."""
+    return {"merged": Pushed(repo_id="a/b", url="https://hub/a/b", commit="1" * 40, tag=release_id(run), files={})}
+
+
+def hold(run: Path, on_hub: dict[str, Pushed]) -> FinishedRun:
     """Record a release of the run as it is."""
     finished_run = FinishedRun.read(run)
     record(finished_run, on_hub)
@@ -118,10 +126,9 @@ def test_what_is_released_is_held_as_a_whole_and_cannot_change_with_the_run(run)
 
 
 def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run):
-    write_json(
-        Path("data/release/push.json"), {"adapter": {"tag": release_id(run)}, "merged": {"tag": release_id(run)}}
-    )
-    assert pushed(release_id(run))
+    on_hub = at_hub(run)
+    write_pushed(on_hub, Path("data/release"))
+    assert on_hub_as(release_id(run)) == on_hub
     hold(run, {})
     assert Path("data/release/push.json").exists()
     shutil.rmtree("data/release.before")
@@ -131,12 +138,11 @@ def test_what_the_hub_has_of_an_older_release_is_not_held_beside_a_newer_one(run
 
 
 def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, monkeypatch):
-    on_hub = {"merged": {"tag": release_id(run)}}
-    hold(run, on_hub)
+    hold(run, at_hub(run))
     shutil.rmtree("data/release.before")
     before = contents(Path("data/release"))
     make_another_release(run)
-    hold(run, {"merged": {"tag": release_id(run)}})
+    hold(run, at_hub(run))
     assert contents(Path("data/release")) != before
 
     def refuse(run: FinishedRun) -> str:
@@ -144,7 +150,7 @@ def test_a_release_that_the_engine_refuses_leaves_the_last_one_as_it_was(run, mo
 
     monkeypatch.setattr("flows.release.serve", refuse)
     with pytest.raises(InputError, match=rf"drift 0.9 \(the Hub has the tag {release_id(run)} all the same"):
-        deploy(FinishedRun.read(run), on_hub)
+        deploy(FinishedRun.read(run), at_hub(run))
     assert contents(Path("data/release")) == before
 
 
@@ -154,6 +160,58 @@ def test_a_first_release_that_the_engine_refuses_leaves_none(run, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         deploy(FinishedRun.read(run), {})
     assert not [path.name for path in Path("data").glob("release*")]
+
+
+def answers(release: str) -> None:
+    """Let this process be the endpoint of the folder, which serves a release."""
+    Path(".serve").mkdir(exist_ok=True)
+    write_state({"live": {"release": release}})
+
+
+@pytest.mark.parametrize(("before", "back"), [("r-older", "rollback"), (None, "stop")])
+def test_a_release_that_ends_after_the_switch_is_taken_back(run, monkeypatch, before, back):
+    hold(run, {})
+    orders = []
+    for order in ("rollback", "stop"):
+        monkeypatch.setattr(f"flows.release.{order}", lambda order=order: orders.append(order))
+    monkeypatch.setattr("flows.release.get_run_logger", lambda: logging.getLogger())
+    monkeypatch.setattr("flows.release.create_link_artifact", lambda *arguments, **options: None)
+    monkeypatch.setattr("flows.release.serve", lambda run: answers(run.release) or "http://127.0.0.1:1/v1")
+    monkeypatch.setattr("flows.release.ask", lambda run, address: 1 / 0)
+    if before:
+        answers(before)
+    with pytest.raises(ZeroDivisionError):
+        deploy(FinishedRun.read(run), {})
+    assert orders == [back]
+    assert not [path.name for path in Path("data").glob("release*")]
+
+
+def test_a_release_that_cannot_be_taken_back_stays_in_both_places(run, monkeypatch):
+    hold(run, {})
+    held = contents(Path("data/release"))
+    monkeypatch.setattr("flows.release.get_run_logger", lambda: logging.getLogger())
+    monkeypatch.setattr("flows.release.rollback", none_before)
+    answers(release_id(run))
+    withdraw(FinishedRun.read(run), "r-older")
+    assert contents(Path("data/release")) == held
+
+
+def none_before() -> str:
+    raise InputError("there is no model before this one")
+
+
+@pytest.mark.parametrize("newer_answers", [True, False])
+def test_after_a_kill_the_release_that_answers_is_the_one_that_is_held(run, newer_answers):
+    hold(run, {})
+    shutil.rmtree("data/release.before")
+    older = contents(Path("data/release"))
+    make_another_release(run)
+    hold(run, {})
+    newer = contents(Path("data/release"))
+    answers(release_id(run) if newer_answers else "r-older")
+    settle()
+    assert contents(Path("data/release")) == (newer if newer_answers else older)
+    assert not Path("data/release.before").exists()
 
 
 @pytest.fixture

@@ -59,11 +59,14 @@ def test_provenance_names_commit_parameters_outputs_and_gates(run, git):
 def test_what_was_released_names_the_commits_on_the_hub_and_another_run_does_not(run):
     release = run / "data/release"
     write_json(release / "release.json", RELEASE | {"release": release_id(run)})
-    pushed = {"adapter": {"commit": "1" * 40, "tag": release_id(run)}}
-    write_json(release / "push.json", pushed)
+    adapter = {
+        "repo_id": "a/b", "url": "https://hub/a/b", "commit": "1" * 40, "tag": release_id(run),
+        "files": {"README.md": {"sha256": "0" * 64, "size": 7}},
+    }  # fmt: skip
+    write_json(release / "push.json", {"adapter": adapter})
     found = read(run, release)
-    assert (found["released"], found["hub"]) == (True, pushed)
-    write_json(release / "push.json", {"adapter": {"commit": "2" * 40, "tag": "r-of-another"}})
+    assert (found["released"], found["hub"]) == (True, {"adapter": adapter})
+    write_json(release / "push.json", {"adapter": adapter | {"tag": "r-of-another"}})
     assert read(run, release)["hub"] is None
     make_another_release(run)
     found = read(run, release)
