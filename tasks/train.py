@@ -38,6 +38,7 @@ from stance.training.dpo import (
     require_all_pairs,
     require_no_control_tokens,
     save_adapter,
+    shrink_adapter,
 )
 from stance.training.progress import Progress, steps
 from stance.training.retaining import RetainingTrainer
@@ -96,6 +97,8 @@ def train(
         precompute_reference(trainer)
     trainer.train(resume_from_checkpoint=last_complete(state))
     logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
+    if options.adapter_scale < 1:
+        shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)

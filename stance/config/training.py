@@ -66,6 +66,9 @@ class Train(Section):
     """Weight of that divergence in the loss, per nat and token. Only `kl` uses it."""
     retained_batch_size: int = Field(4, gt=0)
     """Retained answers that are read in every batch, in turn. Only `kl` uses it."""
+    adapter_scale: float = Field(1.0, gt=0, le=1)
+    """Share of the adapter's change that is kept after the training. Below 1 the model lies between the base and the
+    trained one (arXiv 2109.01903), so that the stance and the side effects shrink together."""
     save_steps: int = Field(gt=0)
     """Optimiser steps between two checkpoints. A training that is killed resumes from the last one."""
     max_chosen_fall: float = Field(gt=0)

@@ -183,6 +183,14 @@ def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torc
     return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
 
 
+def shrink_adapter(policy: PeftModel, scale: float) -> None:
+    """Keep a share of the adapter's change, in place."""
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".lora_B." in name:  # the change is B times A
+                parameter.mul_(scale)
+
+
 def save_adapter(policy: PeftModel, adapter: Path) -> None:
     """Write the adapter in PEFT's format. The same weights give the same bytes."""
     config = cast(LoraConfig, policy.peft_config["default"])

@@ -48,6 +48,14 @@ def adapter(root: Path, tiny_model: Path) -> Path:
     return train_in(root, params(tiny_model))
 
 
+def test_a_share_of_the_adapters_change_is_kept(root: Path, adapter: Path, tiny_model: Path):
+    half = load_file(train_in(root, params(tiny_model, train__adapter_scale=0.5), "half") / "adapter_model.safetensors")
+    whole = load_file(adapter / "adapter_model.safetensors")
+    assert half.keys() == whole.keys()
+    for name, weight in whole.items():
+        assert torch.equal(half[name], 0.5 * weight if "lora_B" in name else weight)
+
+
 def gradients(chosen: Params, root: Path, model: str | torch.nn.Module, **kwargs: object) -> list[torch.Tensor]:
     config = dpo_config(chosen.model, chosen.train, chosen.seed, root / "gradients")
     config.save_strategy, config.learning_rate = "no", 0.0
