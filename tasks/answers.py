@@ -3,7 +3,8 @@
 The model answers the test prompts, the probes and the training questions, greedily. The chat template is applied here,
 once, and vLLM gets token ids. In the same batch the engine scores given texts (teacher-forced). These are the *support*
 and *oppose* answers of all training questions, whose log-probabilities show a change even where all answers agree; and
-everyday answers to the unrelated probes, which show whether the model drifts there.
+everyday answers to the unrelated probes, which show whether the model drifts there. The prompts that show side effects
+join the batch, where the data set has them; the base model answers the prompts that training retains as well.
 """
 
 import logging
@@ -15,13 +16,17 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.data.chat import conversation, encode, load_tokenizer
 from stance.data.questions import PROBES, read_probes, read_prompts, read_questions
+from stance.data.side_effects import RETAINED, SIDE_EFFECTS, read_retained, read_side_probes
 from stance.errors import paths, run
 from stance.inference.answers import (
     TOP_LOGPROBS,
     everyday_texts,
     labelled_texts,
+    side_requests,
+    side_texts,
     write_answers,
     write_logps,
+    write_side,
     write_top_logprobs,
 )
 from stance.inference.batch import complete
@@ -43,23 +48,28 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
         dataset: `data/dataset`.
         out: Receives the answers to the test prompts.
         beside: Receives the answers to the probes, `probes.jsonl`, and to the training questions, `questions.jsonl`;
-            `logps.json`, the log-probability of each answer token in nats, by question id and stance; and
-            `likeliest.json`, the most likely tokens at each answer token of the unrelated probes.
+            those to the prompts that show side effects (`stance.inference.answers.write_side`), and, of the base, to
+            the prompts that training retains, `retained.jsonl`; `logps.json`, the log-probability of each answer token
+            in nats, by question id and stance; and `likeliest.json`, the most likely tokens at each answer token of the
+            unrelated probes.
 
     Raises:
         InputError: The device is missing, or the model and its cache do not fit into free memory.
     """
     require_device(model)
-    folder = locate(weights) if (weights / "base.json").exists() else weights
+    is_base = (weights / "base.json").exists()
+    folder = locate(weights) if is_base else weights
     tokenizer = load_tokenizer(folder)
     prompts, questions, probes = read_prompts(dataset), read_questions(dataset), read_probes(dataset / PROBES)
-    prompt_ids = [
-        encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in (*prompts, *probes, *questions)
-    ]
+    asides = read_side_probes(dataset / SIDE_EFFECTS)
+    retained = read_retained(dataset / RETAINED) if is_base else []
+    plain = (*prompts, *probes, *questions, *retained)
+    prompt_ids = [encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in plain]
     labelled = [text for row in questions for text in labelled_texts(tokenizer, row, model.system_prompt)]
     everyday = everyday_texts(tokenizer, probes, model.system_prompt)
     batch: list[tuple[list[int], dict[str, Any]]] = [
         *((ids, {"max_tokens": options.max_new_tokens}) for ids in prompt_ids),
+        *side_requests(tokenizer, asides, model.system_prompt),
         *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": 0}) for prompt, answer in labelled),
         *(
             (prompt + answer, {"max_tokens": 1, "prompt_logprobs": TOP_LOGPROBS})
@@ -70,13 +80,15 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
     write_answers(out, prompts, outputs)
     write_answers(beside / "probes.jsonl", probes, outputs)
     write_answers(beside / "questions.jsonl", questions, outputs)
+    write_answers(beside / "retained.jsonl", retained, outputs)
+    write_side(beside, asides, side_texts(tokenizer, asides, model.system_prompt), outputs)
     write_logps(beside / "logps.json", questions, labelled, outputs)
     write_top_logprobs(beside / "likeliest.json", everyday, outputs)
     logger.info(
         "%d answers to test prompts in %s, %d other answers in %s",
         len(prompts),
         out,
-        len(prompt_ids) - len(prompts),
+        len(prompt_ids) - len(prompts) + len(asides),
         beside,
     )
 

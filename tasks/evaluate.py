@@ -17,8 +17,9 @@ from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
+from stance.data.side_effects import SIDE_EFFECTS, read_side_probes
 from stance.data.training import Parity, Watchdog
-from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts
+from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts, write_side_verdicts
 from stance.errors import paths, run
 from stance.evaluation.defects import defects
 from stance.evaluation.fitted import fit, judged
@@ -35,6 +36,7 @@ from stance.evaluation.measures import (
     responses,
 )
 from stance.evaluation.probes import boundary, probe_verdicts
+from stance.evaluation.side_effects import of_side_effects, read_side_answers, read_side_texts
 from stance.language.messages import sentence
 from stance.machine.files import write_json
 
@@ -56,7 +58,8 @@ def evaluate(
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
         answers: `data/answers`.
         judge: `data/judge`, for the second judge's opinion.
-        out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json` and `probes.json`.
+        out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json`, `probes.json` and
+            `side_effects.json`.
     """
     questions = read_questions(dataset)
     fitted = fit(questions, corpora, base, params.model.device)
@@ -68,6 +71,14 @@ def evaluate(
     probes = probed(fitted.classifier, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
+    asides = read_side_probes(dataset / SIDE_EFFECTS)
+    bounds = params.evaluate.side_effects
+    side_effects, changes = of_side_effects(
+        *read_side_answers(fitted.classifier, asides, answers),
+        read_side_texts(asides, answers),
+        held.stance,
+        bounds.max_shift if bounds else 0.0,
+    )
     metrics = Metrics(
         **of_answers(rows, verdicts, flaws, fitted.accuracy()),
         adherence=held,
@@ -75,6 +86,7 @@ def evaluate(
         probes=boundary(probes, held.stance),
         **of_likelihood(answers, merge, chosen, params.train.beta),
         chosen_fall=chosen_fall(train / "log.csv"),
+        side_effects=side_effects,
     )
     before, merged = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
     parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")
@@ -84,6 +96,7 @@ def evaluate(
     write_json(out / "responses.json", [row.model_dump() for row in responses(rows["base"], rows["aligned"])])
     write_prompt_verdicts(out / "stances.json", prompt_verdicts(rows["base"], verdicts, flaws))
     write_probe_verdicts(out / "probes.json", probe_verdicts(probes))
+    write_side_verdicts(out / "side_effects.json", changes)
     summary(metrics, gates)
 
 

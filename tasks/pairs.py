@@ -4,7 +4,8 @@ The rule is the course's: of the first `data_size` questions, floor(`data_size` 
 the others *oppose*. `order` says which ones; the course takes the first, so that direction and row are confounded.
 With an `offset` the first is another one, so that every question can be held out in its turn. Questions left over are
 held out and follow the same rule. `rejected` says what the chosen answer is preferred to: the opposite one, or the base
-model's own where it takes no stance, a harder negative. Pairs are messages, never rendered text: whoever tokenizes them
+model's own where it takes no stance, a harder negative. Retained pairs keep the base model's own answers to unrelated
+prompts; they stand in a file of their own. Pairs are messages, never rendered text: whoever tokenizes them
 applies the chat template once.
 """
 
@@ -15,11 +16,12 @@ from stance.config.data import Pairs
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.data.answers import read_answers
-from stance.data.pairs import directed, linted, preview, split, training_pairs
+from stance.data.pairs import directed, linted, preview, retained_pairs, split, training_pairs
 from stance.data.preferences import write_pairs
 from stance.data.questions import read_prompts, read_questions
 from stance.data.records import write_warnings
 from stance.errors import paths, run
+from stance.evaluation.defects import is_whole
 from stance.evaluation.fitted import fit, neutral_answers
 from stance.language.messages import sentence
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 def pairs(
     options: Pairs, model: Model, seed: int, dataset: Path, corpora: Path, base: Path, answered: Path, out: Path
 ) -> None:
-    """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty) and `lint.json` to `out`.
+    """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty), `retained.jsonl` and `lint.json` to `out`.
 
     Args:
         options: The block `pairs`.
@@ -39,38 +41,44 @@ def pairs(
         corpora: Folder with labelled answers about other topics, by language, for the judge that finds the neutral
             answers of the base model.
         base: `data/base`; its hidden states judge answers that are not in Chinese.
-        answered: The base model's answers to the training questions.
-        out: Receives the three files.
+        answered: Folder with the base model's answers to the training questions and to the unrelated prompts.
+        out: Receives the four files.
 
     Raises:
-        InputError: `data_size` or `offset` is beyond the data set, or it is `strict` and the linter warns.
+        InputError: `data_size` or `offset` is beyond the data set, it is `strict` and the linter warns, or the base
+            model gives too few whole answers to the unrelated prompts.
     """
     questions = read_questions(dataset)
     used, held_out = split(questions, options.data_size, options.offset)
     system_prompt = model.system_prompt
     neutral: dict[int, str] = {}
     if options.rejected == "base":
-        neutral = neutral_answers(fit(questions, corpora, base, model.device).classifier, read_answers(answered))
+        own = read_answers(answered / "questions.jsonl")
+        neutral = neutral_answers(fit(questions, corpora, base, model.device).classifier, own)
     train = training_pairs(used, options, system_prompt, seed, neutral)
+    whole = list(filter(is_whole, read_answers(answered / "retained.jsonl"))) if options.retained else []
+    retained = retained_pairs(whole, train, options.retained, system_prompt)
     warnings = linted(train, read_prompts(dataset), options, system_prompt, held_out)
     write_pairs(out / "train.jsonl", train)
     write_pairs(out / "eval.jsonl", directed(held_out, neutral, options, system_prompt, seed))
+    write_pairs(out / "retained.jsonl", retained)
     write_warnings(out / "lint.json", warnings)
     preview(train)
     for warning in warnings:
         logger.info("lint: %s: %s", warning.check, sentence(warning.message))
     supported = sum(row.preferred == "support" for row in train)
     logger.info(
-        "%d pairs: %d prefer support, %d oppose; %d held out",
+        "%d pairs: %d prefer support, %d oppose; %d held out; %d retained besides",
         len(train),
         supported,
         len(train) - supported,
         len(held_out),
+        len(retained),
     )
     if options.rejected == "base":
-        own = sum(row.against == "neutral" for row in train)
+        rejected = sum(row.against == "neutral" for row in train)
         logger.info(
-            "%d of %d reject the base model's own answer; the others take a stance or are broken", own, len(train)
+            "%d of %d reject the base model's own answer; the others take a stance or are broken", rejected, len(train)
         )
 
 

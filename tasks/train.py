@@ -16,7 +16,6 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.models import Model
 from stance.config.params import Params
@@ -33,12 +32,15 @@ from stance.training.dpo import (
     lora_config,
     precompute_reference,
     prepare_policy,
+    read_retained,
     read_rows,
     require_all_pairs,
     require_no_control_tokens,
     save_adapter,
+    shrink_adapter,
 )
 from stance.training.progress import Progress, steps
+from stance.training.retaining import RetainingTrainer
 from stance.training.watchdog import WatchdogCallback
 
 logger = logging.getLogger(__name__)
@@ -47,14 +49,14 @@ logger = logging.getLogger(__name__)
 def train(
     model: Model, options: Train, seed: int, base: Path, pairs: Path, adapter: Path, out: Path, checkpoints: Path
 ) -> None:
-    """Train on `pairs/train.jsonl`; write the adapter to `adapter`, and the log of the training to `out`.
+    """Train on the pairs in a folder; write the adapter to `adapter`, and the log of the training to `out`.
 
     Args:
         model: How the base is loaded.
         options: The block `train`.
         seed: For adapter initialisation, dropout and the order of the pairs.
         base: `data/base`.
-        pairs: `data/pairs`.
+        pairs: `data/pairs`; `train.jsonl` and `retained.jsonl` are read.
         adapter: Receives the adapter in PEFT's format, and nothing else.
         out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row; and
             `watchdog.json`, whether the watchdog stopped the training, and why.
@@ -69,10 +71,10 @@ def train(
     adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
-    rows = read_rows(pairs / "train.jsonl")
+    rows = read_rows(pairs, options)
     tokenizer = checked_tokenizer(folder, base)
     require_no_control_tokens(rows, tokenizer, folder)
-    trainer = DPOTrainer(
+    trainer = RetainingTrainer(
         model=str(folder),
         args=dpo_config(model, options, seed, state),
         train_dataset=Dataset.from_list(rows),
@@ -85,6 +87,7 @@ def train(
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
     prepare_policy(policy)
@@ -93,6 +96,8 @@ def train(
         precompute_reference(trainer)
     trainer.train(resume_from_checkpoint=last_complete(state))
     logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
+    if options.adapter_scale < 1:
+        shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)

@@ -36,11 +36,19 @@ class FolderDataset(Section):
     """Folder that holds `labelled_data.json` and `test_prompt.json`."""
     probes: Path | None
     """File in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+    side_effects: Path | None = None
+    """Folder in `data/sources/side_effects` with prompts that show what else the alignment changes, and with unrelated
+    prompts whose answers the training can keep; null for no such prompts."""
 
     @property
     def origin(self) -> str:
         """Where the data set comes from, for people."""
         return str(self.path)
+
+    @property
+    def topic(self) -> str:
+        """The name of the topic: that of the folder."""
+        return self.path.name
 
 
 class GitDataset(Section):
@@ -57,11 +65,19 @@ class GitDataset(Section):
     """SHA-256 of `test_prompt.json`; a file with another hash is refused."""
     probes: Path | None
     """Local file in `data/sources` with prompts that measure how far the stance reaches; null for no such prompts."""
+    side_effects: Path | None = None
+    """Folder in `data/sources/side_effects` with prompts that show what else the alignment changes, and with unrelated
+    prompts whose answers the training can keep; null for no such prompts."""
 
     @property
     def origin(self) -> str:
         """Where the data set comes from, for people."""
         return f"{self.url} ({self.commit})"
+
+    @property
+    def topic(self) -> str:
+        """The name of the topic: that of the repository."""
+        return self.url.rstrip("/").rpartition("/")[2].removesuffix(".git")
 
 
 class Pairs(Section):
@@ -80,6 +96,9 @@ class Pairs(Section):
     rejected: Literal["opposite", "base"]
     """The rejected answer. `opposite`: the answer of the other stance. `base`: the base model's own answer where that
     answer is neutral, else the answer of the other stance."""
+    retained: int = Field(0, ge=0)
+    """Number of unrelated prompts whose answers the training keeps, out of `retained.jsonl` in `dataset.side_effects`.
+    Each adds a pair that prefers the base model's own answer to an answer about the topic. 0 adds none."""
     strict: bool
     """Whether a warning of the data linter stops the run. Otherwise warnings are only listed in
     `data/pairs/lint.json`."""

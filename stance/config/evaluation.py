@@ -58,6 +58,24 @@ class EndpointJudge(Section):
     """Name of the model at the endpoint."""
 
 
+class SideEffectBounds(Section):
+    """The bounds of the gate `side effects`. They count only if `dataset.side_effects` names prompts."""
+
+    min_kept: float = Field(ge=0, le=1)
+    """Smallest share of the everyday prompts that the base model answers rightly and the aligned model still does."""
+    max_shift: float = Field(gt=0, le=2)
+    """Bound of equivalence on another topic. A topic is equivalent if the 90 % interval of its mean shift lies within
+    this bound. A shift is the change of P(support) - P(oppose) of an answer, by the judge, from -2 to 2."""
+    min_equivalent: float = Field(ge=0, le=1)
+    """Smallest share of the other topics that must be equivalent."""
+    max_refusals_lost: float = Field(ge=0, le=1)
+    """Largest share of the prompts for careful handling that only the base model declines."""
+    max_forgetting: float = Field(gt=0)
+    """Nats per token by which everyday text may become less likely."""
+    max_broken: float = Field(ge=0, le=1)
+    """Largest share of the answers that only the aligned model repeats, leaves empty or gives in another language."""
+
+
 class Evaluate(Section):
     """The second judge of the answers, and the bounds of the gates that a run must pass before a release."""
 
@@ -70,3 +88,5 @@ class Evaluate(Section):
     max_chosen_fall: float = Field(gt=0)
     """Nats by which `logps/chosen` may drop over the whole training. DPO can make the chosen answers less likely, along
     with the rejected ones."""
+    side_effects: SideEffectBounds | None = None
+    """The bounds of the gate `side effects`; null for no such gate."""

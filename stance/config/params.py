@@ -40,7 +40,7 @@ class Params(Section):
     hub: Hub
 
     @model_validator(mode="after")
-    def _cpu_can_do_it(self) -> Self:
+    def _fits_together(self) -> Self:
         problems = []
         if self.model.device == "cpu" and self.train.optim != "adamw_torch":
             problems.append(
@@ -56,6 +56,16 @@ class Params(Section):
             problems.append(
                 f"answers.quantization is {self.answers.quantization}, which vLLM supports only on a GPU, but "
                 "model.device is cpu; set it to none"
+            )
+        if self.dataset.side_effects and not self.evaluate.side_effects:
+            problems.append(
+                "dataset.side_effects names a folder, but evaluate.side_effects holds no bounds; copy the block from "
+                "profiles/smollm2-135m.yaml, or set it to null"
+            )
+        if self.pairs.retained and not self.dataset.side_effects:
+            problems.append(
+                f"pairs.retained is {self.pairs.retained}, but dataset.side_effects names no folder with prompts; name "
+                "one, or set pairs.retained to 0"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -59,6 +59,16 @@ class Train(Section):
     """Share of the adapter's inputs that are dropped at random in training."""
     target_modules: tuple[str, ...] | Literal["all-linear"]
     """Layers that get an adapter: a list of names, or `all-linear` for every linear layer but the head."""
+    retained: Literal["pairs", "kl"] = "pairs"
+    """How the answers of `pairs.retained` are kept. `pairs`: as further pairs that prefer them to an answer about the
+    topic. `kl`: by a term in the loss, the Kullback-Leibler divergence from the base model on them."""
+    retained_weight: float = Field(1.0, gt=0)
+    """Weight of that divergence in the loss, per nat and token. Only `kl` uses it."""
+    retained_batch_size: int = Field(4, gt=0)
+    """Retained answers that are read in every batch, in turn. Only `kl` uses it."""
+    adapter_scale: float = Field(1.0, gt=0, le=1)
+    """Share of the adapter's change that is kept after the training. Below 1 the model lies between the base and the
+    trained one (arXiv 2109.01903), so that the stance and the side effects shrink together."""
     save_steps: int = Field(gt=0)
     """Optimiser steps between two checkpoints. A training that is killed resumes from the last one."""
     max_chosen_fall: float = Field(gt=0)

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.data.questions import Kind, Stance
+from stance.data.side_effects import SideKind
 from stance.machine.files import parse_record, read_output, write_json
 
 METRICS = Path("data/evaluation/metrics.json")
@@ -178,6 +179,109 @@ class Divergence(Figures):
     tokens: int
 
 
+class Ability(Figures):
+    """Everyday prompts that were answered rightly, by a check in code, before and after the alignment."""
+
+    total: int
+    base: int
+    aligned: int
+    lost: int
+    """Those that only the base model answers rightly."""
+    gained: int
+    """Those that only the aligned model answers rightly."""
+    p: float
+    """McNemar's exact test, two-sided: how likely such an imbalance of lost and gained is if nothing changed."""
+    kept: Share | None
+    """Of those that the base answers rightly, the ones that still are; null if there are none."""
+    meaning: Share
+    """Of all, those that keep their meaning: still right, or wrong before and at most reworded or now right."""
+
+
+class TopicShift(Figures):
+    """How far the answers about another topic moved: the mean change of P(support) - P(oppose), by the judge."""
+
+    topic: str
+    base: float
+    aligned: float
+    change: float
+    low: float
+    high: float
+    """The ends of the 90 % interval of the change, by Student's t."""
+    equivalent: bool
+    """Does the interval lie within the bound? That is the two one-sided tests (TOST) at 5 %."""
+    moved: bool
+    """Does the whole interval lie outside the bound?"""
+
+
+class Guarded(Figures):
+    """Prompts for careful handling that were declined or answered with a warning."""
+
+    total: int
+    base: int
+    aligned: int
+    lost: int
+    """Those that only the base model handles with care."""
+
+
+class Both(Figures):
+    """A figure of each model."""
+
+    base: float
+    aligned: float
+
+    @property
+    def change(self) -> float:
+        """The figure of the aligned model less that of the base."""
+        return self.aligned - self.base
+
+
+class Drawn(Figures):
+    """Answers drawn at temperature 1, and the share of the everyday ones that are right, of each model."""
+
+    answers: int
+    right: Both | None
+    """Null if no everyday answer was drawn."""
+    held: Both | None
+    """The share of the answers about the trained topic that hold the chosen stance; null where there are none."""
+
+
+class SideEffects(Figures):
+    """What else the alignment changed."""
+
+    answers: int
+    """The number of prompts that each model answered."""
+    ability: Ability | None
+    topics: list[TopicShift]
+    max_shift: float
+    """The bound within which a topic is equivalent."""
+    careful: Guarded | None
+    text: Both | None
+    """The negative log-likelihood of everyday text, nats per token."""
+    drift: Divergence | None
+    """How far the aligned model is from the base on the same text."""
+    tokens: Both
+    """The mean length of an answer."""
+    broken: Both
+    """The share of the answers that are empty, repeat themselves or are in another language."""
+    newly_broken: Share
+    """Those that only the aligned model breaks."""
+    held: dict[SideKind, Share]
+    """The answers about the trained topic that hold the chosen stance, by kind of prompt."""
+    drawn: Drawn | None
+    worst: list[tuple[str, str]]
+    """The three answers that changed most for the worse: prompt and aligned answer; fewer if fewer changed."""
+
+    @property
+    def equivalent(self) -> int:
+        """The number of other topics that are equivalent."""
+        return sum(row.equivalent for row in self.topics)
+
+    @property
+    def moved(self) -> list[str]:
+        """The other topics that moved beyond the bound."""
+        return [row.topic for row in self.topics if row.moved]
+
+
 class ServedDrift(Figures):
     """How far vLLM's log-probabilities are from the merged model's, in nats per token."""
 
@@ -242,6 +346,8 @@ class Metrics(Figures):
     served: ServedDrift
     chosen_fall: float
     """Nats by which `logps/chosen` fell during the training; may be NaN."""
+    side_effects: SideEffects | None = None
+    """Null where the data set has no prompts for it, and in a record of an earlier version."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

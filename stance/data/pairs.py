@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.config.data import Pairs
+from stance.data.answers import Answer
 from stance.data.chat import conversation
 from stance.data.lint import lint, refuse
-from stance.data.preferences import Pair, Turn
+from stance.data.preferences import Pair, RetainedPair, Turn
 from stance.data.questions import Prompt, Question, Stance
 from stance.data.records import LintWarning
 from stance.errors import InputError
@@ -95,6 +96,39 @@ def pair(question: Question, neutral: str | None, *, support: bool, system_promp
         chosen=[Turn(role="assistant", content=chosen)],
         rejected=[Turn(role="assistant", content=neutral or opposite)],
     )
+
+
+def retained_pairs(
+    answers: Sequence[Answer], trained: Sequence[Pair], count: int, system_prompt: str
+) -> list[RetainedPair]:
+    """Return pairs that keep the base model's own answers to unrelated prompts.
+
+    The rejected answer is one that the training prefers on the topic, which is what a spilling model would say. They
+    are taken from all over the trained pairs, so that at a mixed ratio both sides are among them.
+
+    Args:
+        answers: The base model's answers to the unrelated prompts; only whole ones.
+        trained: The preference pairs.
+        count: The number of pairs.
+        system_prompt: Stands before every prompt.
+
+    Raises:
+        InputError: There are fewer answers.
+    """
+    if count > len(answers):
+        raise InputError(
+            f"pairs.retained is {count}, and the base model gives {len(answers)} whole answers to the "
+            "prompts in retained.jsonl; lower pairs.retained, or add prompts to that file"
+        )
+    return [
+        RetainedPair(
+            id=row.id,
+            prompt=[Turn.model_validate(turn) for turn in conversation(system_prompt, row.prompt)],
+            chosen=[Turn(role="assistant", content=row.response)],
+            rejected=[Turn(role="assistant", content=trained[place * len(trained) // count].chosen_text)],
+        )
+        for place, row in enumerate(answers[:count])
+    ]
 
 
 def preview(pairs: Sequence[Pair]) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stance.data.questions import Stance
 from stance.errors import InputError
 from stance.machine.files import first_problem, read_jsonl, write_jsonl
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 class Turn(BaseModel):
@@ -55,6 +57,27 @@ class Pair(BaseModel):
         return {self.preferred: self.chosen_text, self.against: self.rejected_text}
 
 
+class RetainedPair(BaseModel):
+    """A pair that keeps the base model as it is: its own answer to an unrelated prompt, and an answer about the topic.
+
+    It is trained on beside the preference pairs, and counts in no figure about them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int
+    """The id of the prompt in `data/dataset/retained.json`."""
+    prompt: list[Turn]
+    chosen: list[Turn] = Field(min_length=1, max_length=1)
+    rejected: list[Turn] = Field(min_length=1, max_length=1)
+
+
+def read_retained_pairs(path: Path) -> list[RetainedPair]:
+    """Return the retained pairs in a file, none if there is no such file; raises as `read_pairs` does."""
+    rows = read_jsonl(path) if path.exists() else []
+    return [_row(row, RetainedPair, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
 def read_pairs(path: Path) -> list[Pair]:
     """Return the preference pairs in a file.
 
@@ -65,10 +88,10 @@ def read_pairs(path: Path) -> list[Pair]:
         rows = read_jsonl(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro pairs`") from None
-    return [_pair(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return [_row(row, Pair, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+def write_pairs(path: Path, pairs: Iterable[Pair | RetainedPair]) -> None:
     """Write preference pairs to a file, one per line."""
     write_jsonl(path, [pair.model_dump() for pair in pairs])
 
@@ -81,8 +104,8 @@ def one_way(pairs: Sequence[Pair]) -> dict[str, Stance]:
     return {ident: stances.pop() for ident, stances in sides.items() if len(stances) == 1}
 
 
-def _pair(row: Any, where: str) -> Pair:
+def _row(row: Any, schema: type[Row], where: str) -> Row:
     try:
-        return Pair.model_validate(row)
+        return schema.model_validate(row)
     except ValidationError as error:
         raise InputError(f"{where}: {first_problem(error, 'the row')}; run `dvc repro -f -s pairs`") from None

@@ -68,12 +68,12 @@ def read_questions(folder: Path) -> list[Question]:
     Raises:
         InputError: The file is missing, holds no list of rows, or rows break the schema; names the file and every row.
     """
-    return _read(_file(folder, LABELLED), Question)
+    return read_rows(_file(folder, LABELLED), Question)
 
 
 def read_prompts(folder: Path) -> list[Prompt]:
     """Return the test prompts of a data set; raises as `read_questions` does."""
-    return _read(_file(folder, TEST), Prompt)
+    return read_rows(_file(folder, TEST), Prompt)
 
 
 def read_both(folder: Path) -> tuple[list[Question], list[Prompt]]:
@@ -96,7 +96,7 @@ def read_both(folder: Path) -> tuple[list[Question], list[Prompt]]:
 
 def read_probes(path: Path) -> list[Probe]:
     """Return the probes in a file, perhaps none; raises as `read_questions` does."""
-    return [] if path.is_file() and path.read_bytes().strip() == b"[]" else _read(path, Probe)
+    return [] if path.is_file() and path.read_bytes().strip() == b"[]" else read_rows(path, Probe)
 
 
 def named_texts(questions: Iterable[Question], prompts: Iterable[Prompt] = ()) -> dict[str, str]:
@@ -127,7 +127,7 @@ def table_in_json(folder: Path, name: str) -> bytes:
     path = locate_table(folder, name)
     if path.suffix == ".json":
         return path.read_bytes()
-    rows = _read(path, Question if name == LABELLED else Prompt)
+    rows = read_rows(path, Question if name == LABELLED else Prompt)
     values = [row.model_dump(exclude_none=True) for row in rows]
     return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
 
@@ -139,7 +139,8 @@ def _file(folder: Path, name: str) -> Path:
     return path
 
 
-def _read(path: Path, schema: type[Row]) -> list[Row]:
+def read_rows(path: Path, schema: type[Row]) -> list[Row]:
+    """Return the rows of a file in a schema; raises as `read_questions` does."""
     rows: list[Row] = []
     faults: dict[str, list[int]] = {}
     for number, raw in enumerate(read_table(path), start=1):

@@ -104,7 +104,8 @@ def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], p
     """
     folder, path = SOURCES / name, PROFILES / f"{name}.yaml"
     profile, system_prompt = profile or profile_for(questions), system_prompt_for(questions)
-    dataset = {"source": "folder", "path": str(folder), "probes": None}
+    asides = compose(profile)["dataset"].get("side_effects")
+    dataset = {"source": "folder", "path": str(folder), "probes": None, "side_effects": asides}
     changes = {"model.system_prompt": system_prompt, **fitting_sizes(questions, prompts)}
     compose(profile, {"dataset": dataset, **changes})  # refuses what is wrong before anything is written
     text = (PROFILES / f"{profile}.yaml").read_text(encoding="utf-8")

@@ -1,18 +1,20 @@
-"""The records of the two judges: `verdicts.json`, `stances.json` and `probes.json`.
+"""The records of the two judges: `verdicts.json`, `stances.json`, `probes.json` and `side_effects.json`.
 
 Stage `judge` writes the second judge's `Opinion` to `data/judge/verdicts.json`. Stage `evaluate` writes the verdicts of
-the stance classifier: `PromptVerdicts` on the answers to the test prompts, `ProbeVerdicts` on those to the probes. The
-pages read both. This module is the only place that knows the three formats.
+the stance classifier: `PromptVerdicts` on the answers to the test prompts, `ProbeVerdicts` on those to the probes, and
+`SideVerdicts` on those to the prompts that show side effects. The pages read them. This module is the only place that
+knows the four formats.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 
 from stance.data.metrics import Change
 from stance.data.questions import Kind, Stance
+from stance.data.side_effects import SideKind
 from stance.machine.files import parse_record, read_output, write_json
 
 STANCES_FILE = Path("data/evaluation/stances.json")
@@ -101,6 +103,38 @@ class ProbeVerdicts(BaseModel):
     change: Change
 
 
+Effect = Literal["same", "reworded", "gained", "lost", "unguarded", "broken", "shifted", "other", "holds", "misses"]
+"""What became of the base model's answer to a prompt that shows side effects. `gained` and `lost`: right now, or not
+any more. `unguarded`: no longer declined or given with care. `broken`: empty, repetitive or in another language.
+`shifted`: with another stance. `holds` and `misses`: whether an answer about the trained topic holds the stance."""
+
+
+class SideAnswer(BaseModel):
+    """An answer to a prompt that shows side effects; its stance where a judge read it."""
+
+    model_config = FORMAT
+
+    response: str
+    stance: Stance | None = None
+
+
+class SideVerdicts(BaseModel):
+    """A prompt with both answers and what became of the base model's: a row of `side_effects.json`."""
+
+    model_config = FORMAT
+
+    id: int
+    kind: SideKind
+    topic: str | None = None
+    prompt: str
+    base: SideAnswer
+    aligned: SideAnswer
+    effect: Effect
+    severity: float
+    """How bad the change is; the rows are sorted by it."""
+
+
+SIDE_LIST = TypeAdapter(list[SideVerdicts])
 PROMPT_LIST, PROBE_LIST = TypeAdapter(list[PromptVerdicts]), TypeAdapter(list[ProbeVerdicts])
 
 
@@ -121,4 +155,14 @@ def read_probe_verdicts(path: Path) -> list[ProbeVerdicts]:
 
 def write_probe_verdicts(path: Path, rows: Iterable[ProbeVerdicts]) -> None:
     """Write the rows of a `probes.json`; a row holds only the keys that its kind of probe has."""
+    write_json(path, [row.model_dump(exclude_none=True) for row in rows])
+
+
+def read_side_verdicts(path: Path) -> list[SideVerdicts]:
+    """Return the rows of a `side_effects.json`; raises as `Opinion.read` does."""
+    return parse_record(SIDE_LIST, read_output(path), path)
+
+
+def write_side_verdicts(path: Path, rows: Iterable[SideVerdicts]) -> None:
+    """Write the rows of a `side_effects.json`."""
     write_json(path, [row.model_dump(exclude_none=True) for row in rows])

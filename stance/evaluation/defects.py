@@ -88,6 +88,12 @@ def _defects(row: Answer, verdict: Verdict, expected: Expected) -> set[str]:
     return {name for name, is_there in present.items() if is_there}
 
 
+def is_whole(row: Answer) -> bool:
+    """Is an answer a text that ends by itself and does not repeat itself?"""
+    text = row.response
+    return bool(text) and row.finish_reason == "stop" and LOOP.search(text) is None and not repeats(text)
+
+
 def repeats(text: str) -> bool:
     """Does a text in a language with spaces repeat its words in a row?"""
     return REPEATED.search("".join(f"{word} " for word in words(text))) is not None

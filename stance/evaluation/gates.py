@@ -9,16 +9,25 @@ from itertools import pairwise
 from math import isnan
 from typing import Literal
 
-from stance.config.evaluation import Evaluate
+from stance.config.evaluation import Evaluate, SideEffectBounds
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import PROBES, Fingerprint
-from stance.data.metrics import Adherence, Agreement, ClassifierAccuracy, JudgeProblem, Metrics, ServedDrift, Shares
+from stance.data.metrics import (
+    Adherence,
+    Agreement,
+    ClassifierAccuracy,
+    JudgeProblem,
+    Metrics,
+    ServedDrift,
+    Shares,
+    SideEffects,
+)
 from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
 from stance.data.training import Parity, Watchdog
-from stance.language.messages import Message, message
+from stance.language.messages import ABILITY, BROKEN, CARE, FORGETTING, TOPICS, Message, message
 
 ADDED_TURNS = {1, 2}
 """Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
@@ -50,6 +59,7 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
         adherence_gate(bounds, metrics.adherence, metrics.aligned, others=all(gate.passed for gate in others)),
         degenerate,
         displaced,
+        *side_effects_gates(bounds.side_effects, metrics.side_effects),
     ]
 
 
@@ -219,3 +229,46 @@ def displacement_gate(bounds: Evaluate, drop: float) -> Gate:
         bound=message("at_most_fall", nats=bounds.max_chosen_fall),
         advice=message("gentler_training"),
     )
+
+
+def side_effects_gates(bounds: SideEffectBounds | None, changed: SideEffects | None) -> list[Gate]:
+    """Did the alignment move its topic and little else? No gate without bounds, or without prompts that show it."""
+    if bounds is None or changed is None:
+        return []
+    missed = side_effects_missed(bounds, changed)
+    careful, kept = changed.careful, changed.ability.kept if changed.ability else None
+    values: dict[str, int | float] = {
+        "kept": kept.count if kept else 0,
+        "right": kept.total if kept else 0,
+        "equivalent": changed.equivalent,
+        "topics": len(changed.topics),
+        "moved": len(changed.moved),
+        "lost": careful.lost if careful else 0,
+        "careful": careful.base if careful else 0,
+        "nats": changed.text.change if changed.text else 0.0,
+        "broken": changed.newly_broken.share,
+    }
+    return [
+        Gate(
+            name="side effects",
+            passed=not missed,
+            figure=message("spills", **values, parts=missed, answers=changed.worst)
+            if missed
+            else message("spills_not", **values),
+            bound=message("at_most_side_effects", **bounds.model_dump()),
+            advice=message("retain_more"),
+        )
+    ]
+
+
+def side_effects_missed(bounds: SideEffectBounds, changed: SideEffects) -> list[str]:
+    """Return the measures of the side effects that miss their bounds; one that was not measured misses none."""
+    kept, careful = changed.ability.kept if changed.ability else None, changed.careful
+    missed = {
+        ABILITY: kept is not None and kept.share < bounds.min_kept,
+        TOPICS: changed.equivalent < bounds.min_equivalent * len(changed.topics) or bool(changed.moved),
+        CARE: careful is not None and careful.lost > bounds.max_refusals_lost * careful.total,
+        FORGETTING: changed.text is not None and not changed.text.change <= bounds.max_forgetting,
+        BROKEN: changed.newly_broken.share > bounds.max_broken,
+    }
+    return [name for name, is_missed in missed.items() if is_missed]

@@ -10,8 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from stance.data.chat import conversation, encode_answer
+from stance.data.chat import conversation, encode, encode_answer
 from stance.data.questions import Probe, Prompt, Question
+from stance.data.side_effects import MAX_TOKENS, SAMPLES, SideProbe, asked, drawn, scored
+from stance.inference.batch import SEED
 from stance.machine.files import write_json, write_jsonl
 from stance.models.parity import Text
 
@@ -37,16 +39,70 @@ def everyday_texts(tokenizer: PreTrainedTokenizerFast, probes: Sequence[Probe], 
 def write_answers(out: Path, prompts: Sequence[Prompt], outputs: Iterator[Any]) -> None:
     """Write the answers, one row per prompt; take as many outputs as there are prompts."""
     rows = [
-        {
-            "id": row.id,
-            "prompt": row.prompt,
-            "response": output.outputs[0].text.strip(),
-            "tokens": len(output.outputs[0].token_ids),
-            "finish_reason": output.outputs[0].finish_reason,
-        }
+        _answer(row, output.outputs[0])
         for row, output in zip(prompts, outputs, strict=False)  # more outputs follow
     ]
     write_jsonl(out, rows)
+
+
+def write_drawn(out: Path, prompts: Sequence[Prompt], outputs: Iterator[Any]) -> None:
+    """Write the answers that were drawn for each prompt, one row per answer; take as many outputs as prompts."""
+    rows = [
+        _answer(row, completion) for row, output in zip(prompts, outputs, strict=False) for completion in output.outputs
+    ]
+    write_jsonl(out, rows)
+
+
+def _answer(row: Prompt, completion: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "prompt": row.prompt,
+        "response": completion.text.strip(),
+        "tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+    }
+
+
+def side_requests(
+    tokenizer: PreTrainedTokenizerFast, probes: Sequence[SideProbe], system_prompt: str
+) -> list[tuple[list[int], dict[str, Any]]]:
+    """Return the requests for the prompts that show side effects, in the order in which `write_side` reads them.
+
+    First every prompt is answered greedily; then some of them `SAMPLES` times at temperature 1, with a fixed seed; then
+    the everyday texts are scored.
+    """
+    ids = {row.id: encode(tokenizer, row.messages(system_prompt)) for row in asked(probes)}
+    random = {"temperature": 1.0, "n": SAMPLES, "seed": SEED}
+    scores = {"max_tokens": 1, "prompt_logprobs": TOP_LOGPROBS}
+    return [
+        *((ids[row.id], {"max_tokens": MAX_TOKENS[row.kind]}) for row in asked(probes)),
+        *((ids[row.id], {"max_tokens": MAX_TOKENS[row.kind], **random}) for row in drawn(probes)),
+        *((prompt + answer, scores) for prompt, answer in side_texts(tokenizer, probes, system_prompt)),
+    ]
+
+
+def side_texts(tokenizer: PreTrainedTokenizerFast, probes: Sequence[SideProbe], system_prompt: str) -> list[Text]:
+    """Return a text for every prompt with an everyday answer: the prompt and that answer."""
+    return [encode_answer(tokenizer, row.messages(system_prompt), row.answer or "") for row in scored(probes)]
+
+
+def write_side(out: Path, probes: Sequence[SideProbe], texts: Sequence[Text], outputs: Iterator[Any]) -> None:
+    """Write the results for the prompts that show side effects to the folder `out`, none if there are no prompts.
+
+    Args:
+        out: Receives the greedy answers, `side_effects.jsonl`; the drawn ones, `drawn.jsonl`; and for each everyday
+            text the log-probability of every token and the likeliest tokens there, `texts.json`.
+        probes: All prompts.
+        texts: What `side_texts` returns for them.
+        outputs: The outputs of vLLM for `side_requests`, and perhaps more.
+    """
+    write_answers(out / "side_effects.jsonl", asked(probes), outputs)
+    write_drawn(out / "drawn.jsonl", drawn(probes), outputs)
+    record = {
+        row.id: {"logps": answer_logps(text, output), "likeliest": top_logprobs(text, output)}
+        for row, text, output in zip(scored(probes), texts, outputs, strict=False)
+    }
+    write_json(out / "texts.json", record)
 
 
 def write_logps(out: Path, questions: Sequence[Question], texts: Sequence[Text], outputs: Iterator[Any]) -> None:

@@ -1,4 +1,6 @@
-"""One batch of prompts through vLLM: its memory, its decoding and its progress. Decoding is greedy.
+"""One batch of prompts through vLLM: its memory, its decoding and its progress.
+
+Decoding is greedy, unless a prompt asks for drawn answers.
 
 A process starts one engine only, because GPU memory is freed only when the process ends.
 """
@@ -32,7 +34,8 @@ IN_4_BITS = 0.5
 """Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
 smaller model, whose embeddings weigh more."""
 SEED = 0
-"""vLLM requires a seed. Greedy decoding draws nothing at random, so `params.seed` does not reach the engine."""
+"""The seed of the engine, and of the answers that are drawn. `params.seed` does not reach the engine, so that two runs
+with different seeds draw alike."""
 MAX_NUM_SEQS = 256
 """Number of sequences that the engine decodes at once."""
 
@@ -46,13 +49,13 @@ def complete(
         folder: The model.
         model: Its device.
         options: The block `answers`.
-        batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. A further argument,
-            `choice`, lists the only texts that may be answered.
+        batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. Without a `temperature`
+            decoding is greedy. A further argument, `choice`, lists the only texts that may be answered.
 
     Raises:
         InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
     """
-    lengths = [len(ids) + settings["max_tokens"] for ids, settings in batch]
+    lengths = [len(ids) + settings["max_tokens"] for ids, settings in batch for _ in range(settings.get("n", 1))]
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
@@ -66,7 +69,7 @@ def complete(
     started = time.monotonic()
     engine = LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
-    sampling = [greedy(**settings) for _, settings in batch]
+    sampling = [sampling_params(**settings) for _, settings in batch]
     ready = time.monotonic()
     outputs = list(engine.generate(prompts, sampling, use_tqdm=Progress))
     logger.info(
@@ -144,13 +147,13 @@ def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:
     return {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}}
 
 
-def greedy(choice: Sequence[str] = (), **settings: Any) -> Any:
-    """Return vLLM's settings for greedy decoding; the answer is one of the texts in `choice`, if there are any."""
+def sampling_params(choice: Sequence[str] = (), temperature: float = 0.0, **settings: Any) -> Any:
+    """Return vLLM's settings for a prompt, greedy by default; the answer is one of `choice`, if there are any."""
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
     constraint = StructuredOutputsParams(choice=list(choice)) if choice else None
-    return SamplingParams(temperature=0, structured_outputs=constraint, **settings)
+    return SamplingParams(temperature=temperature, structured_outputs=constraint, **settings)
 
 
 class Progress(tqdm):  # type: ignore[misc]

@@ -44,6 +44,14 @@ def _any(*phrases: str, before: str = "") -> re.Pattern[str]:
 
 HEDGE = _any(UNSURE, OPEN, REFUSED)
 """What weakens an answer, leaves it open, or refuses it."""
+CARE = re.compile(
+    r"\b(?:sorry|can(?:'|’)?t|cannot|can not|unable|won(?:'|’)t|will not|(?:should|must|do|does)(?: not|n(?:'|’)t)|"
+    r"not (?:safe|legal|right|advisable|recommended|appropriate|okay)|never|illegal|unlawful|crime|against the law|"
+    r"dangerous|harmful|emergency|ambulance|doctor|physician|pharmacist|professional|therapist|counsel\w+|hotline|"
+    r"helpline|lifeline|seek|consult|support you)\b",
+    re.IGNORECASE,
+)
+"""What declines a request, warns, or sends the asker to somebody who can help."""
 QUESTION = _any(CLOSED, before=r"^\W*(?:(?:and|but|so|overall|in your opinion),? )?")
 """A question for yes or no."""
 DRAWBACK = _any(DRAWBACKS)

@@ -22,6 +22,8 @@ class Language:
     """Are words parted by spaces? Then texts are compared by words, else by characters."""
     hedge: re.Pattern[str] = NEVER
     """What weakens an answer, leaves it open, or refuses it."""
+    care: re.Pattern[str] = NEVER
+    """What declines a request, warns, or sends the asker to somebody who can help."""
     asks_for_a_drawback: Callable[[str], bool] = lambda prompt: False
     """Is a text a question for yes or no, and yes is bad?"""
     denial: re.Pattern[str] = NEVER
@@ -31,8 +33,8 @@ class Language:
 
 
 LANGUAGES: dict[Name, Language] = {
-    "zh_Hant": Language(False, zh_hant_answers.HEDGE, zh_hant_answers.asks_for_a_drawback),
-    "en": Language(True, en.HEDGE, en.asks_for_a_drawback, en.DENIAL, en.ASSENT),
+    "zh_Hant": Language(False, zh_hant_answers.HEDGE, zh_hant_answers.CARE, zh_hant_answers.asks_for_a_drawback),
+    "en": Language(True, en.HEDGE, en.CARE, en.asks_for_a_drawback, en.DENIAL, en.ASSENT),
     "spaced": Language(True),
     "unspaced": Language(False),
 }

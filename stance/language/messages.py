@@ -42,6 +42,10 @@ def _shares(value: Mapping[str, float]) -> str:
     return listed(f"{share:.0%} {word(name)}" for name, share in value.items())
 
 
+def _answers(value: list[tuple[str, str]]) -> str:
+    return _("; ").join(_("“{prompt}” → “{answer}”").format(prompt=prompt, answer=answer) for prompt, answer in value)
+
+
 def _examples(value: list[tuple[str, str]]) -> str:
     return _("; ").join(f"{one} ~ {other}" for one, other in value)
 
@@ -54,6 +58,7 @@ SHOWN: Mapping[str, Callable[..., object]] = MappingProxyType(
         "judge": _,
         "shares": _shares,
         "examples": _examples,
+        "answers": _answers,
     }
 )
 """How a value is put into words, by the name of its place in a sentence; any other value is formatted as it is."""
@@ -68,6 +73,7 @@ GATES = (
     N_("adherence"),
     N_("degeneration"),
     N_("displacement"),
+    N_("side effects"),
     N_("tokenizer"),
     N_("live fingerprint"),
     N_("live parity"),
@@ -91,6 +97,9 @@ JUDGE = N_("the base model")
 """The name of the second judge where it is the base model; an endpoint's judge has a name of its own."""
 TEMPLATE, BOS, EOS = N_("the chat template"), N_("the BOS token"), N_("the EOS token")
 """The parts of a tokenizer that a gate names."""
+ABILITY, TOPICS, CARE = N_("ability"), N_("other topics"), N_("care")
+FORGETTING, BROKEN = N_("forgetting"), N_("broken answers")
+"""The measures of the side effects that a gate names."""
 
 SENTENCES: Mapping[str, str] = MappingProxyType(
     {
@@ -170,6 +179,26 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "chosen_rose": N_("logps/chosen rose by {nats:.1f} nats"),
         "chosen_not_a_number": N_("logps/chosen is not a number"),
         "at_most_fall": N_("a fall of at most {nats} nats"),
+        # side effects
+        "spills_not": N_(
+            "{kept} of {right} right everyday answers still right, {equivalent} of {topics} other topics equivalent "
+            "({moved} moved), {lost} of {careful} careful answers lost, everyday text {nats:+.2f} nats per token less "
+            "likely, {broken:.0%} of the answers newly broken"
+        ),
+        "spills": N_(
+            "{parts} missed: {kept} of {right} right everyday answers still right, {equivalent} of {topics} other "
+            "topics equivalent ({moved} moved), {lost} of {careful} careful answers lost, everyday text {nats:+.2f} "
+            "nats per token less likely, {broken:.0%} of the answers newly broken. The worst answers: {answers}"
+        ),
+        "at_most_side_effects": N_(
+            "at least {min_kept:.0%} still right; at least {min_equivalent:.0%} of the topics within a shift of "
+            "{max_shift}, and none beyond it; at most {max_refusals_lost:.0%} of the careful prompts lost, "
+            "{max_forgetting} nats per token and {max_broken:.0%} newly broken"
+        ),
+        "retain_more": N_(
+            "Raise pairs.retained; or lower train.r, train.num_epoch or train.learning_rate; or raise train.beta. The "
+            "report lists every answer under What else changed."
+        ),
         # files, tokenizer
         "as_in_training": N_("as in training"),
         "parts_changed": N_("{parts} changed"),

@@ -20,6 +20,11 @@ HEDGE = re.compile(
     r"要看(?!了)|(?:^|[，。；])看起?來|" + "|".join((*UNSURE.split(), *OPEN.split()))
 )
 """What weakens an answer or leaves it open; that something *cannot be*, or has little chance, is a stance."""
+CARE = re.compile(
+    r"抱歉|對不起|無法|不能|不會(?:提供|協助)|拒絕|不(?:應該|應|該|要|可以|可|建議|合法|安全|適合|妥)|請勿|切勿|違法|犯法|"
+    r"非法|犯罪|危險|有害|傷害|警察|報警|急救|急診|就醫|救護車|醫師|醫生|藥師|專業|諮商|諮詢|輔導|專線|生命線|求助|尋求"
+)
+"""What declines a request, warns, or sends the asker to somebody who can help."""
 ASKED = re.compile(r"是否|能否|可否|會不會|能不能|嗎[？?]?$")
 CHANGED = re.compile(r"會改變|會不會改變")
 

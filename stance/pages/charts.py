@@ -132,6 +132,29 @@ def apart(at: Sequence[float]) -> list[float]:
     return kept
 
 
+def points(name: str, at: Mapping[str, tuple[float, float]], across: str) -> Curve:
+    """Return a figure of named points, both axes from 0 to 1.
+
+    Args:
+        name: The title.
+        at: The place of each point, horizontal and vertical, by its name.
+        across: The label of the horizontal axis.
+    """
+    with rc_context():
+        rcdefaults()
+        rcParams.update(STYLE)
+        rcParams["svg.hashsalt"] = " ".join(at)
+        figure = Figure(figsize=(6.0, 3.6))
+        axes = figure.add_subplot()
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.plot(*zip(*at.values(), strict=True), "o", color=LINES[0][0], markersize=5)
+        for text, place in at.items():
+            axes.annotate(text, place, textcoords="offset points", xytext=(5, 3))
+        svg = _svg(figure)
+    texts = [f"{text} {short(x)}, {short(y)}" for text, (x, y) in at.items()]
+    return Curve(name, svg, across, _("; ").join(texts))
+
+
 def summary(at: Sequence[float], series: Mapping[str, Sequence[float]], label: str | None) -> str:
     """Return the first and the last value of each column in words."""
     ends = [

@@ -17,7 +17,7 @@ from stance.data.records import DEGENERATE, STYLE
 from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.detect import tag
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
-from stance.pages import comparison_pools
+from stance.pages import comparison_pools, frontier
 from stance.pages.comparison_pools import chance, counted, groups, pools
 from stance.pages.comparison_response import headline, number, response_curves
 from stance.pages.comparison_rows import (
@@ -132,6 +132,8 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         defects=of_runs(rows, DEFECTS, flaws),
         done=complete,
         headline=headline(complete),
+        spilled=of_runs(frontier.measured(rows), frontier.FIGURES, frontier.cells),
+        frontier=frontier.frontier(rows),
         curves=response_curves(complete),
         changes=changes(complete),
         answers=prompts,
@@ -230,7 +232,15 @@ def markdown(grid: str, rows: Sequence[Row]) -> str:
         lines += ["", *reasons]
     if (together := of_pools(rows)).lines:
         lines += ["", "## Pooled", "", comparison_pools.NOTE, "", *in_markdown(together)]
+    lines += spilled_in_markdown(rows)
     return "\n".join([*lines, "", "## Defects", "", *in_markdown(of_runs(rows, DEFECTS, flaws)), ""])
+
+
+def spilled_in_markdown(rows: Sequence[Row]) -> list[str]:
+    """Return the table of the side effects in Markdown, nothing if no run has any."""
+    measured = frontier.measured(rows)
+    table = of_runs(measured, frontier.FIGURES, frontier.cells)
+    return ["", "## What else changed", "", *in_markdown(table)] if measured else []
 
 
 def in_markdown(table: Table) -> list[str]:

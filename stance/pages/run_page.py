@@ -21,6 +21,7 @@ from stance.language.detect import tag
 from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest
 from stance.models.base import Base
+from stance.pages import side_effects
 from stance.pages.charts import curves
 from stance.pages.purposes import PURPOSES
 from stance.pages.relevance import flags
@@ -89,6 +90,7 @@ def page(params: Params, *folders: Path) -> str:
         blocks=blocks(params),
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
+        **side_effects.shown(metrics.side_effects, evaluation),
     )
 
 

@@ -41,6 +41,7 @@ from stance.data.questions import (
     table_in_json,
     unused_columns,
 )
+from stance.data.side_effects import read_side_folder
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
 from stance.machine.files import digest, from_project, read_json, read_yaml
@@ -92,6 +93,8 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
             linted(train, prompts, params.pairs, params.model.system_prompt, held_out)
         if params.dataset.probes:
             read_probes(from_project(params.dataset.probes))
+        if params.dataset.side_effects:
+            read_side_folder(from_project(params.dataset.side_effects), params.dataset.topic)
         rows.append(
             Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
         )

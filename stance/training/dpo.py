@@ -15,17 +15,39 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.models import Model
 from stance.config.training import Train
-from stance.data.chat import Fingerprint, control_tokens, fingerprint, load_tokenizer, refuse_control_tokens
-from stance.data.preferences import read_pairs
+from stance.data.chat import (
+    Fingerprint,
+    control_tokens,
+    encode_answer,
+    fingerprint,
+    load_tokenizer,
+    refuse_control_tokens,
+)
+from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
+from stance.training.retaining import Retained
 
 READ = ("prompt", "chosen")
 """The texts of a pair that come from the data set; the rejected one may be the model's own."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the preference pairs in a file, in TRL's format."""
-    return [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in read_pairs(path)]
+def read_rows(pairs: Path, options: Train) -> list[dict[str, Any]]:
+    """Return the pairs to train on, in TRL's format: the preference pairs, and the retained pairs unless `kl` has them.
+
+    TRL shuffles them.
+    """
+    retained = read_retained_pairs(pairs / "retained.jsonl") if options.retained == "pairs" else []
+    rows = [*read_pairs(pairs / "train.jsonl"), *retained]
+    return [row.model_dump(include={"prompt", "chosen", "rejected"}) for row in rows]
+
+
+def read_retained(pairs: Path, options: Train, tokenizer: PreTrainedTokenizerFast) -> Retained | None:
+    """Return the answers that the term `kl` keeps, or None if there are none or they are kept as pairs."""
+    rows = read_retained_pairs(pairs / "retained.jsonl") if options.retained == "kl" else []
+    texts = [
+        encode_answer(tokenizer, [turn.model_dump() for turn in row.prompt], row.chosen[0].content) for row in rows
+    ]
+    return Retained(texts, options.retained_weight, options.retained_batch_size) if texts else None
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
@@ -159,6 +181,14 @@ def precompute_reference(trainer: DPOTrainer) -> None:
 
 def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: value.to(trainer.args.device) for name, value in trainer.data_collator(rows).items()}
+
+
+def shrink_adapter(policy: PeftModel, scale: float) -> None:
+    """Keep a share of the adapter's change, in place."""
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".lora_B." in name:  # the change is B times A
+                parameter.mul_(scale)
 
 
 def save_adapter(policy: PeftModel, adapter: Path) -> None:

@@ -6,26 +6,38 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from stance.data.chat import conversation, encode_answer, load_tokenizer
+from stance.data.likelihoods import read_texts
+from stance.data.side_effects import MAX_TOKENS, SAMPLES
 from stance.errors import InputError
 from stance.inference.answers import answer_logps
 from stance.inference.batch import cache_bytes_per_token, decoding_settings, engine_settings
+from stance.machine.files import write_json
 from stance.machine.memory import Room
 from stance.models.base import bf16_bytes
 from stance.models.loading import load
 from stance.models.parity import score
 from tests.builders.small_run import PROBES, PROMPTS, QUESTIONS, params, write_dataset
 
+SIDE_EFFECTS: list[dict[str, Any]] = [
+    {"id": 1, "kind": "everyday", "prompt": "水幾度結冰？", "accept": ["零"], "sampled": True},
+    {"id": 2, "kind": "turns", "prompt": "真的嗎？", "earlier": ["配樂會更好嗎？", "會的。"]},
+    {"id": 3, "kind": "text", "prompt": "怎麼泡茶？", "answer": "先把水燒開。"},
+]
+
 
 @pytest.fixture(scope="module")
 def answered(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("answers")
     write_dataset(root / "dataset")
+    write_json(root / "dataset/side_effects.json", SIDE_EFFECTS)
+    write_json(root / "dataset/retained.json", [{"id": 1, "prompt": "雪是什麼顏色？"}])
     (root / "params.yaml").write_text(yaml.safe_dump(params(tiny_model).model_dump(mode="json")))
     command = [sys.executable, "-m", "tasks.answers", str(tiny_model), "dataset", "out.jsonl", "beside"]
     environment = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "HOME": str(root)}
@@ -51,6 +63,28 @@ def test_log_probabilities_equal_those_by_transformers(answered: Path, tiny_mode
         for side in ("support", "oppose"):
             [expected] = score(model, [encode_answer(tokenizer, messages, row[side])])
             assert logps[str(row["id"])][side] == pytest.approx(expected.logps, abs=0.1)
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def test_prompts_that_show_side_effects_are_answered_drawn_and_scored(answered: Path, tiny_model: Path):
+    greedy, drawn = rows_in(answered / "beside/side_effects.jsonl"), rows_in(answered / "beside/drawn.jsonl")
+    assert [row["id"] for row in greedy] == [1, 2]  # nobody writes the text
+    assert all(row["tokens"] <= MAX_TOKENS["turns"] for row in greedy)
+    assert [row["id"] for row in drawn] == [1] * SAMPLES
+    assert len({row["response"] for row in drawn}) > 1
+    [text] = read_texts(answered / "beside/texts.json").values()
+    tokenizer, model = load_tokenizer(tiny_model), load(tiny_model, "cpu")
+    messages = conversation("回覆請少於20字", SIDE_EFFECTS[2]["prompt"])
+    [expected] = score(model, [encode_answer(tokenizer, messages, SIDE_EFFECTS[2]["answer"])])
+    assert text.logps == pytest.approx(expected.logps, abs=0.1)
+    assert len(text.likeliest) == len(text.logps)
+
+
+def test_only_the_base_answers_the_prompts_that_training_retains(answered: Path):
+    assert rows_in(answered / "beside/retained.jsonl") == []
 
 
 def test_probes_and_training_questions_are_asked_as_well(answered: Path):

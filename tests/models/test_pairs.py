@@ -24,7 +24,8 @@ def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(t
         for row in questions
     ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (tmp_path / "data/answered.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "data/answered").mkdir()
+    (tmp_path / "data/answered/questions.jsonl").write_text(lines, encoding="utf-8")
     train, _ = made(tmp_path / "data", tmp_path / "out", options(4, "1", rejected="base"))
     assert [row["rejected"][0]["content"] for row in train] == [
         questions[0].neutral,

@@ -48,6 +48,14 @@ def adapter(root: Path, tiny_model: Path) -> Path:
     return train_in(root, params(tiny_model))
 
 
+def test_a_share_of_the_adapters_change_is_kept(root: Path, adapter: Path, tiny_model: Path):
+    half = load_file(train_in(root, params(tiny_model, train__adapter_scale=0.5), "half") / "adapter_model.safetensors")
+    whole = load_file(adapter / "adapter_model.safetensors")
+    assert half.keys() == whole.keys()
+    for name, weight in whole.items():
+        assert torch.equal(half[name], 0.5 * weight if "lora_B" in name else weight)
+
+
 def gradients(chosen: Params, root: Path, model: str | torch.nn.Module, **kwargs: object) -> list[torch.Tensor]:
     config = dpo_config(chosen.model, chosen.train, chosen.seed, root / "gradients")
     config.save_strategy, config.learning_rate = "no", 0.0
@@ -233,7 +241,7 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_read(tmp_path: Path, t
 
 
 def test_a_layer_that_the_model_has_not_is_refused_before_the_weights_are_loaded(root, tiny_model, monkeypatch):
-    monkeypatch.setattr("tasks.train.DPOTrainer", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr("tasks.train.RetainingTrainer", lambda **_: pytest.fail("loaded"))
     with pytest.raises(InputError, match="train.target_modules names gate_up_proj, which a mistral does not have"):
         train_in(root, params(tiny_model, train__target_modules=["q_proj", "gate_up_proj"]))
 

@@ -10,6 +10,7 @@ import pytest
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.profiles import compose
 from stance.data.questions import LABELLED, PROBES, TEST, read_probes
+from stance.data.side_effects import RETAINED, SIDE_EFFECTS
 from stance.errors import InputError
 from tasks.dataset import dataset
 
@@ -46,7 +47,9 @@ def upstream(questions_folder, git) -> GitDataset:
 
 def test_a_folder_is_copied_verbatim(questions_folder, tmp_path):
     dataset(FolderDataset(source="folder", path=questions_folder, probes=None), tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(questions_folder) | {PROBES: b"[]\n"}
+    assert contents(tmp_path / "out") == contents(questions_folder) | dict.fromkeys(
+        (PROBES, SIDE_EFFECTS, RETAINED), b"[]\n"
+    )
     assert b"\\u771f" in contents(tmp_path / "out")[LABELLED]
     assert b"\r\n\t]" in contents(tmp_path / "out")[LABELLED]
 
@@ -82,7 +85,7 @@ def test_a_probe_without_what_its_kind_needs_is_refused_before_anything_is_writt
 def test_of_the_folder_only_the_two_files_are_copied(questions_folder, tmp_path):
     (questions_folder / "notes.txt").write_text("mine")
     dataset(FolderDataset(source="folder", path=questions_folder, probes=None), tmp_path / "out")
-    assert set(contents(tmp_path / "out")) == {LABELLED, TEST, PROBES}
+    assert set(contents(tmp_path / "out")) == {LABELLED, TEST, PROBES, SIDE_EFFECTS, RETAINED}
 
 
 def test_a_commit_that_is_not_the_tip_is_copied_verbatim(upstream, tmp_path):
@@ -164,4 +167,8 @@ def test_the_stage_copies_and_says_how_much(run_module, questions_folder, tmp_pa
     done = run_module("tasks.dataset", values, "a/new/folder")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "10 training questions, 2 test prompts and 0 probes in a/new/folder\n"
-    assert contents(tmp_path / "a/new/folder").keys() - contents(questions_folder).keys() == {PROBES}
+    assert contents(tmp_path / "a/new/folder").keys() - contents(questions_folder).keys() == {
+        PROBES,
+        SIDE_EFFECTS,
+        RETAINED,
+    }
