@@ -74,6 +74,8 @@ class SideEffectBounds(Section):
     """Nats per token by which everyday text may become less likely."""
     max_broken: float = Field(ge=0, le=1)
     """Largest share of the answers that only the aligned model repeats, leaves empty or gives in another language."""
+    refuse: bool = True
+    """Whether a missed bound refuses a release. If not, it is a warning."""
 
 
 class Evaluate(Section):

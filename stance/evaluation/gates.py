@@ -255,8 +255,9 @@ def side_effects_gates(bounds: SideEffectBounds | None, changed: SideEffects | N
             figure=message("spills", **values, parts=missed, answers=changed.worst)
             if missed
             else message("spills_not", **values),
-            bound=message("at_most_side_effects", **bounds.model_dump()),
+            bound=message("at_most_side_effects", **bounds.model_dump(exclude={"refuse"})),
             advice=message("retain_more"),
+            warning=not bounds.refuse,
         )
     ]
 

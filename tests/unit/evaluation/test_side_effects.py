@@ -228,3 +228,10 @@ def test_a_planted_side_effect_is_caught_and_named(
     assert sentence(gate.figure).startswith(", ".join(measures) if len(measures) < 2 else measures[0])
     assert sentence(gate.figure).count(named) == 3
     assert sentence(gate.advice).startswith("Raise pairs.retained")
+
+
+def test_a_gate_that_only_warns_lets_a_release_go_ahead():
+    spilled = figures([row(n, "everyday", "Paris.", "No.") for n in range(10)])
+    for refuse in (True, False):
+        [gate] = side_effects_gates(BOUNDS.model_copy(update={"refuse": refuse}), spilled)
+        assert (gate.passed, gate.warning) == (False, not refuse)
