@@ -18,6 +18,7 @@ PURPOSES: Mapping[str, str] = MappingProxyType(
         "displacement": N_(
             "The training must keep the preferred answers likely, and not only make the other answers unlikely."
         ),
+        "side effects": N_("The training must change the topic, and as little else as the bounds allow."),
         "tokenizer": N_("The tokenizer's files must be those of the training."),
         "live fingerprint": N_("The running engine must read a conversation as the same tokens as the base model."),
         "live parity": N_("The running engine must give the answers and probabilities of the run."),

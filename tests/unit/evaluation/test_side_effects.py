@@ -231,7 +231,8 @@ def test_a_planted_side_effect_is_caught_and_named(
 
 
 def test_a_gate_that_only_warns_lets_a_release_go_ahead():
-    spilled = figures([row(n, "everyday", "Paris.", "No.") for n in range(10)])
+    spilling = untouched()
+    spilled = figures(spilling, of_lost_care(spilling))
     for refuse in (True, False):
         [gate] = side_effects_gates(BOUNDS.model_copy(update={"refuse": refuse}), spilled)
         assert (gate.passed, gate.warning) == (False, not refuse)
