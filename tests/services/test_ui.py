@@ -259,7 +259,7 @@ def test_a_cancelled_run_goes_on_by_another_button_and_its_summary_is_read(ui: U
     expect(page.get_by_text("pairs.support_ratio").first).to_be_visible(timeout=60_000)
     page.screenshot(path=SHOTS / "ui-5-summary.png")
     page.goto(f"/artifacts/artifact/{artifacts['loss']}")
-    page.wait_for_function("[...document.images].some(image => image.src.startsWith('data:') && image.naturalWidth)")
+    page.wait_for_function("[...document.images].some(image => image.src.includes('/.runs/') && image.naturalWidth)")
     page.screenshot(path=SHOTS / "ui-6-curve.png")
     page.goto(f"/artifacts/artifact/{artifacts['preflight']}")
     expect(page.get_by_text("parameters fit the data").first).to_be_visible(timeout=60_000)
