@@ -236,7 +236,7 @@ def test_a_commit_of_which_only_one_file_is_here_is_fetched(check, questions_fol
 
 def lock(folder: Path, path: Path) -> None:
     """Write the part of `dvc.lock` that says where the data set came from."""
-    source = {"source": "folder", "path": str(path), "probes": None}
+    source = {"source": "folder", "path": str(path), "probes": None, "side_effects": None}
     stages = {"dataset": {"params": {"params.yaml": {"dataset": source}}}}
     (folder / "dvc.lock").write_text(json.dumps({"stages": stages}), encoding="utf-8")
 
