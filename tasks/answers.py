@@ -9,19 +9,20 @@ join the batch, where the data set has them; the base model answers the prompts 
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.config.params import Params
-from stance.data.chat import conversation, encode, load_tokenizer
-from stance.data.questions import PROBES, read_probes, read_prompts, read_questions
-from stance.data.side_effects import RETAINED, SIDE_EFFECTS, read_retained, read_side_probes
+from stance.data.chat import load_tokenizer
+from stance.data.questions import PROBES, Prompt, read_probes, read_prompts, read_questions
+from stance.data.side_effects import RETAINED, SIDE_EFFECTS, SideProbe, read_if_any
 from stance.errors import paths, run
 from stance.inference.answers import (
     TOP_LOGPROBS,
+    answer_requests,
     everyday_texts,
     labelled_texts,
+    score_requests,
     side_requests,
     side_texts,
     write_answers,
@@ -61,20 +62,16 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
     folder = locate(weights) if is_base else weights
     tokenizer = load_tokenizer(folder)
     prompts, questions, probes = read_prompts(dataset), read_questions(dataset), read_probes(dataset / PROBES)
-    asides = read_side_probes(dataset / SIDE_EFFECTS)
-    retained = read_retained(dataset / RETAINED) if is_base else []
+    asides = read_if_any(dataset / SIDE_EFFECTS, SideProbe)
+    retained = read_if_any(dataset / RETAINED, Prompt) if is_base else []
     plain = (*prompts, *probes, *questions, *retained)
-    prompt_ids = [encode(tokenizer, conversation(model.system_prompt, row.prompt)) for row in plain]
     labelled = [text for row in questions for text in labelled_texts(tokenizer, row, model.system_prompt)]
     everyday = everyday_texts(tokenizer, probes, model.system_prompt)
-    batch: list[tuple[list[int], dict[str, Any]]] = [
-        *((ids, {"max_tokens": options.max_new_tokens}) for ids in prompt_ids),
+    batch = [
+        *answer_requests(tokenizer, plain, model.system_prompt, options.max_new_tokens),
         *side_requests(tokenizer, asides, model.system_prompt),
-        *((prompt + answer, {"max_tokens": 1, "prompt_logprobs": 0}) for prompt, answer in labelled),
-        *(
-            (prompt + answer, {"max_tokens": 1, "prompt_logprobs": TOP_LOGPROBS})
-            for prompt, answer in everyday.values()
-        ),
+        *score_requests(labelled, 0),
+        *score_requests(everyday.values(), TOP_LOGPROBS),
     ]
     outputs = iter(complete(folder, model, options, batch))
     write_answers(out, prompts, outputs)
@@ -84,13 +81,8 @@ def answers(model: Model, options: Answers, weights: Path, dataset: Path, out: P
     write_side(beside, asides, side_texts(tokenizer, asides, model.system_prompt), outputs)
     write_logps(beside / "logps.json", questions, labelled, outputs)
     write_top_logprobs(beside / "likeliest.json", everyday, outputs)
-    logger.info(
-        "%d answers to test prompts in %s, %d other answers in %s",
-        len(prompts),
-        out,
-        len(prompt_ids) - len(prompts) + len(asides),
-        beside,
-    )
+    others = len(plain) - len(prompts) + len(asides)
+    logger.info("%d answers to test prompts in %s, %d other answers in %s", len(prompts), out, others, beside)
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.params import Params
-from stance.data.questions import LABELLED, PROBES, TEST, read_both, read_probes, table_in_json, unused_columns
+from stance.data.questions import LABELLED, PROBES, TEST, Prompt, read_both, read_probes, table_in_json, unused_columns
 from stance.data.side_effects import (
     RETAINED,
     RETAINED_SOURCE,
     SIDE_EFFECTS,
-    read_retained,
+    read_if_any,
     read_side_folder,
     require_unasked,
     rows_of,
@@ -45,7 +45,7 @@ def dataset(source: FolderDataset | GitDataset, out: Path) -> None:
         probes = read_probes(probes_file) if probes_file else []
         beside = from_project(source.side_effects) if source.side_effects else None
         asides = read_side_folder(beside, source.topic) if beside else []
-        retained = read_retained(beside / RETAINED_SOURCE) if beside else []
+        retained = read_if_any(beside / RETAINED_SOURCE, Prompt) if beside else []
         require_unasked(retained, (*asides, *probes, *prompts))
         out.mkdir(parents=True, exist_ok=True)
         for name in (LABELLED, TEST):

@@ -17,7 +17,6 @@ from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
-from stance.data.side_effects import SIDE_EFFECTS, read_side_probes
 from stance.data.training import Parity, Watchdog
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts, write_side_verdicts
 from stance.errors import paths, run
@@ -36,7 +35,7 @@ from stance.evaluation.measures import (
     responses,
 )
 from stance.evaluation.probes import boundary, probe_verdicts
-from stance.evaluation.side_effects import of_side_effects, read_side_answers, read_side_texts
+from stance.evaluation.side_effects import side_effects_of
 from stance.language.messages import sentence
 from stance.machine.files import write_json
 
@@ -58,26 +57,19 @@ def evaluate(
         merge: `data/merge`, for parity, fingerprint and log-probabilities.
         answers: `data/answers`.
         judge: `data/judge`, for the second judge's opinion.
-        out: Receives `metrics.json`, `gates.json`, `responses.json`, `stances.json`, `probes.json` and
-            `side_effects.json`.
+        out: Receives `metrics.json`, `gates.json`, and `{responses,stances,probes,side_effects}.json`.
     """
     questions = read_questions(dataset)
     fitted = fit(questions, corpora, base, params.model.device)
     rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
-    verdicts = {name: judged(fitted.classifier, found) for name, found in rows.items()}
-    flaws = {
-        name: defects(found, verdicts[name], questions, params.model.system_prompt) for name, found in rows.items()
-    }
+    verdicts = {name: judged(fitted.classifier, answered) for name, answered in rows.items()}
+    system = params.model.system_prompt
+    flaws = {name: defects(answered, verdicts[name], questions, system) for name, answered in rows.items()}
     probes = probed(fitted.classifier, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
-    asides = read_side_probes(dataset / SIDE_EFFECTS)
-    bounds = params.evaluate.side_effects
-    side_effects, changes = of_side_effects(
-        *read_side_answers(fitted.classifier, asides, answers),
-        read_side_texts(asides, answers),
-        held.stance,
-        bounds.max_shift if bounds else 0.0,
+    side_effects, changes = side_effects_of(
+        fitted.classifier, dataset, answers, held.stance, params.evaluate.side_effects
     )
     metrics = Metrics(
         **of_answers(rows, verdicts, flaws, fitted.accuracy()),
@@ -85,7 +77,7 @@ def evaluate(
         judge=agreement(Opinion.read(judge / "verdicts.json"), verdicts),
         probes=boundary(probes, held.stance),
         **of_likelihood(answers, merge, chosen, params.train.beta),
-        chosen_fall=chosen_fall(train / "log.csv"),
+        chosen_fall=chosen_fall(train / "log.csv", params.train.beta),
         side_effects=side_effects,
     )
     before, merged = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))

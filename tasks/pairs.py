@@ -10,6 +10,7 @@ applies the chat template once.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from stance.config.data import Pairs
@@ -17,7 +18,7 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.data.answers import read_answers
 from stance.data.pairs import directed, linted, preview, retained_pairs, split, training_pairs
-from stance.data.preferences import write_pairs
+from stance.data.preferences import Pair, write_pairs
 from stance.data.questions import read_prompts, read_questions
 from stance.data.records import write_warnings
 from stance.errors import paths, run
@@ -66,17 +67,15 @@ def pairs(
     preview(train)
     for warning in warnings:
         logger.info("lint: %s: %s", warning.check, sentence(warning.message))
+    summary(train, len(held_out), len(retained))
+
+
+def summary(train: Sequence[Pair], held_out: int, retained: int) -> None:
+    """Log how many pairs there are of each kind."""
     supported = sum(row.preferred == "support" for row in train)
-    logger.info(
-        "%d pairs: %d prefer support, %d oppose; %d held out; %d retained besides",
-        len(train),
-        supported,
-        len(train) - supported,
-        len(held_out),
-        len(retained),
-    )
-    if options.rejected == "base":
-        rejected = sum(row.against == "neutral" for row in train)
+    counts = (len(train), supported, len(train) - supported, held_out, retained)
+    logger.info("%d pairs: %d prefer support, %d oppose; %d held out; %d retained besides", *counts)
+    if rejected := sum(row.against == "neutral" for row in train):
         logger.info(
             "%d of %d reject the base model's own answer; the others take a stance or are broken", rejected, len(train)
         )

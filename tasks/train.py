@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import cast
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
@@ -69,7 +68,6 @@ def train(
     require_device(model)
     folder = locate(base)
     adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs)
     rows = read_rows(pairs, options)
     tokenizer = checked_tokenizer(folder, base)
@@ -81,10 +79,7 @@ def train(
         processing_class=tokenizer,
         quantization_config=quantization_config(model),
         peft_config=lora_config(options),
-        callbacks=[
-            Progress(out / "log.csv"),
-            WatchdogCallback(out / "watchdog.json", options.max_chosen_fall, options.max_margin),
-        ],
+        callbacks=[Progress(out / "log.csv"), WatchdogCallback(out / "watchdog.json", options)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.retained = read_retained(pairs, options, tokenizer)
@@ -96,8 +91,7 @@ def train(
         precompute_reference(trainer)
     trainer.train(resume_from_checkpoint=last_complete(state))
     logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
-    if options.adapter_scale < 1:
-        shrink_adapter(policy, options.adapter_scale)
+    shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
     shutil.rmtree(state, ignore_errors=True)

@@ -88,7 +88,7 @@ class Evaluate(Section):
     max_degenerate: float = Field(ge=0, le=1)
     """Largest share of test answers that may be empty, cut off, repetitive or in the wrong script."""
     max_chosen_fall: float = Field(gt=0)
-    """Nats by which `logps/chosen` may drop over the whole training. DPO can make the chosen answers less likely, along
-    with the rejected ones."""
+    """Nats by which the log-probability of the chosen answers may drop over the training. DPO can make them less
+    likely, along with the rejected ones."""
     side_effects: SideEffectBounds | None = None
     """The bounds of the gate `side effects`; null for no such gate."""

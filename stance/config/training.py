@@ -72,7 +72,8 @@ class Train(Section):
     save_steps: int = Field(gt=0)
     """Optimiser steps between two checkpoints. A training that is killed resumes from the last one."""
     max_chosen_fall: float = Field(gt=0)
-    """Nats by which `logps/chosen` may drop, averaged over three steps. A larger drop stops the training."""
+    """Nats by which the log-probability of the chosen answers may drop below the base model's, averaged over three
+    steps. A larger drop stops the training."""
     max_margin: float = Field(gt=0)
     """Largest reward margin, averaged over three steps. A larger margin stops the training."""
 

@@ -345,7 +345,7 @@ class Metrics(Figures):
     rewards: Rewards
     served: ServedDrift
     chosen_fall: float
-    """Nats by which `logps/chosen` fell during the training; may be NaN."""
+    """Nats by which the log-probability of the chosen answers fell during the training; may be NaN."""
     side_effects: SideEffects | None = None
     """Null where the data set has no prompts for it, and in a record of an earlier version."""
 

@@ -36,6 +36,16 @@ class Gate(BaseModel):
     warning: StrictBool = False
     """Does the gate only warn? Then a push, a server or a release takes the model even if the gate is missed."""
 
+    @property
+    def refuses(self) -> bool:
+        """Is the gate missed, and does it refuse a release?"""
+        return not self.passed and not self.warning
+
+    @property
+    def warns(self) -> bool:
+        """Is the gate missed, and does it only warn?"""
+        return not self.passed and self.warning
+
 
 class LintWarning(BaseModel):
     """One warning of the linter about a data set."""
@@ -106,6 +116,6 @@ def require(gates: Iterable[Gate], refusal: str) -> None:
     Raises:
         InputError: A gate that does not only warn is missed; names figure, bound and advice of each.
     """
-    if missed := [in_words(gate) for gate in gates if not gate.passed and not gate.warning]:
+    if missed := [in_words(gate) for gate in gates if gate.refuses]:
         reasons = ("{name}: found {found}, expected {expected}. {advice}".format(**gate) for gate in missed)
         raise InputError(f"{refusal}: {' '.join(reasons)}")

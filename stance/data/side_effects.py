@@ -21,7 +21,7 @@ from typing import Literal, Self, get_args
 from pydantic import field_validator, model_validator
 
 from stance.data.chat import Message, conversation
-from stance.data.questions import Prompt, Text, read_rows
+from stance.data.questions import Prompt, Row, Text, read_rows
 from stance.errors import InputError
 
 SIDE_EFFECTS, RETAINED = "side_effects.json", "retained.json"
@@ -113,9 +113,13 @@ def holds_object(response: str) -> bool:
         return False
 
 
-def read_side_probes(path: Path) -> list[SideProbe]:
-    """Return the prompts in a file, none if there is no such file; raises as `read_questions` does."""
-    return [] if _is_empty(path) else read_rows(path, SideProbe)
+def read_if_any(path: Path, schema: type[Row]) -> list[Row]:
+    """Return the rows of a file, none if it is missing or an empty list; raises as `read_questions` does.
+
+    Data sets of earlier versions have no such file.
+    """
+    is_empty = not path.is_file() or path.read_bytes().strip() == b"[]"
+    return [] if is_empty else read_rows(path, schema)
 
 
 def read_side_folder(folder: Path, topic: str) -> list[SideProbe]:
@@ -137,11 +141,6 @@ def read_side_folder(folder: Path, topic: str) -> list[SideProbe]:
     return [row for _, row in rows]
 
 
-def read_retained(path: Path) -> list[Prompt]:
-    """Return the unrelated prompts of a data set, none if there is no such file; raises as `read_questions` does."""
-    return [] if _is_empty(path) else read_rows(path, Prompt)
-
-
 def require_unasked(retained: Iterable[Prompt], asked_prompts: Iterable[Prompt]) -> None:
     """Refuse prompts that are retained and asked: a model answers as it was trained to, which would show nothing.
 
@@ -154,11 +153,6 @@ def require_unasked(retained: Iterable[Prompt], asked_prompts: Iterable[Prompt])
             f"retained.jsonl: the prompts with the ids {', '.join(both)} are also asked, as test prompts, probes or "
             "prompts that show side effects; a retained prompt is trained on, so replace them"
         )
-
-
-def _is_empty(path: Path) -> bool:
-    """Is there no file, or one with an empty list? Data sets of earlier versions have no such file."""
-    return not path.is_file() or path.read_bytes().strip() == b"[]"
 
 
 def rows_of(probes: Iterable[Prompt]) -> list[dict[str, object]]:

@@ -185,12 +185,14 @@ def served_drift(merged: Logps, served: Logps) -> ServedDrift:
     return ServedDrift(mean=fmean(differences), worst=max(differences))
 
 
-def chosen_fall(log: Path) -> float:
-    """Return by how many nats `logps/chosen` fell from the first third of the training to its last third."""
+def chosen_fall(log: Path, beta: float) -> float:
+    """Return by how many nats the log-probability of the chosen answers fell, over the last third of the training.
+
+    Every answer is compared with itself under the reference: `rewards/chosen` is beta times that difference.
+    """
     with log.open(encoding="utf-8", newline="") as file:
-        chosen = [float(row["logps/chosen"]) for row in csv.DictReader(file)]
-    third = max(1, len(chosen) // 3)
-    return fmean(chosen[:third]) - fmean(chosen[-third:])
+        rewards = [float(row["rewards/chosen"]) for row in csv.DictReader(file)]
+    return -fmean(rewards[-max(1, len(rewards) // 3) :]) / beta
 
 
 def responses(base: Sequence[Answer], aligned: Sequence[Answer]) -> list[Response]:

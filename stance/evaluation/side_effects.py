@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from stance.config.evaluation import SideEffectBounds
 from stance.data.answers import Answer, read_answers
 from stance.data.likelihoods import ScoredText, read_texts
 from stance.data.metrics import Ability, Both, Drawn, Guarded, Share, SideEffects, TopicShift
 from stance.data.questions import Stance
-from stance.data.side_effects import ON_TOPIC, SideKind, SideProbe, asked, drawn
+from stance.data.side_effects import ON_TOPIC, SIDE_EFFECTS, SideKind, SideProbe, asked, drawn, read_if_any
 from stance.data.verdicts import Effect, SideAnswer, SideVerdicts
 from stance.evaluation.classifier import Verdict
 from stance.evaluation.defects import LOOP, Expected, repeats
@@ -59,6 +60,16 @@ class SideAnswered(NamedTuple):
     def shift(self) -> float:
         """The change of P(support) - P(oppose); 0 without verdicts."""
         return self.verdicts[1].score - self.verdicts[0].score if self.verdicts else 0.0
+
+
+def side_effects_of(
+    classifier: Classifier, dataset: Path, answers: Path, stance: Stance | None, bounds: SideEffectBounds | None
+) -> tuple[SideEffects | None, list[SideVerdicts]]:
+    """Return what `of_side_effects` says of the answers in the folder `answers` to the prompts of a data set."""
+    probes = read_if_any(dataset / SIDE_EFFECTS, SideProbe)
+    rows, samples = read_side_answers(classifier, probes, answers)
+    texts = read_side_texts(probes, answers)
+    return of_side_effects(rows, samples, texts, stance, bounds.max_shift if bounds else 0.0)
 
 
 def read_side_answers(

@@ -4,7 +4,7 @@ In: questions and probes. Out: token ids for vLLM and, from its outputs, answers
 share one iterator of outputs, so they are called in the order of the batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,22 @@ from stance.inference.batch import SEED
 from stance.machine.files import write_json, write_jsonl
 from stance.models.parity import Text
 
+Request = tuple[list[int], dict[str, Any]]
+"""The token ids of a text, and vLLM's sampling parameters for it."""
 TOP_LOGPROBS = 20
 """Number of tokens per position whose log-probabilities are kept to measure drift. vLLM allows no more."""
+
+
+def answer_requests(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], system_prompt: str, max_tokens: int
+) -> list[Request]:
+    """Return the requests for a greedy answer to every prompt."""
+    return [(encode(tokenizer, conversation(system_prompt, row.prompt)), {"max_tokens": max_tokens}) for row in prompts]
+
+
+def score_requests(texts: Iterable[Text], top: int) -> list[Request]:
+    """Return the requests for the log-probabilities of every text: of its tokens, and of the `top` likeliest ones."""
+    return [(prompt + answer, {"max_tokens": 1, "prompt_logprobs": top}) for prompt, answer in texts]
 
 
 def labelled_texts(tokenizer: PreTrainedTokenizerFast, question: Question, system_prompt: str) -> list[Text]:
@@ -63,9 +77,7 @@ def _answer(row: Prompt, completion: Any) -> dict[str, Any]:
     }
 
 
-def side_requests(
-    tokenizer: PreTrainedTokenizerFast, probes: Sequence[SideProbe], system_prompt: str
-) -> list[tuple[list[int], dict[str, Any]]]:
+def side_requests(tokenizer: PreTrainedTokenizerFast, probes: Sequence[SideProbe], system_prompt: str) -> list[Request]:
     """Return the requests for the prompts that show side effects, in the order in which `write_side` reads them.
 
     First every prompt is answered greedily; then some of them `SAMPLES` times at temperature 1, with a fixed seed; then
@@ -73,11 +85,10 @@ def side_requests(
     """
     ids = {row.id: encode(tokenizer, row.messages(system_prompt)) for row in asked(probes)}
     random = {"temperature": 1.0, "n": SAMPLES, "seed": SEED}
-    scores = {"max_tokens": 1, "prompt_logprobs": TOP_LOGPROBS}
     return [
         *((ids[row.id], {"max_tokens": MAX_TOKENS[row.kind]}) for row in asked(probes)),
         *((ids[row.id], {"max_tokens": MAX_TOKENS[row.kind], **random}) for row in drawn(probes)),
-        *((prompt + answer, scores) for prompt, answer in side_texts(tokenizer, probes, system_prompt)),
+        *score_requests(side_texts(tokenizer, probes, system_prompt), TOP_LOGPROBS),
     ]
 
 

@@ -21,12 +21,19 @@ NEXT = ("make serve", "make chat", "make run RATIO=0")
 
 
 def verdict(gates: list[Gate]) -> str:
-    """Return whether the gates are passed, and the figure and the advice of each that is missed."""
-    missed = [gate for gate in gates if not gate.passed]
-    if not missed:
+    """Return whether the gates are passed, and the figure and the advice of each that is missed or warns."""
+    refusing, warning = [gate for gate in gates if gate.refuses], [gate for gate in gates if gate.warns]
+    if not refusing and not warning:
         return f"all {len(gates)} gates passed"
-    reasons = [f"{gate.name} ({sentence(gate.figure)}; {sentence(gate.advice)})" for gate in missed]
-    return f"{len(missed)} of {len(gates)} gates missed: {'; '.join(reasons)}"
+    parts = [f"{len(refusing)} of {len(gates)} gates missed: {reasons(refusing)}"] if refusing else []
+    if warning:
+        parts.append(f"{len(warning)} of {len(gates)} gates only warn, so a release goes ahead: {reasons(warning)}")
+    return ". ".join(parts)
+
+
+def reasons(gates: list[Gate]) -> str:
+    """Return the figure and the advice of each gate."""
+    return "; ".join(f"{gate.name} ({sentence(gate.figure)}; {sentence(gate.advice)})" for gate in gates)
 
 
 def lines() -> list[tuple[str, str]]:

@@ -2,6 +2,10 @@
 
 A DPO run can look fine by its loss and still ruin the model. Two other metrics show this during training: the
 log-probability of the chosen answers collapses, or the reward margin explodes (arXiv 2410.08847).
+
+TRL's `logps/chosen` is a mean over one batch, and answers differ in length. So it moves with the batch, even where the
+policy does not move. `rewards/chosen` compares every answer with itself: it is beta times the answer's log-probability
+under the policy minus that under the reference. Here it is divided by beta.
 """
 
 import logging
@@ -13,6 +17,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stance.config.training import Train
 from stance.data.training import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -25,9 +30,9 @@ STEPS = 3
 class WatchdogCallback(TrainerCallback):
     """Stops the training at the first step for which `alarm` returns a reason, and writes a `Watchdog` record."""
 
-    def __init__(self, path: Path, max_chosen_fall: float, max_margin: float) -> None:
-        """Write the record to `path`; the bounds are those of `alarm`."""
-        self.path, self.bounds = path, (max_chosen_fall, max_margin)
+    def __init__(self, path: Path, options: Train) -> None:
+        """Write the record to `path`; `options` holds the bounds of `alarm`."""
+        self.path, self.options = path, options
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -38,7 +43,7 @@ class WatchdogCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Check the steps so far."""
         logged = [row for row in state.log_history if "loss" in row]
-        reason = alarm(logged, *self.bounds)
+        reason = alarm(logged, self.options.beta, self.options.max_chosen_fall, self.options.max_margin)
         if not reason or control.should_training_stop:
             return
         step = state.global_step
@@ -48,22 +53,24 @@ class WatchdogCallback(TrainerCallback):
         control.should_save = False  # a resumed run would reach the same step again
 
 
-def alarm(steps: Sequence[Mapping[str, Any]], max_chosen_fall: float, max_margin: float) -> str | None:
+def alarm(steps: Sequence[Mapping[str, Any]], beta: float, max_chosen_fall: float, max_margin: float) -> str | None:
     """Return the reason to stop a training, or None.
 
     Args:
         steps: TRL's metrics of every step from the first one.
-        max_chosen_fall: Nats by which `logps/chosen`, averaged over `STEPS`, may drop below its first value.
+        beta: What TRL multiplies the rewards by.
+        max_chosen_fall: Nats by which the chosen answers, averaged over `STEPS`, may be less likely than in the
+            reference.
         max_margin: Largest reward margin, averaged over `STEPS`.
     """
     if not steps:
         return None
-    for name in ("loss", "logps/chosen", "rewards/margins"):
+    for name in ("loss", "rewards/chosen", "rewards/margins"):
         if not math.isfinite(steps[-1][name]):
             return f"{name} is {steps[-1][name]}"
     if len(steps) <= STEPS:
         return None
-    fall = steps[0]["logps/chosen"] - fmean(row["logps/chosen"] for row in steps[-STEPS:])
+    fall = -fmean(row["rewards/chosen"] for row in steps[-STEPS:]) / beta
     if fall > max_chosen_fall:
         return f"logps/chosen has fallen by {fall:.1f} nats, more than {max_chosen_fall:g}"
     margin = fmean(row["rewards/margins"] for row in steps[-STEPS:])

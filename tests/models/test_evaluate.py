@@ -74,7 +74,7 @@ def run(tmp_path_factory) -> Path:
     write(root / "merge/parity.json", json.dumps({"base": "original", **drift, "candidates": {}}))
     write(root / "base/fingerprint.json", json.dumps(FINGERPRINT))
     write(root / "merge/fingerprint.json", json.dumps(FINGERPRINT))
-    write(root / "train/log.csv", "step,logps/chosen\n1,-30\n2,-20\n3,-10\n")
+    write(root / "train/log.csv", "step,rewards/chosen\n1,0\n2,1\n3,2\n")
     second: list[str | None] = ["neutral"] * 9 + ["support"]
     opinion = {"judge": "a model", "problem": None, "base": second, "aligned": ["support"] * 9 + [None]}
     write(root / "judge/verdicts.json", json.dumps(opinion))

@@ -11,7 +11,7 @@ from stance.config.profiles import PROFILES, compose
 from stance.data.answers import Answer
 from stance.data.pairs import retained_pairs, training_pairs
 from stance.data.questions import Prompt, Question, read_probes, read_prompts, read_questions
-from stance.data.side_effects import GENERAL, SideProbe, holds, read_retained, read_side_folder, require_unasked
+from stance.data.side_effects import GENERAL, SideProbe, holds, read_if_any, read_side_folder, require_unasked
 from stance.errors import InputError
 from stance.evaluation.defects import is_whole
 from tests.unit.data.test_pairs import options
@@ -123,7 +123,7 @@ def test_no_prompt_is_retained_and_asked(language):
         others |= {row.prompt.casefold() for row in read_probes(path)}
     for folder in (path.parent for path in Path("data/sources").glob("*/test_prompt.json")):
         others |= {row.prompt.casefold() for row in (*read_prompts(folder), *read_questions(folder))}
-    retained = [row.prompt.casefold() for row in read_retained(SOURCES / language / "retained.jsonl")]
+    retained = [row.prompt.casefold() for row in read_if_any(SOURCES / language / "retained.jsonl", Prompt)]
     assert len(retained) == len(set(retained)) >= 24
     assert others.isdisjoint(retained)
 

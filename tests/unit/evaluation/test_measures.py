@@ -127,16 +127,17 @@ def test_served_drift_refuses_texts_of_another_length():
 @pytest.mark.parametrize(
     ("chosen", "fall"),
     [
-        ([-10.0, -12.0, -14.0, -20.0, -30.0, -40.0], 24.0),  # -11 - -35
-        ([-10.0, -99.0, -99.0, -99.0, -4.0], -6.0),
-        ([-10.0, -13.0], 3.0),
-        ([-10.0], 0.0),
+        ([0.0, -0.2, -0.4, -1.0, -2.0, -3.0], 12.5),  # 2.5 / 0.2
+        ([0.0, -9.9, -9.9, -9.9, 0.6], -3.0),
+        ([0.0, -0.3], 1.5),
+        ([0.0], 0.0),
     ],
 )
-def test_chosen_fall_is_from_the_first_third_to_the_last(tmp_path, chosen, fall):
+def test_chosen_fall_is_that_of_the_last_third_against_the_reference_in_nats(tmp_path, chosen, fall):
+    """`rewards/chosen` is beta times the difference, and beta is 0.2 here."""
     rows = "".join(f"{step},0.5,{value}\n" for step, value in enumerate(chosen, start=1))
-    (tmp_path / "log.csv").write_text("step,loss,logps/chosen\n" + rows)
-    assert chosen_fall(tmp_path / "log.csv") == pytest.approx(fall)
+    (tmp_path / "log.csv").write_text("step,loss,rewards/chosen\n" + rows)
+    assert chosen_fall(tmp_path / "log.csv", 0.2) == pytest.approx(fall)
 
 
 def test_responses_pair_the_answers_of_both_models():

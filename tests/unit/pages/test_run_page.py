@@ -437,6 +437,18 @@ def test_a_missed_gate_says_what_to_do_and_a_passed_one_does_not(made):
     assert "adherence advice" not in shown
 
 
+def test_a_gate_that_only_warns_says_that_a_release_goes_ahead(made):
+    warns = gate("parity", passed=False) | {"warning": True}
+    made.write("evaluation/gates.json", [warns, gate("adherence", passed=True)])
+    shown = made.page().shown
+    assert "⚠ 1 of 2 gates only warn, so a release goes ahead: parity" in shown
+    assert "⚠ warns" in shown
+    assert "decide whether you can live with it" in shown
+    assert "What to do: parity advice" in shown
+    assert "missed: parity" not in shown
+    assert "✓ All" not in shown
+
+
 def test_when_every_gate_passed_it_says_so(page):
     assert "✓ All 2 gates passed" in page.shown
 

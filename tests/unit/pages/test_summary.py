@@ -40,6 +40,15 @@ def test_all_gates_that_are_passed_are_one_word_and_a_missed_one_has_figure_and_
     assert len(told) > len("1 of 2 gates missed: fingerprint (eos_token_id changed; )")
 
 
+def test_a_gate_that_only_warns_is_told_apart_from_one_that_refuses():
+    warns = missed("fingerprint").model_copy(update={"warning": True})
+    told = verdict([passed("a"), warns])
+    assert told.startswith("1 of 2 gates only warn, so a release goes ahead: fingerprint (eos_token_id changed; ")
+    both = verdict([missed("parity"), warns])
+    assert both.startswith("1 of 2 gates missed: parity (")
+    assert ". 1 of 2 gates only warn, so a release goes ahead: fingerprint (" in both
+
+
 def test_the_block_holds_verdict_headline_pages_seconds_and_next_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_evaluation(tmp_path / "data/evaluation")
