@@ -8,7 +8,7 @@ from pathlib import Path
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
 from tests.doubles.hub_jobs import ROOT, Ended, jobs
 
-PREPARE = "import runpy; from vllm import LLM; import datasets, peft, sklearn, trl.trainer.dpo_trainer"
+PREPARE = "import runpy; from vllm import LLM; import datasets, peft, scipy.stats, sklearn, trl.trainer.dpo_trainer"
 Stage = Callable[[str, Path], Ended]
 
 

@@ -35,7 +35,7 @@ UNMEASURED = "stance.release.push.recompute = lambda run: None"
 """The weights are made-up bytes, which no model gives again; tests/models/test_recomputation.py measures real ones."""
 # Waits are cut short, and told, so that the tests need not wait.
 PREPARE = f"""
-import time, stance.release.push
+import time, scipy.stats, stance.release.push
 sleep = time.sleep
 def short(seconds):
     print(f"waits {{seconds:g}} s", flush=True)

@@ -24,7 +24,7 @@ from tests.doubles.hub import Hub, serving
 from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
 
-PREPARE = """import peft, torch, transformers, stance.release.push
+PREPARE = """import peft, scipy.stats, torch, transformers, stance.release.push
 stance.release.push.recompute = lambda run: None  # only the model of this run was made by stages
 """
 PUSH = "sys.argv[1:] = []; run(stance.release.push.main)"

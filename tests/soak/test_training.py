@@ -14,7 +14,7 @@ import yaml
 from stance.data.records import read_gates
 from stance.language.messages import sentence
 from tests.builders.aligned_project import Aligned
-from tests.builders.this_project import Run, change, command
+from tests.builders.this_project import STAGES, Run, change, command
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -46,6 +46,12 @@ def curve(project: Path, lesser: list[Run], aligned: Aligned) -> list[Run]:
     return [*runs, aligned.run]
 
 
+@pytest.fixture(scope="module")
+def back(project: Path, curve: list[Run], prefect_api: str) -> Run:
+    """The run at ratio 1 again, as a flow."""
+    return command(project, "flows.align", PREFECT_API_URL=prefect_api)
+
+
 def test_fewer_questions_or_epochs_move_the_model_less(lesser: list[Run], aligned: Aligned):
     assert [run.code for run in lesser] == [0, 0]
     moved = [run.metrics["margin"]["held_out"]["change"] for run in (*lesser, aligned.run)]
@@ -61,6 +67,21 @@ def test_with_the_ratio_the_support_share_never_falls_and_the_margin_strictly_ri
     assert all(after >= before - one_answer - 1e-9 for before, after in pairwise(shares)), shares
     assert shares[0] + 0.8 <= shares[-1]
     assert margins == sorted(set(margins))
+
+
+def test_ratio_0_makes_the_answers_oppose(curve: list[Run]):
+    assert curve[0].metrics["aligned"]["oppose"] >= 0.8
+
+
+def test_another_ratio_reruns_pairs_and_what_follows_only(curve: list[Run]):
+    assert curve[0].stages(r"^Running stage '(\w+)'") == STAGES - {"dataset", "base", "answers_base"}
+
+
+def test_going_back_restores_the_run_and_merges_again(back: Run):
+    assert back.code == 0
+    assert back.stages(r"^\s*ran  (\w+)$") == {"merge"}
+    assert back.stages(r"^\s*restored  (\w+)$") == STAGES - {"dataset", "base", "answers_base", "merge"}
+    assert back.stages(r"^\s*unchanged  (\w+)$") == {"dataset", "base", "answers_base"}
 
 
 def test_fifty_times_the_learning_rate_is_stopped_with_advice_and_the_run_goes_on_to_its_report(
