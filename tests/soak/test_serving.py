@@ -1,4 +1,4 @@
-"""The endpoint under load for long: 64 clients, 2000 requests, on the real miniature; then the same through a swap."""
+"""The endpoint under load for long: 64 clients on the real miniature, through a swap, a rollback and `kill -9`."""
 
 import asyncio
 import os
@@ -24,19 +24,20 @@ from tests.soak.test_runs import clone, note
 
 pytestmark = pytest.mark.timeout(3600)
 
-CLIENTS, REQUESTS, EARLY = 64, 2000, 500
+CLIENTS, REQUESTS, MANY, EARLY = 64, 2000, 10_000, 500
 MIB = 2**20
 
 
 class Load:
     """Clients that ask the questions of the miniature, each the next when it has an answer."""
 
-    def __init__(self, project: Path, port: int) -> None:
-        self.project, self.port = project, port
+    def __init__(self, project: Path, port: int, requests: int = REQUESTS) -> None:
+        self.project, self.port, self.requests = project, port, requests
         self.questions = [row["prompt"] for row in read_json(project / "data/dataset/test_prompt.json")]
         self.seconds: list[float] = []
         self.problems: list[str] = []
-        self.releases: set[str] = set()
+        self.began_before_the_kill: list[bool] = []
+        self.killed = float("inf")
         self.early = 0
         self.orders: list[dict[str, Any]] = []
 
@@ -62,7 +63,7 @@ class Load:
         await changing
 
     async def _client(self, client: openai.AsyncOpenAI, number: int, changing: "asyncio.Task[None]") -> None:
-        while len(self.seconds) < REQUESTS or not changing.done():
+        while len(self.seconds) < self.requests or not changing.done():
             began = time.monotonic()
             number += 1
             question = self.questions[number % len(self.questions)]
@@ -72,7 +73,10 @@ class Load:
                 )
             except openai.OpenAIError as problem:
                 self.problems.append(repr(problem))
-                return
+                self.began_before_the_kill.append(began < self.killed)
+                if len(self.problems) > CLIENTS:
+                    return
+                continue
             self.seconds.append(time.monotonic() - began)
             if len(self.seconds) == EARLY:
                 self.early = self.memory()
@@ -81,6 +85,10 @@ class Load:
         for order in orders:
             await asyncio.sleep(5)
             began = time.monotonic()
+            if order == "kill":
+                await self._kill()
+                self.orders.append({order: "answers again", "seconds": round(time.monotonic() - began, 1)})
+                continue
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "stance", "serve", order, cwd=self.project, stdout=asyncio.subprocess.PIPE
             )
@@ -89,11 +97,24 @@ class Load:
             said = printed.decode().splitlines()[-1]
             self.orders.append({order: said.split("  ")[-1], "seconds": round(time.monotonic() - began, 1)})
 
+    async def _kill(self) -> None:
+        """Kill the engine that answers, and wait until 64 requests have been answered since."""
+        self.killed = time.monotonic()
+        for process in self.engine():
+            if not any(word.endswith("supervisor.py") for word in command(process)):  # its guard tells how it ended
+                process.kill()
+        answered = len(self.seconds)
+        while len(self.seconds) < answered + CLIENTS:
+            await asyncio.sleep(0.1)
+
+    def engine(self) -> list[psutil.Process]:
+        """Return the processes of the engine that answers, but for their children."""
+        live = read_json(self.project / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
+        return [process for process in psutil.process_iter() if live in command(process)]
+
     def memory(self) -> int:
         """Return the MiB that the engine that answers holds, its processes together."""
-        live = read_json(self.project / ".serve/state.json")["live"]["engine"].rpartition(":")[2]
-        found = [process for process in psutil.process_iter() if live in command(process)]
-        family = {child for process in found for child in (process, *process.children(recursive=True))}
+        family = {child for process in self.engine() for child in (process, *process.children(recursive=True))}
         return sum(process.memory_info().rss for process in family) // MIB
 
 
@@ -137,6 +158,18 @@ def test_a_swap_and_a_rollback_under_that_load_fail_no_request(served: tuple[Pat
     assert figures["failed"] == []
     assert figures["requests"] >= REQUESTS
     assert [list(order)[0] for order in figures["orders"]] == ["swap", "rollback"]
+
+
+def test_of_ten_thousand_requests_through_swap_rollback_and_kill_only_those_in_flight_at_the_kill_fail(
+    served: tuple[Path, int],
+):
+    load = Load(*served, requests=MANY)
+    figures = load.run("swap", "rollback", "kill")
+    note("serving-kill", figures)
+    assert [list(order)[0] for order in figures["orders"]] == ["swap", "rollback", "kill"]
+    assert figures["requests"] >= MANY
+    assert load.began_before_the_kill == [True] * len(figures["failed"])
+    assert len(figures["failed"]) <= CLIENTS
 
 
 HOSTILE, HONEST, STRANGERS = 10_000, 16, 8
