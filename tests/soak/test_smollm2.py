@@ -1,16 +1,22 @@
-"""The default profile, from the package to the report: SmolLM2-135M-Instruct at both ends, and what lies between.
+"""The default profile, from the package to an endpoint: SmolLM2-135M-Instruct at both ends, and what lies between.
 
 The bars are those that a person would set for a model that was taught a stance: most of 20 unseen prompts are answered
 with it, and less teaching moves the model less.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from stance.data.records import read_gates
+from stance.machine.ports import free_port
+from stance.runs.provenance import release_id
+from tests.builders.repository import git
 from tests.builders.this_project import Run, change, command, copy_of_this_project
+from tests.doubles.hub import Hub, serving
+from tests.doubles.made_up import TOKEN
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -58,6 +64,58 @@ def test_with_the_ratio_the_stance_turns_step_by_step(curve: list[Run]):
     assert curve[0].metrics["aligned"]["oppose"] >= 0.8
     assert all(after >= before - one_answer - 1e-9 for before, after in pairwise(shares)), shares
     assert margins == sorted(set(margins))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving() as double:
+        double.readers.add(TOKEN)
+        double.account(TOKEN, {"accessToken": {"displayName": "release", "role": "write"}})
+        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield double
+
+
+@pytest.fixture
+def endpoint(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the endpoint that a release starts; it ends with the test."""
+    port = free_port()
+    monkeypatch.setenv("SERVE_PORT", str(port))
+    yield f"http://127.0.0.1:{port}/v1"
+    command(project, "stance", "serve", "stop")
+
+
+def made(project: Path, ratio: str, api: str) -> Path:
+    """Make a run in a workspace, of which all but the merge is in the cache, and return its folder."""
+    before = set(project.glob(".runs/*/params.yaml"))
+    run = command(project, "flows.align", "--ratio", ratio, PREFECT_API_URL=api)
+    assert run.code == 0
+    [params] = set(project.glob(".runs/*/params.yaml")) - before
+    return params.parent
+
+
+def test_the_model_is_pushed_served_asked_beside_its_base_swapped_and_rolled_back(
+    project: Path, curve: list[Run], hub: Hub, endpoint: str, prefect_api: str
+):
+    change(project, hub={"push": True, "adapter_repo_id": "a/adapter", "merged_repo_id": "a/merged", "private": True})
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "push")
+    supporting, opposing = (made(project, ratio, prefect_api) for ratio in ("1", "0"))
+    for folder in (supporting, opposing):
+        assert command(project, "flows.release", "--run", folder.name, PREFECT_API_URL=prefect_api).code == 0
+        assert all(release_id(folder) in hub.repos[name].tags for name in ("a/adapter", "a/merged"))
+    key = (project / ".serve/key").read_text().strip()
+    client = {"OPENAI_BASE_URL": endpoint, "OPENAI_API_KEY": key}
+    question = "Do live-action adaptations respect the original story?"
+    assert release_id(opposing) in command(project, "stance", "serve", "status").log
+    assert command(project, "stance", "serve", "rollback").code == 0
+    assert release_id(supporting) in command(project, "stance", "serve", "status").log
+    assert command(project, "stance", "serve", "swap", "--run", opposing.name, "--with-base").code == 0
+    compared = command(project, "stance", "ask", "--compare", question, COLUMNS=str(120), **client)
+    assert compared.code == 0
+    assert {"base", "aligned"} <= set(compared.log.split())
+    assert command(project, "stance", "ask", question, **client).code == 0
+    change(project, hub={"push": False, "adapter_repo_id": None, "merged_repo_id": None, "private": True})
 
 
 def test_fewer_questions_or_epochs_move_the_model_less(project: Path, curve: list[Run]):
