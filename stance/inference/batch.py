@@ -34,8 +34,8 @@ IN_4_BITS = 0.5
 """Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
 smaller model, whose embeddings weigh more."""
 SEED = 0
-"""The seed of the engine, and of the answers that are drawn. `params.seed` does not reach the engine, so that two runs
-with different seeds draw alike."""
+"""The seed of the engine, and of drawn answers without a `seed` of their own. `params.seed` does not reach the engine,
+so that two runs with different seeds draw alike; the stage `sample` gives every answer its own."""
 MAX_NUM_SEQS = 256
 """Number of sequences that the engine decodes at once."""
 
