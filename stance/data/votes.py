@@ -23,6 +23,8 @@ from stance.data.samples import Samples
 from stance.errors import InputError
 from stance.machine.files import first_problem
 
+VOTES = Path("data/sources/votes")
+FILE = "votes.jsonl"
 FORMAT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -49,6 +51,10 @@ class Vote(BaseModel):
     """Whether no answer is acceptable. Such a vote gives no pairs."""
     skipped: bool = False
     """Whether the voter did not want to decide. A skipped vote takes an earlier one back."""
+    is_model: bool = False
+    """Whether a model voted, and not a person."""
+    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Seconds from the moment when the answers were shown to the vote, if they were measured."""
 
     @model_validator(mode="after")
     def _ranks_its_answers(self) -> Self:
@@ -106,10 +112,19 @@ def ranked_pairs(vote: Vote) -> list[RankedPair]:
     ]
 
 
+def latest(votes: Iterable[Vote]) -> list[Vote]:
+    """Return the last vote of every voter on a question in one order, also if it is skipped."""
+    return list({(vote.by, vote.prompt_id, vote.seed): vote for vote in votes}.values())
+
+
 def current(votes: Iterable[Vote]) -> list[Vote]:
-    """Return the last vote of every voter on a question in one order; earlier ones are corrected by it."""
-    last = {(vote.by, vote.prompt_id, vote.seed): vote for vote in votes}
-    return [vote for vote in last.values() if not vote.skipped]
+    """Return the votes that count: the latest ones that are not skipped.
+
+    A model's vote on a question that a person has ranked does not count. It only measures how far the two agree.
+    """
+    counted = [vote for vote in latest(votes) if not vote.skipped]
+    by_people = {vote.prompt_id for vote in counted if not vote.is_model}
+    return [vote for vote in counted if not vote.is_model or vote.prompt_id not in by_people]
 
 
 Row = TypeVar("Row", Vote, Score)

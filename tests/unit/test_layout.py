@@ -18,7 +18,7 @@ FLOORS = (
     {"stance.evaluation"},
     {"stance.runs"},
     {"stance.pages", "stance.serving"},
-    {"stance.release", "stance.course", "stance.chat", "tasks"},
+    {"stance.release", "stance.course", "stance.chat", "stance.ranking", "tasks"},
     {"flows", "stance.__main__", "benchmarks"},
 )
 """The ground floor first. A package imports only from floors below its own."""
@@ -27,7 +27,7 @@ ONLY_IN = {
     "prefect": ("flows",),
     "dvc": ("stance.runs",),
     "vllm": ("stance.inference", "stance.serving"),
-    "streamlit": ("stance.chat.page",),
+    "streamlit": ("stance.chat.page", "stance.ranking.page"),
 }
 """Where a library may be imported, even within a function."""
 STAGES = {

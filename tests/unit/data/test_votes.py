@@ -16,6 +16,7 @@ from stance.data.votes import (
     Vote,
     append_vote,
     current,
+    latest,
     ranked_pairs,
     read_scores,
     read_votes,
@@ -79,6 +80,14 @@ def test_a_later_vote_of_the_same_person_on_the_same_order_replaces_the_earlier_
     )  # fmt: skip
     assert current([first, again, other, corrected]) == [corrected, again, other]
     assert current([first, vote([], skipped=True)]) == []
+
+
+def test_a_models_vote_counts_only_where_no_person_has_ranked():
+    person = vote([1, 2, 3, 4])
+    beside, alone = (vote([4, 3, 2, 1], by="base", is_model=True, prompt_id=ident) for ident in (1, 2))
+    assert current([beside, alone, person]) == [alone, person]
+    assert current([beside, alone, vote([], skipped=True)]) == [beside, alone]
+    assert latest([beside, person]) == [beside, person]
 
 
 def test_votes_are_appended_and_read_back(tmp_path: Path):
