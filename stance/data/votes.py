@@ -127,16 +127,16 @@ def current(votes: Iterable[Vote]) -> list[Vote]:
     return [vote for vote in counted if not vote.is_model or vote.prompt_id not in by_people]
 
 
-Row = TypeVar("Row", Vote, Score)
+Row = TypeVar("Row", bound=BaseModel)
 
 
-def append_vote(path: Path, vote: Vote | Score) -> None:
+def append_vote(path: Path, row: BaseModel) -> None:
     """Add a row to a file, on disk when this returns. Several processes may do so at once.
 
     A half-written last row, which a machine that lost its power leaves, is cut off first: it never was a vote.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(vote.model_dump(mode="json"), ensure_ascii=False) + "\n"
+    line = json.dumps(row.model_dump(mode="json"), ensure_ascii=False) + "\n"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     with os.fdopen(descriptor, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -155,12 +155,12 @@ def read_votes(path: Path) -> list[Vote]:
     Raises:
         InputError: A row is no vote; names it. A half-written last row is passed over.
     """
-    return _read(path, Vote)
+    return read_rows(path, Vote)
 
 
 def read_scores(path: Path) -> list[Score]:
     """Return the scores in a file; raises as `read_votes` does."""
-    return _read(path, Score)
+    return read_rows(path, Score)
 
 
 def require_known(path: Path, votes: Sequence[Vote], samples: Sequence[Samples]) -> None:
@@ -210,7 +210,8 @@ def _require_answers(path: Path, rows: Sequence[tuple[int, Sequence[str]]], samp
         )
 
 
-def _read(path: Path, schema: type[Row]) -> list[Row]:
+def read_rows(path: Path, schema: type[Row]) -> list[Row]:
+    """Return the rows of a file; raises as `read_votes` does."""
     content = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = content.split("\n")[:-1]
     return [_parsed(line, schema, f"{path}, row {number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -7,8 +7,12 @@
 const ballots = new WeakMap();
 
 export default function ({ parentElement, data, setTriggerValue }) {
-  ballots.get(parentElement)?.close();
+  const before = ballots.get(parentElement);
+  before?.close();
   const ballot = new Ballot(parentElement, data, setTriggerValue);
+  // The page may run again at any time. What the voter has done so far on this ballot stays.
+  const again = before?.data.key === data.key && (before.data.attempt === data.attempt || data.failed);
+  if (again) ballot.goOn(before, before.sent && before.data.attempt === data.attempt);
   ballots.set(parentElement, ballot);
   return () => ballot.close();
 }
@@ -30,14 +34,22 @@ class Ballot {
     this.sent = false;
     this.began = performance.now();
     this.place = root.querySelector(".ballot");
+    this.wasTyping = Boolean(this.place.querySelector(".reason:focus"));
     this.build();
     this.onKey = (event) => this.press(event);
-    document.addEventListener("keydown", this.onKey);
+    document.addEventListener("keydown", this.onKey, true); // before Streamlit, which runs the page again at R
     this.paint();
   }
 
   close() {
-    document.removeEventListener("keydown", this.onKey);
+    document.removeEventListener("keydown", this.onKey, true);
+  }
+
+  goOn({ places, allBad, joins, history, began, reason }, sent) {
+    Object.assign(this, { places, allBad, joins, history, began, sent });
+    this.reason.value = reason.value;
+    if (this.wasTyping) this.reason.focus();
+    this.paint();
   }
 
   build() {
@@ -92,6 +104,7 @@ class Ballot {
 
   press(event) {
     const target = event.composedPath()[0];
+    if (target === this.reason) event.stopPropagation(); // Streamlit takes the letters typed here for its own keys
     if (event.isComposing || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
     if (target === this.reason) {
       if (event.key === "Escape") this.reason.blur();
@@ -107,6 +120,7 @@ class Ballot {
     else if (act) act();
     else return;
     event.preventDefault();
+    event.stopPropagation();
   }
 
   change(act) {

@@ -134,6 +134,8 @@ def save(item: Item, voter: str) -> None:
     except (OSError, ValidationError, LookupError, TypeError) as error:
         st.session_state.problem = str(error)
         return
+    finally:
+        st.session_state.attempt = st.session_state.get("attempt", 0) + 1
     st.session_state.back = 0
 
 
@@ -142,8 +144,8 @@ def go_back() -> None:
     st.session_state.back = st.session_state.get("back", 0) + 1
 
 
-def ballot(item: Item, voter: str, *, can_go_back: bool) -> None:
-    """Show the ballot of an item."""
+def ballot(item: Item, voter: str, *, can_go_back: bool, failed: bool) -> None:
+    """Show the ballot of an item. If the last vote has failed, the ballot stays as it is."""
     mount = st.components.v2.component(
         "ballot",
         html='<div class="ballot"></div>',
@@ -160,7 +162,8 @@ def ballot(item: Item, voter: str, *, can_go_back: bool) -> None:
         "reason": vote.reason if vote else "",
         "can_go_back": can_go_back,
         "words": {name: _(text) for name, text in WORDS.items()},
-        "attempt": st.session_state.get("problems", 0),  # other data than before, so that the ballot opens again
+        "attempt": st.session_state.get("attempt", 0),
+        "failed": failed,
     }
     mount(key="ballot", data=data, on_ballot_change=lambda: save(item, voter), on_back_change=go_back)
 
@@ -170,14 +173,13 @@ def rank(rows: Sequence[Samples], votes: Sequence[Vote], voter: str) -> None:
     done = progress(rows, votes, voter)
     st.progress(min(done.voted / done.total, 1.0), _("{voted} of {total}").format(voted=done.voted, total=done.total))
     if problem := st.session_state.pop("problem", None):
-        st.session_state.problems = st.session_state.get("problems", 0) + 1
         st.error(_("The vote was not saved: {problem}").format(problem=problem))
     own = own_votes(rows, votes, voter)
     item = item_now(rows, votes, voter)
     if item:
         if st.session_state.get("back"):
             st.caption(_("This is an earlier vote of yours; Save replaces it."))
-        ballot(item, voter, can_go_back=len(own) > st.session_state.get("back", 0))
+        ballot(item, voter, can_go_back=len(own) > st.session_state.get("back", 0), failed=bool(problem))
         return
     st.success(_("Everything is ranked. Thank you!"))
     if done.skipped:
