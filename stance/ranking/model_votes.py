@@ -35,8 +35,8 @@ FAILURES = 3
 """Questions in a row that fail before no more are asked."""
 TOKENS = 8
 """Most tokens of a reply that names a letter."""
-AT_ONCE = 8
-"""Requests at the same time."""
+AT_ONCE, TIMEOUT = 8, 60
+"""Requests at the same time, and seconds that one of them may take."""
 SAME = 0.05
 """Scores of the stance judge, between -1 and 1, that differ by less are a tie with the next better one."""
 
@@ -53,7 +53,6 @@ class Bound(NamedTuple):
 
 def endpoint_ranker(endpoint: Endpoint, model: str, request: Request, guideline: str) -> Ranker:
     """Return the ranking of the model behind an endpoint."""
-    client = endpoint.client(max_retries=1, timeout=60)
     task: Message = {"role": "system", "content": request.task.format(guideline=guideline)}
 
     def rank(item: Item) -> list[int]:
@@ -63,7 +62,7 @@ def endpoint_ranker(endpoint: Endpoint, model: str, request: Request, guideline:
             [task, _user(request.frame.format(question=item.prompt, first=texts[a], second=texts[b]))]
             for a, b in ordered
         ]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with endpoint.client(max_retries=1, timeout=TIMEOUT) as client, ThreadPoolExecutor(AT_ONCE) as pool:
             replies = list(pool.map(lambda messages: reply(client, endpoint, model, messages, TOKENS), asked))
         better = [_better(text, *way, endpoint) for text, way in zip(replies, ordered, strict=True)]
         return ranks_of_points(points(len(texts), zip(better[::2], better[1::2], strict=True)))

@@ -19,7 +19,7 @@ from stance.data.samples import Samples
 from stance.data.votes import append_vote, read_rows
 from stance.errors import InputError
 from stance.language.comparison import Request
-from stance.ranking.model_votes import FAILURES, reply
+from stance.ranking.model_votes import FAILURES, TIMEOUT, reply
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ def revise(
 
 def _revision(row: Samples, endpoint: Endpoint, model: str, name: str, request: Request, guideline: str) -> Revision:
     draft = row.answers[0]
-    client = endpoint.client(max_retries=1, timeout=60)
     values = {"guideline": guideline, "question": row.prompt, "answer": draft.text}
 
     def ask(text: str) -> str:
-        answer = reply(client, endpoint, model, [{"role": "user", "content": text}], TOKENS)
+        with endpoint.client(max_retries=1, timeout=TIMEOUT) as client:
+            answer = reply(client, endpoint, model, [{"role": "user", "content": text}], TOKENS)
         if not answer:
             raise InputError(f"{endpoint.url} gives an empty reply; expected a text")
         return answer
