@@ -253,7 +253,7 @@ def preview(rows: Sequence[Samples], votes: Sequence[Vote], system_prompt: str) 
             )
         )
     for warning in lint_ranked(pairs, system_prompt) if pairs else []:
-        st.warning(sentence(warning.message))
+        st.text(f"⚠ {sentence(warning.message)}")  # plain text, because it may quote answers
     if pairs:
         table = [
             {_("Question"): pair.question, _("Preferred"): pair.chosen_text, _("Rejected"): pair.rejected_text}
@@ -285,7 +285,7 @@ def show() -> None:
 
 with speaking(chosen_language(), CATALOGUE):
     st.set_page_config(page_title=_(TITLE), layout="wide")
-    st.header(_(TITLE))
+    st.subheader(_(TITLE))
     try:
         show()
     except InputError as problem:
