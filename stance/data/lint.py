@@ -72,23 +72,6 @@ def lint(
     ]
 
 
-def lint_ranked(pairs: Sequence[Pair], system_prompt: str) -> list[LintWarning]:
-    """Return a warning for whatever pairs of ranked answers teach besides the ranking.
-
-    Args:
-        pairs: The pairs that follow from votes. Both answers are the model's own, so `against` is *neutral*.
-        system_prompt: It may limit the length of an answer.
-    """
-    spoken = language([*questions_of(pairs).values(), *(pair.chosen_text for pair in pairs)])
-    return [
-        *same_answers(pairs),
-        *own_length_confound(pairs),
-        *own_opening_confound(pairs, spoken),
-        *beyond_the_limit(pairs, system_prompt),
-        *mixed_scripts(pairs),
-    ]
-
-
 def refuse(warnings: Sequence[LintWarning]) -> None:
     """Turn warnings into an error.
 

@@ -16,7 +16,6 @@ import streamlit as st
 from pydantic import ValidationError
 
 from stance.config.params import Params
-from stance.data.lint import lint_ranked
 from stance.data.samples import SAMPLES, Samples, read_samples
 from stance.data.votes import FILE, VOTES, Vote, append_vote, current, latest, read_scores, read_votes
 from stance.errors import InputError
@@ -33,7 +32,7 @@ from stance.language.translation import CHINESE, ENGLISH, LANGUAGES, N_, Languag
 from stance.pages.render import CATALOGUE, percent
 from stance.ranking.guideline import read_guideline
 from stance.ranking.items import Item, item_of, next_item, own_votes, progress, rankable
-from stance.ranking.pairs import known_votes, pairs_of
+from stance.ranking.pairs import known_votes, lint, pairs_of
 
 TITLE = N_("Rank answers")
 FOLDER = Path(__file__).parent
@@ -252,7 +251,7 @@ def preview(rows: Sequence[Samples], votes: Sequence[Vote], system_prompt: str) 
                 number=missing
             )
         )
-    for warning in lint_ranked(pairs, system_prompt) if pairs else []:
+    for warning in lint(pairs, system_prompt):
         st.text(f"⚠ {sentence(warning.message)}")  # plain text, because it may quote answers
     if pairs:
         table = [
@@ -288,5 +287,5 @@ with speaking(chosen_language(), CATALOGUE):
     st.subheader(_(TITLE))
     try:
         show()
-    except InputError as problem:
+    except (InputError, OSError) as problem:
         st.error(str(problem))

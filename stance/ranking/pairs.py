@@ -3,9 +3,19 @@
 from collections.abc import Iterable, Sequence
 
 from stance.data.chat import conversation
+from stance.data.lint import (
+    beyond_the_limit,
+    mixed_scripts,
+    own_length_confound,
+    own_opening_confound,
+    questions_of,
+    same_answers,
+)
 from stance.data.preferences import Pair, Turn
+from stance.data.records import LintWarning
 from stance.data.samples import Samples
 from stance.data.votes import Vote, ranked_pairs
+from stance.language.languages import language
 
 
 def known_votes(votes: Iterable[Vote], samples: Iterable[Samples]) -> list[Vote]:
@@ -38,3 +48,22 @@ def pairs_of(votes: Iterable[Vote], samples: Sequence[Samples], system_prompt: s
             for pair in ranked_pairs(vote)
         ]
     return rows
+
+
+def lint(pairs: Sequence[Pair], system_prompt: str) -> list[LintWarning]:
+    """Return a warning for whatever the pairs of `pairs_of` teach besides the ranking; none if there are no pairs.
+
+    Args:
+        pairs: The pairs.
+        system_prompt: It may limit the length of an answer.
+    """
+    if not pairs:
+        return []
+    spoken = language([*questions_of(pairs).values(), *(pair.chosen_text for pair in pairs)])
+    return [
+        *same_answers(pairs),
+        *own_length_confound(pairs),
+        *own_opening_confound(pairs, spoken),
+        *beyond_the_limit(pairs, system_prompt),
+        *mixed_scripts(pairs),
+    ]

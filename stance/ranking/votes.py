@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.config.params import Params
-from stance.data.lint import lint_ranked
 from stance.data.questions import read_questions
 from stance.data.samples import SAMPLES, Samples, read_samples
 from stance.data.votes import FILE, VOTES, Vote, append_vote, current, latest, read_rows, read_scores, read_votes
@@ -38,7 +37,7 @@ from stance.machine.files import write_json, write_jsonl
 from stance.ranking import label_studio
 from stance.ranking.guideline import read_guideline
 from stance.ranking.items import progress, rankable
-from stance.ranking.pairs import known_votes, pairs_of
+from stance.ranking.pairs import known_votes, lint, pairs_of
 from stance.ranking.rows import kto_rows, preference_rows
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def show(samples: list[Samples], votes: list[Vote]) -> None:
     system_prompt = Params.load().model.system_prompt
     pairs = pairs_of(known, samples, system_prompt)
     console.print(f"{len(pairs)} pairs follow from {len(known)} votes")
-    for warning in lint_ranked(pairs, system_prompt) if pairs else []:
+    for warning in lint(pairs, system_prompt):
         console.print(f"lint: {sentence(warning.message)}", soft_wrap=True)
 
 

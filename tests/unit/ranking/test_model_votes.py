@@ -7,11 +7,13 @@ import pytest
 from stance.client.endpoint import find_endpoint
 from stance.data.votes import append_vote, current, read_rows, read_votes
 from stance.errors import InputError
+from stance.evaluation.classifier import Verdict
 from stance.language.comparison import CHINESE, ENGLISH, letter, request_for
 from stance.ranking.items import Item, rankable, seed_of, shown
 from stance.ranking.model_votes import (
     Bound,
     endpoint_ranker,
+    judge_ranker,
     points,
     ranks_of_points,
     ranks_of_scores,
@@ -67,6 +69,22 @@ def test_disagreement_of_the_two_orders_is_a_tie():
 
 def test_scores_that_hardly_differ_are_a_tie():
     assert ranks_of_scores([0.1, 0.9, 0.88, -0.5]) == [2, 1, 1, 3]
+
+
+@pytest.mark.parametrize(("prefer", "ranks"), [("support", [1, 3, 2]), ("oppose", [3, 1, 2])])
+def test_the_stance_judge_ranks_by_its_score_for_the_preferred_side(prefer, ranks):
+    item = shown(ROWS[0], 0)
+    scores = {answer.text: score for answer, score in zip(item.answers, (0.9, -0.9, 0.0), strict=True)}
+
+    class Judge:
+        def predict(self, prompts, responses):
+            assert prompts == [item.prompt] * 3
+            return [Verdict("neutral", scores[text]) for text in responses]
+
+        def is_broken(self, text):
+            return False
+
+    assert judge_ranker(Judge(), prefer)(item) == ranks
 
 
 def test_a_model_that_agrees_with_people_votes_on_the_other_questions_too(path):

@@ -1,8 +1,7 @@
 """Rows for training elsewhere: TRL's pairs, KTO's labels, and the linter on the pairs that follow from votes."""
 
-from stance.data.lint import lint_ranked
 from stance.ranking.items import rankable, seed_of, shown
-from stance.ranking.pairs import known_votes, pairs_of
+from stance.ranking.pairs import known_votes, lint, pairs_of
 from stance.ranking.rows import kto_rows, preference_rows
 from tests.builders.ranked import ranked_by_text, sampled, several, vote_on
 
@@ -44,5 +43,5 @@ def test_votes_on_other_answers_are_left_out():
 def test_the_linter_sees_that_the_longer_answer_always_wins():
     rows = [sampled(n, [f"a long answer number {n} " * 3, "b short"]) for n in range(1, 6)]
     votes = [ranked_by_text(shown(row, 0), "Wang") for row in rows]
-    checks = [warning.check for warning in lint_ranked(pairs_of(votes, rows, SYSTEM), SYSTEM)]
+    checks = [warning.check for warning in lint(pairs_of(votes, rows, SYSTEM), SYSTEM)]
     assert "length" in checks
