@@ -53,7 +53,7 @@ class Vote(BaseModel):
     """Whether the voter did not want to decide. A skipped vote takes an earlier one back."""
     is_model: bool = False
     """Whether a model voted, and not a person."""
-    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Seconds from the moment when the answers were shown to the vote, if they were measured."""
 
     @model_validator(mode="after")
