@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from stance.data.metrics import Share
-from stance.data.votes import Vote, latest, ranked_pairs
+from stance.data.votes import Vote, current, latest, ranked_pairs
 from stance.errors import InputError
 from stance.evaluation.intervals import share
 
@@ -163,3 +163,12 @@ def require_agreement(votes: Sequence[Vote], model: str, min_kappa: float, min_q
             "or state in guideline.txt what people go by"
         )
     return measured
+
+
+def require_models(votes: Sequence[Vote], min_kappa: float, min_questions: int) -> dict[str, Agreement]:
+    """Return how far each model that votes alone agrees with people; raises as `require_agreement` does.
+
+    A model votes alone if one of its votes counts, which is on a question that no person has ranked.
+    """
+    alone = dict.fromkeys(vote.by for vote in current(votes) if vote.is_model)
+    return {model: require_agreement(votes, model, min_kappa, min_questions) for model in alone}

@@ -2,8 +2,9 @@
 
 A task holds a question and its answers in the order shown (`data.items`, each with `id` and `body`). An annotation
 holds the result of a `Ranker`: a list of ids, the best first; or buckets named 1, 2, 3, in which answers of one bucket
-are a tie. The reason is the result of a `TextArea`, and "all bad" that of `Choices`. docs/ranking.md has the labelling
-interface. Format: labelstud.io/tags/ranker and labelstud.io/guide/task_format.
+are a tie. The reason is the result of a `TextArea`, and "all bad" that of `Choices`. A vote by a model is a prediction,
+as Label Studio calls it. docs/ranking.md has the labelling interface. Format: labelstud.io/tags/ranker and
+labelstud.io/guide/task_format.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +46,14 @@ class Annotation(BaseModel):
     completed_by: int | dict[str, Any] | str | None = None
     created_at: AwareDatetime
     lead_time: float | None = None
-    is_model: bool = False
+
+
+class Prediction(BaseModel):
+    """What a model says about a task."""
+
+    result: list[dict[str, Any]] = []
+    model_version: str = "Label Studio's model"
+    created_at: AwareDatetime
 
 
 class Task(BaseModel):
@@ -55,24 +63,32 @@ class Task(BaseModel):
 
     data: TaskData
     annotations: list[Annotation] = []
+    predictions: list[Prediction] = []
 
 
 def exported(votes: Iterable[Vote], samples: Sequence[Samples]) -> list[dict[str, Any]]:
-    """Return one task per vote, and one without an annotation for each question that nobody has ranked."""
+    """Return one task per vote, and one without an annotation for each question that no person has ranked."""
     votes = list(votes)
     by_id = {row.id: row for row in samples}
-    voted = {vote.prompt_id for vote in votes}
+    by_people = {vote.prompt_id for vote in votes if not vote.is_model}
     tasks = [
-        {**_task(by_id[vote.prompt_id], vote.answers, vote.seed), "annotations": [_annotation(vote)]} for vote in votes
+        _task(by_id[vote.prompt_id], vote.answers, vote.seed)
+        | ({"predictions": [_prediction(vote)]} if vote.is_model else {"annotations": [_annotation(vote)]})
+        for vote in votes
     ]
-    waiting = [row for row in samples if row.id not in voted and len(row.answers) > 1]
-    return tasks + [{**_task(row, list(row.texts()), 0), "annotations": []} for row in waiting]
+    waiting = [row for row in samples if row.id not in by_people and len(row.answers) > 1]
+    return tasks + [_task(row, list(row.texts()), 0) for row in waiting]
 
 
 def _task(row: Samples, answers: Sequence[str], seed: int) -> dict[str, Any]:
     texts = row.texts()
     items = [{"id": answer, "title": "", "body": texts[answer]} for answer in answers]
-    return {"data": {"prompt_id": row.id, "prompt": row.prompt, "seed": seed, "items": items}}
+    data = {"prompt_id": row.id, "prompt": row.prompt, "seed": seed, "items": items}
+    return {"data": data, "annotations": [], "predictions": []}
+
+
+def _prediction(vote: Vote) -> dict[str, Any]:
+    return {"model_version": vote.by, "created_at": vote.at.isoformat(), "result": _result(vote)}
 
 
 def _annotation(vote: Vote) -> dict[str, Any]:
@@ -81,7 +97,6 @@ def _annotation(vote: Vote) -> dict[str, Any]:
         "created_at": vote.at.isoformat(),
         "lead_time": vote.seconds,
         "was_cancelled": vote.skipped,
-        "is_model": vote.is_model,
         "result": [] if vote.skipped else _result(vote),
     }
 
@@ -129,28 +144,35 @@ def _parsed(row: Any, where: str) -> Task:
 
 
 def _votes_of(task: Task, samples: Sequence[Samples], where: str) -> Iterator[Vote]:
-    if not task.annotations:
+    if not task.annotations and not task.predictions:
         return
     row = _question(task, samples, where)
     hashes = {item.id: _known_hash(item, row, where) for item in task.data.items}
+    shown = {"prompt_id": row.id, "answers": list(hashes.values()), "seed": task.data.seed}
     for annotation in task.annotations:
         skipped = annotation.was_cancelled
-        try:
-            yield Vote(
-                prompt_id=row.id,
-                answers=list(hashes.values()),
-                ranks=[] if skipped else _ranks(annotation.result, list(hashes), where),
-                by=_name(annotation.completed_by),
-                at=annotation.created_at,
-                seed=task.data.seed,
-                reason=_reason(annotation.result),
-                all_bad=not skipped and ALL_BAD in _values(annotation.result, "choices", "choices"),
-                skipped=skipped,
-                is_model=annotation.is_model,
-                seconds=annotation.lead_time,
-            )
-        except ValidationError as error:
-            raise InputError(f"{where}: {first_problem(error, 'the vote')}; correct or remove the task") from None
+        ranked = {} if skipped else _ranking(annotation.result, list(hashes), where)
+        who = {"by": _name(annotation.completed_by), "at": annotation.created_at, "seconds": annotation.lead_time}
+        yield _vote(shown | ranked | who | {"skipped": skipped}, where)
+    for prediction in task.predictions:
+        who = {"by": prediction.model_version, "at": prediction.created_at, "is_model": True}
+        yield _vote(shown | _ranking(prediction.result, list(hashes), where) | who, where)
+
+
+def _vote(values: dict[str, Any], where: str) -> Vote:
+    try:
+        return Vote.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {first_problem(error, 'the vote')}; correct or remove the task") from None
+
+
+def _ranking(result: Sequence[Mapping[str, Any]], ids: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the ranks of the items, the reason, and whether all are bad."""
+    return {
+        "ranks": _ranks(result, ids, where),
+        "reason": " ".join(" ".join(_values(result, "textarea", "text")).split()),
+        "all_bad": ALL_BAD in _values(result, "choices", "choices"),
+    }
 
 
 def _question(task: Task, samples: Sequence[Samples], where: str) -> Samples:
@@ -202,10 +224,6 @@ def _groups(ranker: Mapping[str, list[str]], where: str) -> list[list[str]]:
 def _values(result: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[str]:
     values = [row.get("value", {}).get(key, []) for row in result if row.get("type") == kind]
     return [str(text) for value in values for text in ([value] if isinstance(value, str) else value)]
-
-
-def _reason(result: Sequence[Mapping[str, Any]]) -> str:
-    return " ".join(" ".join(_values(result, "textarea", "text")).split())
 
 
 def _name(completed_by: int | dict[str, Any] | str | None) -> str:

@@ -218,7 +218,7 @@ def voter_row(rows: Sequence[Samples], votes: Sequence[Vote], name: str) -> dict
     """Return how far a person is, and how long a vote takes, as a row of a table."""
     done = progress(rows, votes, name)
     seconds = sorted(vote.seconds for vote in latest(votes) if vote.by == name and vote.seconds is not None)
-    middle = f"{seconds[len(seconds) // 2]:.0f} s" if seconds else "–"
+    middle = f"{seconds[len(seconds) // 2]:.1f} s" if seconds else "–"
     return {
         _("Who"): name,
         _("Ranked"): _("{voted} of {total}").format(voted=done.voted - done.skipped, total=done.total),

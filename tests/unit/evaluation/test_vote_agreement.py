@@ -10,6 +10,7 @@ from stance.evaluation.vote_agreement import (
     kappa,
     position_bias,
     require_agreement,
+    require_models,
     with_oneself,
     with_people,
 )
@@ -98,3 +99,13 @@ def test_a_model_is_refused_if_it_shares_too_few_questions_with_people():
         require_agreement(votes, "base", 0.6, 20)
     with pytest.raises(InputError, match="have ranked 0 questions in common"):
         require_agreement(votes_by("Wang"), "base", 0.6, 20)
+
+
+def test_every_model_whose_votes_count_needs_the_agreement():
+    beside = [*votes_by("Wang"), *votes_by("base", turned=4, is_model=True)]
+    assert require_models(beside, 0.6, 10) == {}
+    alone = votes_by("base", is_model=True)[0].model_copy(update={"prompt_id": 99})
+    with pytest.raises(InputError, match="base may not vote alone"):
+        require_models([*beside, alone], 0.6, 10)
+    agreeing = [*votes_by("Wang"), *votes_by("base", is_model=True), alone]
+    assert require_models(agreeing, 0.6, 10)["base"].kappa == 1.0

@@ -43,7 +43,8 @@ def test_votes_come_back_as_they_went_out():
     ]
     tasks = json.loads(json.dumps(exported(votes, ROWS)))
     assert imported(tasks, ROWS, "votes.json") == votes
-    assert [len(row["annotations"]) for row in tasks] == [1] * 5 + [0]
+    assert [len(row["annotations"]) for row in tasks] == [1, 1, 1, 1, 0, 0]
+    assert [row["model_version"] for row in tasks[4]["predictions"]] == ["base"]
     assert tasks[-1]["data"]["prompt"] == ROWS[3].prompt
 
 
