@@ -5,11 +5,12 @@ compared answer by answer: of every two answers, both votes say that the first o
 they are equal. Kappa takes off the agreement that chance gives: 0 is chance, 1 is full agreement (Cohen 1960).
 """
 
-import random
-from collections import Counter
+import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
+
+import numpy as np
 
 from stance.data.metrics import Share
 from stance.data.votes import Vote, current, latest, ranked_pairs
@@ -59,14 +60,27 @@ def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
 
 
-def kappa(counted: Sequence[tuple[int, int]]) -> float | None:
+def kappa(counted: Iterable[tuple[int, int]]) -> float | None:
     """Return Cohen's kappa of what two voters say; None where it is not defined."""
-    total = len(counted)
-    ours, theirs = Counter(a for a, _ in counted), Counter(b for _, b in counted)
-    by_chance = sum(ours[value] * theirs[value] for value in ours) / total**2
-    if by_chance == 1:
-        return None
-    return (sum(a == b for a, b in counted) / total - by_chance) / (1 - by_chance)
+    value = float(_kappas(_counts(counted)[None])[0])
+    return None if math.isnan(value) else value
+
+
+def _counts(rows: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Return how often the two voters say each pair of values. Shape (3, 3), for -1, 0 and 1."""
+    counts = np.zeros((3, 3))
+    for ours, theirs in rows:
+        counts[ours + 1, theirs + 1] += 1
+    return counts
+
+
+def _kappas(counts: np.ndarray) -> np.ndarray:
+    """Return Cohen's kappa of each table of counts, NaN where it is not defined. Shapes (n, 3, 3) and (n,)."""
+    shares = counts / counts.sum(axis=(1, 2), keepdims=True)
+    by_chance = (shares.sum(axis=2) * shares.sum(axis=1)).sum(axis=1)
+    agreed = np.trace(shares, axis1=1, axis2=2)
+    same = np.isclose(by_chance, 1)
+    return np.where(same, np.nan, (agreed - by_chance) / np.where(same, 1, 1 - by_chance))
 
 
 def agreement(compared: Iterable[VotePair]) -> Agreement | None:
@@ -82,12 +96,13 @@ def agreement(compared: Iterable[VotePair]) -> Agreement | None:
 
 
 def _interval(groups: Sequence[Judgements]) -> tuple[float | None, float | None]:
-    draw = random.Random(0)
-    drawn = (kappa([row for group in draw.choices(groups, k=len(groups)) for row in group]) for _ in range(DRAWS))
-    values = sorted(value for value in drawn if value is not None)
-    if not values:
+    tables = np.stack([_counts(group) for group in groups])
+    times = np.random.default_rng(0).multinomial(len(groups), [1 / len(groups)] * len(groups), size=DRAWS)
+    values = _kappas(np.tensordot(times, tables, axes=1))
+    if np.isnan(values).all():
         return None, None
-    return values[round(0.025 * (len(values) - 1))], values[round(0.975 * (len(values) - 1))]
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def between_people(votes: Iterable[Vote]) -> list[VotePair]:

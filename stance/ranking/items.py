@@ -11,6 +11,7 @@ not told. This measures how far a voter agrees with himself.
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -119,7 +120,7 @@ def next_item(rows: Sequence[Samples], votes: Sequence[Vote], voter: str, *, aga
     if repeated := _repeated(rows, own, voter):
         return repeated
     others = {(vote.prompt_id, vote.by) for vote in latest(votes) if vote.by != voter and not vote.skipped}
-    counts = {row.id: sum(ident == row.id for ident, _ in others) for row in rows}
+    counts = Counter(ident for ident, _ in others)
     voted = {vote.prompt_id for vote in own}
     waiting = [
         ((place >= SHARED) * (1 + counts[row.id]), place) for place, row in enumerate(rows) if row.id not in voted
