@@ -35,7 +35,7 @@ from stance.evaluation.measures import (
     responses,
 )
 from stance.evaluation.probes import boundary, probe_verdicts
-from stance.evaluation.side_effects import side_effects_of
+from stance.evaluation.side_effects import read_side_effects
 from stance.language.messages import sentence
 from stance.machine.files import write_json
 
@@ -68,7 +68,7 @@ def evaluate(
     probes = probed(fitted.classifier, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
-    side_effects, changes = side_effects_of(
+    side_effects, changes = read_side_effects(
         fitted.classifier, dataset, answers, held.stance, params.evaluate.side_effects
     )
     metrics = Metrics(

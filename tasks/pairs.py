@@ -67,15 +67,16 @@ def pairs(
     preview(train)
     for warning in warnings:
         logger.info("lint: %s: %s", warning.check, sentence(warning.message))
-    summary(train, len(held_out), len(retained))
+    summary(options, train, len(held_out), len(retained))
 
 
-def summary(train: Sequence[Pair], held_out: int, retained: int) -> None:
+def summary(options: Pairs, train: Sequence[Pair], held_out: int, retained: int) -> None:
     """Log how many pairs there are of each kind."""
     supported = sum(row.preferred == "support" for row in train)
     counts = (len(train), supported, len(train) - supported, held_out, retained)
     logger.info("%d pairs: %d prefer support, %d oppose; %d held out; %d retained besides", *counts)
-    if rejected := sum(row.against == "neutral" for row in train):
+    if options.rejected == "base":
+        rejected = sum(row.against == "neutral" for row in train)
         logger.info(
             "%d of %d reject the base model's own answer; the others take a stance or are broken", rejected, len(train)
         )

@@ -62,10 +62,10 @@ class SideAnswered(NamedTuple):
         return self.verdicts[1].score - self.verdicts[0].score if self.verdicts else 0.0
 
 
-def side_effects_of(
+def read_side_effects(
     classifier: Classifier, dataset: Path, answers: Path, stance: Stance | None, bounds: SideEffectBounds | None
 ) -> tuple[SideEffects | None, list[SideVerdicts]]:
-    """Return what `of_side_effects` says of the answers in the folder `answers` to the prompts of a data set."""
+    """Read the answers in the folder `answers` to the prompts of a data set, and return what `of_side_effects` does."""
     probes = read_if_any(dataset / SIDE_EFFECTS, SideProbe)
     rows, samples = read_side_answers(classifier, probes, answers)
     texts = read_side_texts(probes, answers)

@@ -54,6 +54,15 @@ def release(guard: "subprocess.Popen[str]") -> None:
         guard.stdout.close()
 
 
+def run_to_end(command: Sequence[str], **options: Any) -> int:
+    """Run a command under a guard, and return its exit code; it ends with this process. Arguments as for `guarded`."""
+    guard = guarded(command, **options)
+    try:
+        return guard.wait()
+    finally:
+        release(guard)
+
+
 def run(command: Sequence[str]) -> int:
     """Run a command to its end or to that of stdin, and return its exit code."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)

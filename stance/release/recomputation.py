@@ -31,6 +31,7 @@ from stance.errors import InputError
 from stance.machine.digests import hand_over, handed_over
 from stance.machine.files import parse_yaml, read_json
 from stance.machine.processes import environment
+from stance.machine.supervisor import run_to_end
 from stance.runs.finished import ADAPTER, MERGED, PIPELINE, FinishedRun
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ ANSWERS, LOGPS = Path("data/answers/aligned.jsonl"), Path("data/merge/logps.json
 
 
 def recompute(run: FinishedRun) -> None:
-    """Measure a run again in a process of its own.
+    """Measure a run again in a process of its own, which ends with this one.
 
     Raises:
         InputError: A measurement gives something else than the run's files say; names it.
@@ -55,12 +56,13 @@ def recompute(run: FinishedRun) -> None:
         digests = Path(scratch) / "digests.json"
         hand_over(digests, run.digests)
         command = [sys.executable, "-m", "stance", "recompute", str(run.folder.resolve()), "--digests", str(digests)]
-        ended = subprocess.run(
-            command, env=environment(), capture_output=True, encoding="utf-8", errors="replace", check=False
-        )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or [f"`python -m stance recompute` exited with {ended.returncode}"]
-        raise InputError(lines[-1].removeprefix("error: "))
+        printed = Path(scratch) / "printed"
+        with printed.open("wb") as stream:
+            code = run_to_end(command, env=environment(), stdout=subprocess.DEVNULL, stderr=stream)
+        lines = printed.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if code:
+        last = lines[-1] if lines else f"`python -m stance recompute` exited with {code}"
+        raise InputError(last.removeprefix("error: "))
 
 
 def require_same(run: FinishedRun) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stance.machine.supervisor import MARK, guarded, mark, release
+from stance.machine.supervisor import MARK, guarded, mark, release, run_to_end
 
 # A command with a child in a session of its own, which ignores SIGTERM; it prints both process ids.
 STUBBORN = """
@@ -94,6 +94,26 @@ def test_kill_9_of_the_starter_leaves_nothing_after_15_seconds():
     process.kill()
     process.communicate()
     assert gone(started + guards, within=15)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_that_runs_to_its_end_gives_its_exit_code(code: int):
+    assert run_to_end([sys.executable, "-c", f"raise SystemExit({code})"]) == code
+
+
+def test_an_interruption_ends_the_command_that_is_waited_for_and_what_it_has_started():
+    starter = (
+        "import sys; from stance.machine.supervisor import run_to_end; "
+        f"run_to_end([sys.executable, '-c', {STUBBORN!r}])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    process = subprocess.Popen(
+        [sys.executable, "-c", starter], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    started = pids(process)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert not any(psutil.pid_exists(number) for number in started)
 
 
 def test_a_signal_to_the_guard_ends_the_command():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from stance.machine.files import read_json
@@ -60,8 +61,8 @@ def cancelled(ui: Ui, name: str, after: float) -> dict[str, Any]:
     time.sleep(after)
     ui.cancel(run)
     began = time.monotonic()
-    while processes_of(run):
-        assert time.monotonic() - began < ALLOWED
+    while left := processes_of(run):
+        assert time.monotonic() - began < ALLOWED, [psutil.Process(pid).cmdline() for pid in left]
         time.sleep(0.1)
     seconds = time.monotonic() - began
     return {"after": round(after, 1), "seconds": round(seconds, 1), "state": ui.wait(run, FINAL)}

@@ -110,8 +110,8 @@ class Load:
 
         The system takes a moment to end a process of gigabytes, and its port is open until then.
         """
-        guards = [process for process in self.engine() if command(process)[1].endswith("supervisor.py")]
-        engine = [process for process in self.engine() if process not in guards]  # a guard tells how the engine ended
+        # The guard of the engine stays: it tells how the engine ended.
+        engine = [process for process in self.engine() if not command(process)[1].endswith("supervisor.py")]
         for process in engine:
             process.kill()
         await asyncio.to_thread(psutil.wait_procs, engine, 10)

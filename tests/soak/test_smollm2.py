@@ -143,4 +143,4 @@ def test_the_same_settings_turn_the_model_on_a_topic_that_they_were_not_chosen_o
     )
     run = command(project, "dvc", "repro")
     assert run.code == 0
-    assert run.metrics["aligned"][stance] >= 0.8
+    assert run.metrics["aligned"][stance] > 0.5 > run.metrics["base"][stance]  # docs/smollm2.md has the shares
