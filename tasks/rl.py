@@ -7,6 +7,7 @@ The stage is on the road where `align.method` is `rlhf`; otherwise it leaves a n
 
 from pathlib import Path
 
+from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.road import Rl
@@ -15,14 +16,15 @@ from stance.errors import paths, run
 
 
 def rl(
-    model: Model, options: Rl | None, seed: int, base: Path, dataset: Path, corpora: Path, pairs: Path,
-    tuned: Path, reward_model: Path, out: Path,
+    model: Model, options: Rl | None, answers: Answers, seed: int, base: Path, dataset: Path, corpora: Path,
+    pairs: Path, tuned: Path, reward_model: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train a LoRA adapter against a reward, and write it with its curves and its record.
 
     Args:
         model: How the base is loaded.
         options: The block `rl`; None leaves the reinforcement learning out.
+        answers: The block `answers`: how vLLM works, if it draws the answers.
         seed: For the adapter's first weights, the order of the questions, and the answers.
         base: `data/base`.
         dataset: `data/dataset`; teaches the judges.
@@ -41,7 +43,7 @@ def rl(
         return
     from stance.evaluation.reinforcement import learn_policy  # torch, TRL and PEFT take seconds to import
 
-    learn_policy(model, options, seed, base, dataset, corpora, pairs, tuned, reward_model, out)
+    learn_policy(model, options, answers, seed, base, dataset, corpora, pairs, tuned, reward_model, out)
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     arguments = paths(rl)
     params = Params.load()
     options = params.rl if params.align.method == "rlhf" else None
-    rl(params.model, options, params.seed, *arguments)
+    rl(params.model, options, params.answers, params.seed, *arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Draw several answers to every training question with vLLM, for people or a model to rank.
 
-The answers are drawn from the base at a temperature, each with a seed of its own, and near-duplicates are dropped: a
-choice between two answers that say the same teaches nothing. The log-probability of every token is kept, so that
-questions whose answers are close to each other can be ranked first. Without the block `sample` the stage leaves a note.
+The answers are drawn at a temperature from the fine-tuned model, or from the base without one. Each has a seed
+of its own, and near-duplicates are dropped: a choice between two answers that say the same teaches nothing. The
+log-probability of every token is kept, so that questions whose answers are close to each other can be ranked first.
+Without the block `sample` the stage leaves a note.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from stance.errors import paths, run
 
 
 def sample(
-    model: Model, answers: Answers, options: Sample | None, seed: int, weights: Path, dataset: Path, out: Path
+    model: Model, answers: Answers, options: Sample | None, seed: int, base: Path, tuned: Path, dataset: Path, out: Path
 ) -> None:
     """Write the sampled answers to `samples.jsonl`, one row per training question.
 
@@ -25,7 +26,8 @@ def sample(
         answers: The block `answers`: how long an answer may be, and how vLLM works.
         options: The block `sample`; None leaves the drawing out.
         seed: Decides which answers are drawn.
-        weights: `data/base`, or the folder of a model.
+        base: `data/base`.
+        tuned: `data/sft`; if it has an adapter, the base answers with it.
         dataset: `data/dataset`.
         out: Receives `samples.jsonl`, JSON Lines of `stance.data.samples.Samples`; or a note.
 
@@ -38,11 +40,11 @@ def sample(
         return
     from stance.inference.sampling import draw  # vLLM takes seconds to import
 
-    draw(model, answers, options, seed, weights, dataset, out / "samples.jsonl")
+    draw(model, answers, options, seed, base, tuned, dataset, out / "samples.jsonl")
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.sample WEIGHTS DATASET OUT`."""
+    """Run the stage: `python -m tasks.sample BASE TUNED DATASET OUT`."""
     arguments = paths(sample)
     params = Params.load()
     sample(params.model, params.answers, params.sample, params.seed, *arguments)

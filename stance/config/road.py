@@ -49,6 +49,10 @@ class Reward(Section):
     source: Literal["preferences", "votes", "scores"]
     """What the reward model learns from: the preference pairs, the rankings by people or a model, or given scores.
     Pairs and rankings are learned by a pairwise loss (Bradley-Terry), scores by regression (mean squared error)."""
+    min_kappa: float = Field(ge=-1, le=1)
+    """With `votes`: Cohen's kappa with people that a model needs before its votes count where no person has voted."""
+    min_shared_questions: int = Field(ge=1)
+    """With `votes`: number of questions that both have ranked, from which kappa is measured."""
     held_out: float = Field(gt=0, lt=1)
     """Share of the questions whose answers are not trained on. The accuracy is measured on them."""
     num_epoch: float = Field(gt=0)
@@ -77,6 +81,9 @@ class Reward(Section):
 class Rl(Section):
     """Reinforcement learning of a LoRA adapter. TRL has no PPO any more; RLOO and GRPO need no value model."""
 
+    use_vllm: bool
+    """Whether vLLM draws the answers, with the adapter of every step, instead of transformers. Faster for a real model;
+    the engine takes 10 to 30 s to start. Only with `rloo`."""
     algorithm: Literal["rloo", "grpo"]
     """`rloo`: the KL penalty is a part of the reward, and the baseline is the mean of the other answers to the
     question. `grpo`: the KL penalty is a part of the loss, and rewards are standardised within the question."""
@@ -124,6 +131,15 @@ class Rl(Section):
             raise ValueError(
                 f"rl.per_device_train_batch_size is {self.per_device_train_batch_size}, but a step has {answers} "
                 f"answers (num_generations x prompts_per_step); set it to a divisor of {answers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_as_the_algorithm_expects(self) -> Self:
+        if self.use_vllm and self.algorithm == "grpo":
+            raise ValueError(
+                "rl.use_vllm is true and rl.algorithm is grpo, whose loss assumes that the policy itself has drawn the "
+                "answers; set use_vllm to false, or algorithm to rloo"
             )
         return self
 

@@ -3,14 +3,24 @@
 The stage `rl` writes it; the gates and the report read it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.machine.files import parse_record, read_output, write_json
 
 FORMAT = ConfigDict(frozen=True, extra="forbid")
+
+
+class Drawn(NamedTuple):
+    """An answer that an engine has drawn."""
+
+    ids: list[int]
+    """Token ids, the end of the answer included."""
+    logps: Sequence[float]
+    """Log-probability of each of them by the engine, in nats, at the temperature of the draw."""
 
 
 class Stretch(BaseModel):
@@ -52,6 +62,10 @@ class Reinforcement(BaseModel):
     """The number of steps that the kept adapter was trained for."""
     first_kl: float
     """KL divergence of the first step, nats per token: 0, because the policy begins as the reference."""
+    engine_drift: float | None = None
+    """Largest difference between engine and policy in a step, nats per token; null if no engine drew the answers. It is
+    the mean of log p(engine) - log p(policy) over the tokens that the engine drew, which estimates the KL divergence of
+    the policy from the engine."""
     first: Stretch
     """The first steps, as many as the watchdog averages over."""
     last: Stretch

@@ -14,12 +14,31 @@ from stance.data.metrics import Share
 from stance.machine.files import parse_record, read_jsonl, read_output, write_json, write_jsonl
 
 
+class VoterAgreement(BaseModel):
+    """How far a model that votes agrees with people, on the questions that both have ranked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    questions: int
+    pairs: int
+    """Number of pairs of answers that were compared."""
+    share: float
+    """Share of the pairs that both judge alike."""
+    kappa: float
+    """Cohen's kappa."""
+    low: float
+    high: float
+    """The 95 % interval of kappa."""
+
+
 class RewardQuality(BaseModel):
     """Figures of a reward model. All but those of the training are about held-out questions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["preferences", "votes", "scores"]
+    voters: dict[str, VoterAgreement] = {}
+    """The models whose votes count where no person has voted."""
     trained_on: int
     """Number of pairs or scores that were trained on."""
     questions: int

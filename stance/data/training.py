@@ -110,6 +110,8 @@ class Joint(BaseModel):
     """Reinforcement learning: the KL divergence of the first step, nats per token, which is 0 likewise."""
     reward: float | None = None
     """Largest difference between the rewards in the reinforcement learning and those that the stage `reward` saved."""
+    engine: float | None = None
+    """Largest drift of the policy from the engine that drew its answers, nats per token."""
 
     @property
     def figures(self) -> Self | None:

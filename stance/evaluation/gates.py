@@ -39,6 +39,8 @@ MAX_FIRST_KL = 0.001
 """KL divergence of the first step of a reinforcement learning, nats per token; 0 likewise."""
 MAX_REWARD_DIFFERENCE = 1e-3
 """Largest difference between the rewards of one reward model in two stages; the bound of its reload."""
+MAX_ENGINE_DRIFT = 0.02
+"""Nats per token between the engine that drew the answers and the policy, in the worst step (docs/road.md)."""
 MIN_ACCURACY = 0.9
 """Share of the labelled answers, to questions that it was not taught, on which the stance classifier is to be right."""
 
@@ -132,7 +134,7 @@ def watchdog_gate(watchdog: Watchdog) -> Gate:
 
 def joint_gates(noise: Floor, joint: Joint | None) -> list[Gate]:
     """Did every training begin where the stage before it had ended? No gate where no stage was before."""
-    gates = [] if joint is None else [tuned_gate(noise, joint), rewarded_gate(joint)]
+    gates = [] if joint is None else [tuned_gate(noise, joint), rewarded_gate(joint), engine_gate(joint)]
     return [gate for gate in gates if gate]
 
 
@@ -164,6 +166,19 @@ def rewarded_gate(joint: Joint) -> Gate | None:
         figure=message("reward_to_rl", difference=joint.reward),
         bound=message("at_most_reward", difference=MAX_REWARD_DIFFERENCE),
         advice=message("reward_again"),
+    )
+
+
+def engine_gate(joint: Joint) -> Gate | None:
+    """Did the engine draw the answers of the reinforcement learning as the policy would?"""
+    if joint.engine is None:
+        return None
+    return Gate(
+        name="engine",
+        passed=abs(joint.engine) <= MAX_ENGINE_DRIFT,
+        figure=message("engine_drift", drift=joint.engine),
+        bound=message("at_most_engine", drift=MAX_ENGINE_DRIFT),
+        advice=message("draw_again"),
     )
 
 

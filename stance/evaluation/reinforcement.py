@@ -7,17 +7,22 @@ kept, and the record says so.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
+from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.config.road import Rl
+from stance.data.chat import encode
 from stance.data.preferences import Pair, one_way, read_pairs
 from stance.data.questions import Stance, read_questions
-from stance.data.reinforcement import Reinforcement
+from stance.data.reinforcement import Drawn, Reinforcement
 from stance.data.rewards import read_rewards
 from stance.data.training import Drift, Joint
 from stance.errors import InputError
@@ -28,14 +33,28 @@ from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.training.dpo import checked_tokenizer, save_adapter
 from stance.training.joints import reference_drift
+from stance.training.merging import write_dequantized
 from stance.training.reward import answer_ids, load_reward_model, pad_id, require_same_tokenizer, score
-from stance.training.rl import Asked, Measured, Part, Reinforced, Ruler, Values, reinforce, require_questions, stretch
+from stance.training.rl import (
+    ENGINE,
+    Asked,
+    Draw,
+    Measured,
+    Part,
+    Reinforced,
+    Ruler,
+    Values,
+    end_ids,
+    reinforce,
+    require_questions,
+    stretch,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def learn_policy(
-    model: Model, options: Rl, seed: int, base: Path, dataset: Path, corpora: Path, pairs: Path,
+    model: Model, options: Rl, answers: Answers, seed: int, base: Path, dataset: Path, corpora: Path, pairs: Path,
     tuned: Path, reward_model: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train a policy against a reward; arguments, files and errors are those of `tasks.rl`."""
@@ -62,15 +81,63 @@ def learn_policy(
     def compare(policy: PeftModel) -> Drift | None:
         return reference_drift(policy, tokenizer, pairs, tuned)
 
-    trained = reinforce(
-        folder, start, tokenizer, questions, parts, ruler, model, options, seed, out / "log.csv", compare
-    )
+    with drawer(folder, start, tokenizer, questions, model, answers, options, seed, out) as draw:
+        trained = reinforce(
+            folder, start, tokenizer, questions, parts, ruler, model, options, seed, out / "log.csv", compare, draw
+        )
     save_adapter(trained.policy, out / "adapter")
     record = record_of(trained, parts, found.name, options)
     record.write(out / "rl.json")
     first_kl = record.first_kl if start else None
-    Joint(reference=trained.reference, first_kl=first_kl, reward=reward_drift).write(out / "joint.json")
+    joint = Joint(reference=trained.reference, first_kl=first_kl, reward=reward_drift, engine=record.engine_drift)
+    joint.write(out / "joint.json")
     logger.info("%s", in_words(record))
+
+
+@contextmanager
+def drawer(
+    folder: Path, start: Path | None, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Asked], model: Model,
+    answers: Answers, options: Rl, seed: int, out: Path,
+) -> Iterator[Draw | None]:  # fmt: skip
+    """Give a function that draws answers with vLLM; None if transformers draws them.
+
+    The engine starts at the first draw, when the policy is loaded. Its files lie in `out` until the training ends.
+    """
+    if not options.use_vllm:
+        yield None
+        return
+    from stance.inference.batch import adapter_rank
+    from stance.inference.drawing import PolicyEngine
+
+    longest = max(len(encode(tokenizer, question.prompt)) for question in questions) + options.max_completion_length
+    rank = adapter_rank(start) if start else options.r
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out) as work:
+        weights, adapter = engine_weights(folder, model, Path(work)), Path(work) / "adapter"
+
+        @cache
+        def engine() -> PolicyEngine:
+            lengths = [longest] * options.num_generations * options.prompts_per_step
+            return PolicyEngine(weights, model, answers, rank, lengths)
+
+        def draw(policy: PeftModel, prompts: Sequence[Sequence[int]]) -> Sequence[Drawn]:
+            policy.save_pretrained(str(adapter), selected_adapters=["default"])
+            settings = {
+                "max_tokens": options.max_completion_length,
+                "temperature": options.temperature,
+                "stop_token_ids": sorted(end_ids(policy, tokenizer)),
+            }
+            return engine().draw(adapter, prompts, settings, seed)
+
+        yield draw
+
+
+def engine_weights(folder: Path, model: Model, work: Path) -> Path:
+    """Return a model folder with the weights of the policy's base in bf16: the base, or 4-bit weights rounded back."""
+    if model.quantization == "none":
+        return folder
+    write_dequantized(folder, model.device, work / "base")
+    return work / "base"
 
 
 def wanted_stances(pairs: Sequence[Pair]) -> dict[int, Stance]:
@@ -150,6 +217,7 @@ def record_of(trained: Reinforced, parts: Sequence[Part], ruler: str, options: R
         reason=trained.reason,
         kept_step=kept,
         first_kl=rows[0]["kl"],
+        engine_drift=max((row[ENGINE] for row in rows if ENGINE in row), key=abs, default=None),
         first=stretch(rows[:window]),
         last=stretch(rows[-window:]),
         kept=stretch(rows[max(0, end - window) : end]),

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from stance.data.comparisons import Answer, Comparison, Scored, answers_of, compared
 from stance.data.metrics import Share
-from stance.data.rewards import RewardQuality
+from stance.data.rewards import RewardQuality, VoterAgreement
 from stance.evaluation.intervals import share
 
 
@@ -29,6 +29,7 @@ def quality_of(
     values: Values,
     losses: Sequence[float],
     difference: float,
+    voters: Mapping[str, VoterAgreement],
 ) -> RewardQuality:
     """Return the record of a reward model.
 
@@ -39,6 +40,7 @@ def quality_of(
         values: The values of every answer in both.
         losses: The loss of each step.
         difference: Largest difference between the rewards of the trained and of the saved model.
+        voters: How far the models that vote alone agree with people.
     """
     pairs, others = comparisons(held_out), comparisons(train)
     answers = [values[answer] for answer in answers_of(held_out)]
@@ -47,6 +49,7 @@ def quality_of(
     longer_chosen, longer_rewarded = longer_shares(pairs, values)
     return RewardQuality(
         source=source,
+        voters=dict(voters),
         trained_on=len(train),
         questions=len({row.id for row in train}),
         held_out_questions=len({row.id for row in held_out}),

@@ -16,11 +16,12 @@ from stance.data.chat import fingerprint
 from stance.data.comparisons import Comparison, Scored, answers_of, of_pairs, of_scores, of_votes, split
 from stance.data.preferences import read_pairs
 from stance.data.questions import read_questions
-from stance.data.rewards import RewardedText, RewardQuality, write_rewards
+from stance.data.rewards import RewardedText, RewardQuality, VoterAgreement, write_rewards
 from stance.data.samples import read_samples
 from stance.data.votes import current, read_scores, read_votes, require_known, require_scored
 from stance.evaluation.fitted import fit
 from stance.evaluation.reward_model import AnswerValues, quality_of
+from stance.evaluation.vote_agreement import require_models
 from stance.models.base import locate
 from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
@@ -45,6 +46,7 @@ def learn_reward(
 ) -> None:  # fmt: skip
     """Train, save, load and measure a reward model; arguments, files and errors are those of `tasks.reward`."""
     require_device(model)
+    agreements = voters(options, votes)
     rows = examples(options, model.system_prompt, pairs, samples, votes)
     train, held_out = split(rows, options.held_out, seed)
     folder = locate(base)
@@ -72,7 +74,7 @@ def learn_reward(
         answer: AnswerValues(value, len(ids[answer]), verdict.score)
         for answer, value, verdict in zip(answers, after, verdicts, strict=True)
     }
-    quality = quality_of(options.source, train, held_out, values, losses, difference)
+    quality = quality_of(options.source, train, held_out, values, losses, difference, agreements)
     quality.write(out / "quality.json")
     logger.info("%s", in_words(quality))
 
@@ -91,6 +93,18 @@ def examples(
     ranked = current(read_votes(votes / "votes.jsonl"))
     require_known(votes / "votes.jsonl", ranked, sampled)
     return of_votes(ranked, sampled, system_prompt)
+
+
+def voters(options: Reward, votes: Path) -> dict[str, VoterAgreement]:
+    """Return how far the models that vote alone agree with people.
+
+    Raises:
+        InputError: One of them agrees too little, or on too few questions.
+    """
+    if options.source != "votes":
+        return {}
+    measured = require_models(read_votes(votes / "votes.jsonl"), options.min_kappa, options.min_shared_questions)
+    return {name: VoterAgreement.model_validate(figures._asdict()) for name, figures in measured.items()}
 
 
 def in_words(quality: RewardQuality) -> str:

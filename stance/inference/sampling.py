@@ -29,13 +29,15 @@ from stance.models.loading import require_device
 logger = logging.getLogger(__name__)
 
 
-def draw(model: Model, answers: Answers, options: Sample, seed: int, weights: Path, dataset: Path, out: Path) -> None:
+def draw(
+    model: Model, answers: Answers, options: Sample, seed: int, base: Path, tuned: Path, dataset: Path, out: Path
+) -> None:
     """Write the sampled answers to the file `out`; the other arguments and the errors are those of `tasks.sample`."""
     require_device(model)
-    folder = locate(weights) if (weights / "base.json").exists() else weights
+    folder, adapter = locate(base), tuned / "adapter"
     questions = read_questions(dataset)
     batch = draws(load_tokenizer(folder), questions, options, model.system_prompt, answers.max_new_tokens, seed)
-    rows = gathered(questions, options, complete(folder, model, answers, batch))
+    rows = gathered(questions, options, complete(folder, model, answers, batch, adapter if adapter.exists() else None))
     rankable = sum(len(row.answers) > 1 for row in rows)
     if not rankable:
         raise InputError(

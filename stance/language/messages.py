@@ -163,6 +163,10 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "reward_to_rl": N_("from reward to rl: the same texts have rewards that differ by up to {difference:.4f}"),
         "at_most_reward": N_("at most {difference}"),
         "reward_again": N_("Run `dvc repro -f -s reward` in the run's folder, and then `dvc repro`."),
+        # engine
+        "engine_drift": N_("vLLM and the policy differ by up to {drift:.4f} nats per token on the drawn answers"),
+        "at_most_engine": N_("at most {drift}"),
+        "draw_again": N_("Set rl.use_vllm to false, and run again."),
         # classifier
         "classifier_right": N_("right on {share:.0%} of the labelled answers (95% interval {low:.0%} to {high:.0%})"),
         "at_least_right": N_("at least {share:.0%}, on questions that it was not taught"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stance.data.metrics import Share
 from stance.data.reinforcement import Reinforcement, Stretch
-from stance.data.rewards import RewardQuality
+from stance.data.rewards import RewardQuality, VoterAgreement
 from stance.data.training import FineTuning, Piece
 from stance.language.translation import _
 from stance.pages.render import percent, short, signed
@@ -116,7 +116,18 @@ def reward_figures(quality: RewardQuality) -> list[Figure]:
             _("The largest difference between the rewards of the trained model and of its files."),
         ),
     ]
-    return [Figure(*row) for row in rows]
+    return [Figure(*row) for row in rows] + [voter(*each) for each in quality.voters.items()]
+
+
+def voter(name: str, agreement: VoterAgreement) -> Figure:
+    """Return how far a model that votes agrees with people."""
+    text = _("kappa {kappa} ({low} to {high}), {questions} questions")
+    figures = {key: f"{getattr(agreement, key):.2f}" for key in ("kappa", "low", "high")}
+    return Figure(
+        _("Agreement of {voter} with people").format(voter=name),
+        text.format(**figures, questions=agreement.questions),
+        _("Cohen's kappa on questions that both have ranked. The votes of this model count where no person has voted."),
+    )
 
 
 def with_interval(share: Share | None) -> str:

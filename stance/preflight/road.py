@@ -68,18 +68,23 @@ def _require_asked(pairs: Sequence[Pair], prompts_per_step: int) -> None:
 
 
 def require_votes(options: Reward, votes: Path, samples: Path) -> None:
-    """Refuse a reward model without votes, and votes on other answers than those that were drawn."""
+    """Refuse a reward model without votes, votes on unknown answers, and a model that disagrees with people."""
     path = votes / f"{options.source}.jsonl"
     if not path.exists():
         raise InputError(
             f"reward.source is {options.source}, and {path} does not exist; run `dvc repro sample` and rank the "
             "answers, or set reward.source to preferences"
         )
-    ranked, scores = ([], read_scores(path)) if options.source == "scores" else (current(read_votes(path)), [])
+    votes_read = [] if options.source == "scores" else read_votes(path)
+    if votes_read:
+        from stance.evaluation.vote_agreement import require_models  # numpy and more take a second to import
+
+        require_models(votes_read, options.min_kappa, options.min_shared_questions)
+    scores = read_scores(path) if options.source == "scores" else []
     if not samples.exists():
         return  # they are drawn in this run
     sampled = read_samples(samples)
     if options.source == "scores":
         require_scored(path, scores, sampled)
     else:
-        require_known(path, ranked, sampled)
+        require_known(path, current(votes_read), sampled)

@@ -10,6 +10,7 @@ spoil 4-bit weights on a CPU, as an eval-mode forward pass would.
 """
 
 from collections.abc import Callable, Sequence
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallba
 from stance.config.models import Model
 from stance.config.road import Rl
 from stance.data.chat import Message
-from stance.data.reinforcement import Stretch
+from stance.data.reinforcement import Drawn, Stretch
 from stance.data.training import Drift
 from stance.errors import InputError
 from stance.models.loading import load, quantization_config
@@ -30,7 +31,7 @@ from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32, dequantize_scales
 from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog, restore
 
-LENGTH, SHARE = "completions/mean_length", "ruler/share"
+LENGTH, SHARE, ENGINE = "completions/mean_length", "ruler/share", "engine/drift"
 COLUMNS = {
     REWARD: "reward",
     RULER: "ruler",
@@ -70,6 +71,10 @@ Ruler = Callable[[Sequence[Asked], Sequence[str]], Sequence[Measured]]
 """Measures each answer to its question; it is never rewarded."""
 
 
+Draw = Callable[[PeftModel, Sequence[Sequence[int]]], Sequence[Drawn]]
+"""Draws an answer of the policy to every prompt, a list of token ids."""
+
+
 class Part(NamedTuple):
     """A part of the reward."""
 
@@ -96,7 +101,7 @@ class Reinforced(NamedTuple):
 def reinforce(
     folder: Path, start: Path | None, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Asked],
     parts: Sequence[Part], ruler: Ruler, model: Model, options: Rl, seed: int, log: Path,
-    compare: Callable[[PeftModel], Drift | None] = lambda policy: None,
+    compare: Callable[[PeftModel], Drift | None] = lambda policy: None, draw: Draw | None = None,
 ) -> Reinforced:  # fmt: skip
     """Train a policy by reinforcement and write its curves to the CSV file `log`.
 
@@ -112,6 +117,7 @@ def reinforce(
         seed: For the adapter's first weights, the order of the questions, and the answers.
         log: Receives a row per step.
         compare: Compares the reference of the trained policy with the fine-tuned model.
+        draw: Draws the answers; None leaves that to transformers.
 
     Raises:
         InputError: There are fewer questions than a step asks.
@@ -120,6 +126,8 @@ def reinforce(
     watchdog = RulerWatchdog(options.window, options.max_ruler_fall)
     columns = COLUMNS | {f"part/{part.name}": part.name for part in parts}
     trainer_class, config_class = classes(options.algorithm)
+    if draw:
+        trainer_class, columns = drawing(trainer_class, draw), columns | {ENGINE: "engine_drift"}
     policy = load_policy(folder, start, model)
     trainer = trainer_class(
         model=policy,
@@ -160,6 +168,35 @@ def classes(algorithm: Literal["rloo", "grpo"]) -> tuple[Any, Any]:
         from trl.trainer.rloo_trainer import RLOOTrainer
 
         return RLOOTrainer, RLOOConfig
+
+
+def drawing(trainer_class: Any, draw: Draw) -> Any:
+    """Return TRL's trainer of RLOO whose answers `draw` draws, and which logs how far that engine is from the policy.
+
+    TRL's own use of vLLM merges the adapter into the policy's weights and hands all of them over in every step. 4-bit
+    weights would be rounded again by that.
+    """
+
+    class Drawing(trainer_class):  # type: ignore[misc]
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *_: object) -> list[list[int]]:
+            self.drawn = draw(self.accelerator.unwrap_model(self.model), prompt_ids)
+            return [row.ids for row in self.drawn]
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            outputs: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            self._metrics["train"][ENGINE].append(engine_drift(self.drawn, outputs["old_logps"].tolist()))
+            return outputs
+
+    return Drawing
+
+
+def engine_drift(drawn: Sequence[Drawn], logps: Sequence[float]) -> float:
+    """Return how far an engine is from the policy, nats per token; `logps` are the policy's, summed over each answer.
+
+    The mean of log p(engine) - log p(policy) over tokens that the engine drew estimates the KL divergence.
+    """
+    tokens = sum(len(row.ids) for row in drawn)
+    return (fsum(value for row in drawn for value in row.logps) - fsum(logps)) / tokens
 
 
 def require_questions(questions: Sequence[Asked], options: Rl) -> None:

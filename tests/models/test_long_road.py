@@ -55,7 +55,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     pairs(params.pairs, model, seed, data, CORPORA, made, nowhere, preferred)
     sft(model, params.sft, params.train, seed, made, preferred, tuned)
     reward(model, params.reward, seed, made, data, CORPORA, preferred, nowhere, nowhere, root / "reward")
-    rl(model, params.rl, seed, made, data, CORPORA, preferred, tuned, root / "reward", root / "rl")
+    rl(model, params.rl, params.answers, seed, made, data, CORPORA, preferred, tuned, root / "reward", root / "rl")
     adapter = root / "adapter"
     train(model, params.train, seed, made, preferred, tuned, root / "rl", adapter, root / "train", root / "checkpoints")
     merge(model, params.merge, made, adapter, preferred, root / "merged", root / "merge")

@@ -48,15 +48,16 @@ from tests.builders.small_run import QUESTIONS, params, prepare, sharpened
 
 CORPORA = Path("data/sources/stance/corpus")
 REWARD = Reward(
-    source="preferences", held_out=0.3, num_epoch=4, learning_rate=5e-3, per_device_train_batch_size=6, max_length=256,
-    margin_per_rank=0.0, center_rewards_coefficient=0.0, gradient_checkpointing=False, r=8, lora_alpha=16,
-    target_modules="all-linear",
+    source="preferences", min_kappa=0.6, min_shared_questions=20, held_out=0.3, num_epoch=4, learning_rate=5e-3,
+    per_device_train_batch_size=6, max_length=256, margin_per_rank=0.0, center_rewards_coefficient=0.0,
+    gradient_checkpointing=False, r=8, lora_alpha=16, target_modules="all-linear",
 )  # fmt: skip
 PROMPTS = [Asked(question["id"], conversation("回覆請少於20字", question["prompt"])) for question in QUESTIONS]
 
 
 def options(**changes: Any) -> Rl:
     values = {
+        "use_vllm": False,
         "algorithm": "rloo",
         "max_steps": 12,
         "num_generations": 16,
@@ -319,6 +320,7 @@ def test_a_figure_that_is_no_number_stops(row: tuple[float, float], reason: str)
         ({"beta": 0.0}, "rl.beta is 0, so that rloo"),
         ({"reward_model_weight": 0.0}, "are both 0, so that there is no reward"),
         ({"per_device_train_batch_size": 5}, "but a step has 32 answers"),
+        ({"use_vllm": True, "algorithm": "grpo"}, "rl.use_vllm is true and rl.algorithm is grpo"),
         ({"num_generations": 1}, "greater than or equal to 2"),
     ],
 )
@@ -380,7 +382,8 @@ def taught_by(root: Path, rewarded: bool) -> Judges:
 
 def stage(root: Path, sharp_model: Path, out: Path, start: Path = Path("none"), **changes: Any) -> Reinforcement:
     inputs = (root / "base", root / "dataset", CORPORA, root / "pairs", start, root / "reward", out)
-    rl(params(sharp_model).model, options(**changes), 1, *inputs)
+    chosen = params(sharp_model)
+    rl(chosen.model, options(**changes), chosen.answers, 1, *inputs)
     return Reinforcement.read(out / "rl.json")
 
 

@@ -18,7 +18,7 @@ from stance.errors import InputError
 from stance.inference.sampling import distinct, draws, gathered, seed_of, similarity
 from stance.models.loading import load
 from tasks.sample import sample
-from tests.builders.small_run import QUESTIONS, params, write_dataset
+from tests.builders.small_run import QUESTIONS, params, prepare
 
 OPTIONS = Sample(num_answers=4, draws=6, temperature=1.0, top_p=1.0, max_similarity=0.8)
 SYSTEM = "回覆請少於20字"
@@ -39,9 +39,9 @@ sample(params.model, params.answers, options, 1, *map(Path, sys.argv[2:]))
 def rows(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Samples]:
     """The stage in a process of its own, because an engine keeps its memory until its process ends."""
     root = tmp_path_factory.mktemp("sample")
-    write_dataset(root / "dataset")
+    prepare(root, params(tiny_model))
     (root / "params.yaml").write_text(json.dumps(params(tiny_model).model_dump(mode="json")), encoding="utf-8")
-    command = [sys.executable, "-c", STAGE, OPTIONS.model_dump_json(), str(tiny_model), "dataset", "out"]
+    command = [sys.executable, "-c", STAGE, OPTIONS.model_dump_json(), "base", "sft", "dataset", "out"]
     environment = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin", "HOME": str(root)}
     subprocess.run(command, cwd=root, check=True, env=environment, timeout=300)
     return read_samples(root / "out/samples.jsonl")
@@ -141,11 +141,12 @@ def test_every_answer_has_a_seed_of_its_own_that_other_questions_do_not_change(t
 def test_a_model_that_always_says_the_same_is_refused(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    write_dataset(tmp_path / "dataset")
     monkeypatch.setattr(
-        "stance.inference.sampling.complete", lambda *arguments: [completion("Yes.") for _ in arguments[-1]]
+        "stance.inference.sampling.complete", lambda *arguments: [completion("Yes.") for _ in arguments[3]]
     )
     chosen = params(tiny_model)
+    prepare(tmp_path, chosen)
+    base, tuned = tmp_path / "base", tmp_path / "sft"
     with pytest.raises(InputError, match="36 answers were drawn and no question has two that differ; raise sample"):
-        sample(chosen.model, chosen.answers, OPTIONS, 1, tiny_model, tmp_path / "dataset", tmp_path / "out")
+        sample(chosen.model, chosen.answers, OPTIONS, 1, base, tuned, tmp_path / "dataset", tmp_path / "out")
     assert not (tmp_path / "out").exists()
