@@ -68,6 +68,7 @@ GATES = (
     N_("watchdog"),
     N_("joint"),
     N_("reward joint"),
+    N_("engine"),
     N_("parity"),
     N_("served"),
     N_("classifier"),
@@ -164,9 +165,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "at_most_reward": N_("at most {difference}"),
         "reward_again": N_("Run `dvc repro -f -s reward` in the run's folder, and then `dvc repro`."),
         # engine
-        "engine_drift": N_("vLLM and the policy differ by up to {drift:.4f} nats per token on the drawn answers"),
+        "engine_drift": N_("vLLM and the policy differ by up to {drift:.4f} nats per token"),
         "at_most_engine": N_("at most {drift}"),
-        "draw_again": N_("Set rl.use_vllm to false, and run again."),
+        "draw_again": N_("Set rl.use_vllm to false in the params.yaml of the run's folder, and then `dvc repro`."),
         # classifier
         "classifier_right": N_("right on {share:.0%} of the labelled answers (95% interval {low:.0%} to {high:.0%})"),
         "at_least_right": N_("at least {share:.0%}, on questions that it was not taught"),

@@ -306,6 +306,8 @@ OTHER = Drift(mean=0.5, worst=3.0, top_flips=0, tokens=99)
         (Joint(reference=SAME, first_kl=0.01), [("joint", False)], "the first KL divergence is 0.0100"),
         (Joint(reward=0.0), [("reward joint", True)], "from reward to rl"),
         (Joint(reward=0.01), [("reward joint", False)], "differ by up to 0.0100"),
+        (Joint(engine=-0.01), [("engine", True)], "differ by up to -0.0100 nats per token"),
+        (Joint(engine=-0.03), [("engine", False)], "differ by up to -0.0300 nats per token"),
         (
             Joint(reference=SAME, first_kl=0.0, reward=0.01),
             [("joint", True), ("reward joint", False)],

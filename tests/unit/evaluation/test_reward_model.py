@@ -71,7 +71,7 @@ def test_the_record_is_about_the_questions_that_were_held_out(tmp_path):
     train = [compare("a", "b", 2), compare("b", "a", 3)]
     values = VALUES | {(ident, name): VALUES[1, name] for ident in (2, 3) for name in "ab"}
     held_out = [compare("a", "d"), compare("b", "d")]
-    quality = quality_of("votes", train, held_out, values, [0.7, 0.2], 0.0)
+    quality = quality_of("votes", train, held_out, values, [0.7, 0.2], 0.0, {})
     assert (quality.trained_on, quality.questions, quality.held_out_questions) == (2, 2, 1)
     assert (quality.first_loss, quality.last_loss) == (0.7, 0.2)
     assert (quality.accuracy.count, quality.accuracy.total) == (2, 2)
@@ -87,7 +87,7 @@ def test_scores_are_compared_within_a_question():
     held_out = [Scored(1, PROMPT, "a", 1.0), Scored(1, PROMPT, "b", 0.5), Scored(1, PROMPT, "d", -1.0)]
     held_out += [Scored(2, PROMPT, "c", 0.0)]
     values = VALUES | {(2, "c"): AnswerValues(0.0, 12, 0.0)}
-    quality = quality_of("scores", [Scored(3, PROMPT, "a", 1.0)], held_out, values, [1.0], 0.0)
+    quality = quality_of("scores", [Scored(3, PROMPT, "a", 1.0)], held_out, values, [1.0], 0.0, {})
     assert (quality.accuracy.count, quality.accuracy.total) == (3, 3)
     assert quality.training_accuracy is None
     assert quality.score_correlation == pytest.approx(1)  # scores 1, 0.5, 0, -1 and rewards 3, 1, 0, -1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stance.data.reinforcement import Reinforcement, Stretch
-from stance.data.rewards import RewardQuality
+from stance.data.rewards import RewardQuality, VoterAgreement
 from stance.data.training import FineTuning, Piece
 from stance.evaluation.intervals import share
 from stance.language.translation import CHINESE, speaking
@@ -61,6 +61,14 @@ def test_the_mask_shows_what_is_trained_on_and_that_the_stop_token_is(tmp_path: 
     assert "4 of 13" in markup
     assert "✓ <code>&lt;/s&gt;</code>" in markup
     assert "Loss from 2.500 to 0.250 nats per trained token." in markup
+
+
+def test_a_model_that_votes_is_shown_with_its_agreement(tmp_path: Path):
+    voter = VoterAgreement(questions=20, pairs=60, share=0.85, kappa=0.7, low=0.52, high=0.86)
+    markup = sections(tmp_path, reward=QUALITY.model_copy(update={"voters": {"base": voter}}))
+    assert "Agreement of base with people" in markup
+    assert "kappa 0.70 (0.52 to 0.86), 20 questions" in markup
+    assert "Agreement of" not in sections(tmp_path, reward=QUALITY)
 
 
 def test_an_end_that_is_masked_is_shown_as_a_fault(tmp_path: Path):

@@ -100,6 +100,13 @@ def test_votes_on_the_answers_that_were_drawn_are_taken(tmp_path: Path):
     assert road(tmp_path, **(BY_VOTES | {"reward.source": "scores"})) == "sft → reward → rl"
 
 
+def test_a_model_that_votes_without_people_beside_it_is_refused(tmp_path: Path):
+    cast = vote(1, ("good", "bad"), [1, 2]).model_copy(update={"by": "base", "is_model": True})
+    append_vote(tmp_path / "votes.jsonl", cast)
+    with pytest.raises(InputError, match="base and people have ranked 0 questions in common; expected at least 20"):
+        road(tmp_path, **BY_VOTES)
+
+
 def test_the_preflight_has_a_row_for_the_road(tmp_path: Path):
     params = Params.parse(compose("miniature-rlhf"), "test")
     found = {row.check: row for row in preflight(params, tmp_path / "dataset", tmp_path / "base")}
