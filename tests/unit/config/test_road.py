@@ -41,11 +41,13 @@ def test_every_parameter_is_described_and_has_no_default(block: type[Sample]):
 
 REWARD = {
     "source": "preferences", "min_kappa": 0.6, "min_shared_questions": 20, "held_out": 0.2, "num_epoch": 1,
-    "learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_length": 256, "margin_per_rank": 0, "center_rewards_coefficient": 0, "gradient_checkpointing": False, "r": 8,
+    "learning_rate": 1e-3, "per_device_train_batch_size": 4, "max_length": 256, "margin_per_rank": 0,
+    "center_rewards_coefficient": 0, "gradient_checkpointing": False, "r": 8,
     "lora_alpha": 16, "target_modules": "all-linear",
 }  # fmt: skip
 RL = {
-    "use_vllm": False, "algorithm": "grpo", "max_steps": 1, "num_generations": 2, "prompts_per_step": 1, "per_device_train_batch_size": 2,
+    "use_vllm": False, "algorithm": "grpo", "max_steps": 1, "num_generations": 2, "prompts_per_step": 1,
+    "per_device_train_batch_size": 2,
     "max_completion_length": 8, "temperature": 1, "beta": 0.05, "learning_rate": 1e-3, "reward_model_weight": 1,
     "stance_judge_weight": 0, "cut_off_penalty": 0, "window": 1, "max_ruler_fall": 1, "gradient_checkpointing": False,
     "r": 8, "lora_alpha": 16, "target_modules": "all-linear",
