@@ -15,6 +15,10 @@ from stance.machine.files import read_yaml
 from stance.machine.git import attempt
 
 PROFILES = Path("profiles")
+LEFT_OUT: Mapping[str, Any] = MappingProxyType(
+    {"align": {"method": "dpo"}, "sft": None, "sample": None, "reward": None, "rl": None}
+)
+"""The blocks of the long road where none of it is used. A file of parameters of an earlier version has none of them."""
 
 
 class Overrides(NamedTuple):
@@ -36,7 +40,28 @@ class Overrides(NamedTuple):
         """
         if self.profile:
             return compose(self.profile, self.changes)
-        return replaced(read_yaml(params), self.changes, str(params))
+        return replaced(completed(read_yaml(params)), self.changes, str(params))
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a `params.yaml` with the blocks of the long road, left out where it has none."""
+    return {**values, **{block: value for block, value in LEFT_OUT.items() if block not in values}}
+
+
+def complete(path: Path) -> list[str]:
+    """Add the blocks of the long road to a file of parameters that has none, and return the names of those added.
+
+    DVC refuses a file without them. The comments of the file stay.
+    """
+    values = read_yaml(path)
+    missing = {block: value for block, value in LEFT_OUT.items() if block not in values}
+    if not missing:
+        return []
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("{"):  # JSON, which ends with a brace
+        text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+    path.write_text(f"{text.rstrip()}\n\n{yaml.safe_dump(missing, sort_keys=False)}", encoding="utf-8")
+    return list(missing)
 
 
 def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
