@@ -3,7 +3,6 @@
 What they measure is written to `test-output/soak-*.json`; docs/soak.md holds what it was.
 """
 
-import fcntl
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import pytest
 import yaml
 
 from stance.config.profiles import PROFILES, compose
-from stance.machine.locks import GPU_LOCK
+from stance.machine import devices
 from stance.runs.record import Run
 from tests.builders.prefect_ui import FINAL, Ui, field, gone, open_form, processes_of, submit, trains, working_in
 from tests.builders.repository import git
@@ -118,9 +117,7 @@ def test_cancels_at_random_moments_leave_nothing_and_the_next_run_succeeds(ui: U
         rows.append({"done": list(stages), "seconds": round(seconds, 1), "gpu": [held, gpu_memory()]})
         assert gpu_memory() - before < 100
     note("cancels", rows)
-    if GPU_LOCK.exists():
-        with GPU_LOCK.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert devices.holders(devices.visible() or [devices.UNLISTED]) == {}
     assert dvc(ui.project, "status").strip().endswith("up to date.")
     complete(ui, beta=0.13)
 

@@ -19,7 +19,7 @@ def test_the_form_has_the_ranges_of_the_parameters():
     assert fields["beta"]["exclusiveMinimum"] == 0
     assert fields["seed"]["minimum"] == 0
     assert fields["profile"]["enum"] == [
-        "breeze-7b", "llama-3-8b", "miniature", "miniature-rlhf", "qwen-0.5b", "smollm2-135m"
+        "breeze-7b", "llama-3-8b", "miniature", "miniature-rlhf", "qwen-0.5b", "smollm2-135m", "smollm2-135m-rlhf"
     ]  # fmt: skip
 
 
