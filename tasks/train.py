@@ -3,7 +3,8 @@
 The reference is the policy with its adapter switched off, so no second model is loaded. There is no evaluation during
 the training: on a CPU, an eval-mode forward pass repacks bitsandbytes' 4-bit weights, and the gradients are silently
 wrong from then on. Checkpoints are not among the stage's outputs. Their folder is named by a hash of inputs and code,
-so a killed run resumes, and a changed run starts from the beginning.
+so a killed run resumes, and a changed run starts from the beginning. With `model.devices` above 1 the stage starts a
+process per device (`stance.training.parallel`).
 """
 
 import logging
@@ -24,6 +25,7 @@ from stance.machine.files import write_json
 from stance.models.base import locate
 from stance.models.loading import quantization_config, require_device
 from stance.models.outline import adapted_layers, configuration, outline
+from stance.training import parallel
 from stance.training.checkpoints import checkpoint_key, last_complete
 from stance.training.dpo import (
     checked_tokenizer,
@@ -85,7 +87,7 @@ def train(
     trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
-    prepare_policy(policy)
+    prepare_policy(policy, options.lora_dropout)
     began = time.monotonic()
     if options.precompute_ref_log_probs:
         precompute_reference(trainer)
@@ -94,14 +96,18 @@ def train(
     shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)
     write_json(out / "metrics.json", steps(trainer.state)[-1])
-    shutil.rmtree(state, ignore_errors=True)
+    if parallel.rank() == 0:
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def main() -> None:
     """Run the stage: `python -m tasks.train BASE PAIRS ADAPTER OUT CHECKPOINTS`."""
-    arguments = paths(train)
+    base, pairs, adapter, out, checkpoints = paths(train)
     params = Params.load()
-    train(params.model, params.train, params.seed, *arguments)
+    if parallel.spread("tasks.train", params.model):
+        return
+    with parallel.writing(adapter, out) as (adapter, out):
+        train(params.model, params.train, params.seed, base, pairs, adapter, out, checkpoints)
 
 
 if __name__ == "__main__":

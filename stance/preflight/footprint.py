@@ -85,6 +85,7 @@ class Need(NamedTuple):
     """Bytes that a stage takes. On a CPU the model is in host memory, and `gpu` is 0."""
 
     gpu: float
+    """On each GPU that the stage uses."""
     host: float
     disk: float
 
@@ -93,7 +94,7 @@ class Here(NamedTuple):
     """Bytes that this machine has."""
 
     gpu: float
-    """Total memory of the GPU, used or free; 0 if there is no GPU."""
+    """Total memory of a GPU, used or free; 0 if there is no GPU."""
     host: float
     disk: float
     """Free bytes, including those of the merged model that the run will replace."""
@@ -126,16 +127,22 @@ def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Nee
         tokens: Tokens of the longest prompt with its answer.
         here: Sizes of this machine. If the merged model does not fit on the GPU, it is scored on the CPU.
     """
-    micro, checkpointing = params.train.per_device_train_batch_size, params.train.gradient_checkpointing
+    devices, parts = params.model.devices, params.model.parts
+    (micro, _), checkpointing = params.train.shared(devices), params.train.gradient_checkpointing
     answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
     stages = {
-        "train": Need(training(params, size, tokens, micro, checkpointing), PROCESS, checkpoints(params, size)),
+        "train": Need(
+            training(params, size, tokens, micro, checkpointing), devices * PROCESS, checkpoints(params, size)
+        ),
         "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + min(SHARD, size.bf16), size.bf16),
-        "answers": Need(answers + ENGINE, PROCESS, 0),
+        "answers": Need(answers / parts + ENGINE, PROCESS * (parts + (parts > 1)), 0),
     }
     if params.model.device == "cpu":
         stages["answers"] = Need(answers, PROCESS, 0)
-        return {stage: Need(0, need.gpu + need.host, need.disk) for stage, need in stages.items()}
+        several = {"train": devices}  # each process has a model of its own
+        return {
+            stage: Need(0, need.gpu * several.get(stage, 1) + need.host, need.disk) for stage, need in stages.items()
+        }
     if stages["merge"].gpu > here.gpu:
         stages["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
     return stages
@@ -164,7 +171,9 @@ def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[i
     total = params.train.global_batch_size
     for checkpointing in (False, True):
         for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
-            if training(params, size, tokens, pairs, checkpointing) <= free:
+            split = {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": total // pairs}
+            micro, _ = params.train.model_copy(update=split).shared(params.model.devices)
+            if training(params, size, tokens, micro, checkpointing) <= free:
                 return pairs, checkpointing
     return None
 
@@ -205,7 +214,7 @@ def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here
     if kind == "disk":
         return "make room, or take a smaller model"
     if stage == "train":
-        free = here.host - PROCESS if params.model.device == "cpu" else here.gpu
+        free = here.host / params.model.devices - PROCESS if params.model.device == "cpu" else here.gpu
         return _smaller_batch(params, suggestion(params, size, tokens, free))
     if stage == "answers" and params.model.device == "cuda":
         return "set answers.quantization to bitsandbytes, or take a smaller model"
@@ -310,7 +319,7 @@ def main() -> None:
     here = available(params.model.device)
     for line in table(needs(params, size, tokens, here), here):
         logger.info(line)
-    fitting = suggestion(params, size, tokens, here.gpu or here.host - PROCESS)
+    fitting = suggestion(params, size, tokens, here.gpu or here.host / params.model.devices - PROCESS)
     logger.info(
         "micro-batch that fits: %s", f"{fitting[0]}{' with gradient checkpointing' * fitting[1]}" if fitting else "none"
     )
