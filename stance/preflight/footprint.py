@@ -4,8 +4,9 @@ In: a model's configuration, from which transformers builds an outline without w
 the layers, so that no name of a key in the configuration is assumed.
 
 `python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
-Weights, adapter and optimiser are counted exactly. The activations per token follow a rule that was fitted to
-measurements (docs/performance.md). Sizes are in bytes, and in gibibytes where they are printed.
+Weights, adapter and optimiser are counted exactly. The activations per token are what autograd saves in one layer,
+counted on a CPU, and agree with measurements on a GPU (docs/performance.md). Sizes are in bytes, and in gibibytes where
+they are printed.
 """
 
 import logging
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 BF16, FP32 = 2, 4
 NF4 = 0.5 + FP32 / 64
 """Bytes per weight: four bits, and a scale for every 64 weights."""
+MASK = 1
+"""Bytes by which dropout remembers an input that it has kept or dropped."""
 STATE_8_BIT, STATE_32_BIT = 2, 8
 """Bytes of Adam's two moments per parameter."""
 PROCESS = 3 * GIB
@@ -47,7 +50,7 @@ CONTEXT = 0.6 * GIB
 """GPU memory of the CUDA context and its libraries' workspaces."""
 SHARD = 5 * 10**9
 """Bytes of the largest file of weights of a model on the Hub."""
-TEMPLATE = 30
+TEMPLATE = 40
 """Number of tokens that a chat template adds."""
 KINDS = ("GPU memory", "host memory", "disk")
 """Names of the fields of `Need` and `Here`, in their order."""
@@ -103,19 +106,26 @@ class Here(NamedTuple):
 def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     """Return the sizes of a model from its configuration.
 
+    For the backward pass a layer keeps, per token: the inputs of three products of its MLP, and query, keys, values and
+    result of its attention, all in bf16; the inputs of its two norms in fp32; and the inputs of the adapted layers.
+
     Raises:
         InputError: It is no causal language model, or lacks a layer that `target_modules` names.
     """
     model = outline(config)
     layers = linear_layers(model)
     linear = sum(module.weight.numel() for module in layers.values())
-    chosen = adapted_layers(model, options.target_modules).values()
+    chosen = list(adapted_layers(model, options.target_modules).values())
     adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
     _, hidden = embedding_shape(model)
     inside = max(module.in_features for module in layers.values())
     depth = next(len(module) for module in model.modules() if isinstance(module, ModuleList))  # the outermost list
-    layer = BF16 * (3 * inside + 7 * hidden)
-    return Sizes(linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * hidden * depth)
+    per_input = BF16 + (MASK if options.lora_dropout else 0)
+    adapted = per_input * sum(module.in_features for module in chosen) // depth  # each has its own copy of its input
+    layer = adapted + BF16 * (3 * inside + 4 * hidden) + FP32 * 2 * hidden
+    backward = layer  # the gradients of a layer, while they are computed
+    kept, checkpointed = layer * depth + backward, layer + backward + BF16 * hidden * depth
+    return Sizes(linear, model.num_parameters() - linear, adapter, kept, checkpointed)
 
 
 def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:

@@ -82,6 +82,24 @@ def test_weights_of_breeze_in_4_bits_are_as_large_as_was_measured(shape):
     assert (shape.nf4 + 4 * shape.adapter) / GIB == pytest.approx(4.7, rel=0.02)
 
 
+@pytest.mark.parametrize(("longest_text", "measured"), [(48, 9.8), (103, 14.6)])
+def test_the_training_of_breeze_takes_what_was_measured(shape, longest_text, measured):
+    """On an H200, in use on the whole device: texts of 43 tokens on average, and the course's of 76.
+
+    Then TRL still turned the dropout of the adapter off, and the optimiser kept 8 bits.
+    """
+    options = {"train__optim": "paged_adamw_8bit", "train__lora_dropout": 0.0}
+    chosen = breeze(**options)
+    size = sizes(MistralConfig(**BREEZE), chosen.train)
+    assert needs(chosen, size, longest_text, ROOMY)["train"].gpu / GIB == pytest.approx(measured, rel=0.1)
+
+
+def test_dropout_and_more_adapted_layers_take_more(shape):
+    plain = sizes(MistralConfig(**BREEZE), breeze(train__lora_dropout=0.0).train)
+    every = sizes(MistralConfig(**BREEZE), breeze(train__target_modules="all-linear").train)
+    assert plain.kept < shape.kept < every.kept
+
+
 def test_a_larger_micro_batch_takes_more_and_checkpointing_less(shape):
     def gpu(**overrides: object) -> float:
         return needs(breeze(**overrides), shape, 80, ROOMY)["train"].gpu
@@ -174,4 +192,4 @@ def test_the_longest_text_is_prompt_and_longer_answer_and_system_prompt():
         Question(id=1, prompt="四個字？", support="好。", oppose="並不好。"),
         Question(id=2, prompt="？", support="好", oppose="壞"),
     ]
-    assert longest(questions, "請簡短") == 4 + 4 + 3 + 30
+    assert longest(questions, "請簡短") == 4 + 4 + 3 + 40
