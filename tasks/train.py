@@ -58,7 +58,16 @@ def main() -> None:
     """Run the stage: `python -m tasks.train BASE PAIRS TUNED REINFORCED ADAPTER OUT CHECKPOINTS`."""
     arguments = paths(train)
     params = Params.load()
-    train(params.model, params.train, params.seed, *arguments)
+    several = params.model.devices > 1 and params.align.method == "dpo"
+    if not several:
+        train(params.model, params.train, params.seed, *arguments)
+        return
+    from stance.training import parallel
+
+    if not parallel.spread("tasks.train", params.model):
+        *inputs, adapter, out, checkpoints = arguments
+        with parallel.writing(adapter, out) as outputs:
+            train(params.model, params.train, params.seed, *inputs, *outputs, checkpoints)
 
 
 if __name__ == "__main__":
