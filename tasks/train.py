@@ -58,7 +58,15 @@ def main() -> None:
     """Run the stage: `python -m tasks.train BASE PAIRS TUNED REINFORCED ADAPTER OUT CHECKPOINTS`."""
     arguments = paths(train)
     params = Params.load()
-    train(params.model, params.train, params.seed, *arguments)
+    *inputs, adapter, out, checkpoints = arguments
+    if params.model.devices == 1 or (inputs[-1] / "rl.json").exists():
+        train(params.model, params.train, params.seed, *arguments)
+        return
+    from stance.training import parallel
+
+    if not parallel.spread("tasks.train", params.model):
+        with parallel.writing(adapter, out) as outputs:
+            train(params.model, params.train, params.seed, *inputs, *outputs, checkpoints)
 
 
 if __name__ == "__main__":

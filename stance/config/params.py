@@ -67,6 +67,13 @@ class Params(Section):
                 f"answers.quantization is {self.answers.quantization}, which vLLM supports only on a GPU, but "
                 "model.device is cpu; set it to none"
             )
+        batch, devices = self.train.global_batch_size, self.model.devices
+        if batch % devices:
+            numbers = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+            problems.append(
+                f"model.devices is {devices}, which does not divide train.global_batch_size {batch}; set it to one of "
+                f"{numbers}, or choose another batch"
+            )
         if self.dataset.side_effects and not self.evaluate.side_effects:
             problems.append(
                 "dataset.side_effects names a folder, but evaluate.side_effects holds no bounds; copy the block from "

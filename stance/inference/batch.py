@@ -24,7 +24,7 @@ from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, withou
 from stance.machine.files import read_json
 from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
-from stance.models.loading import ENGINE
+from stance.models.loading import ENGINE, require_devices
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +51,17 @@ def complete(
 
     Args:
         folder: The model.
-        model: Its device.
+        model: Its devices.
         options: The block `answers`.
         batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. Without a `temperature`
             decoding is greedy. A further argument, `choice`, lists the only texts that may be answered.
         adapter: A LoRA adapter that the engine adds to the model; None for the model alone.
 
     Raises:
-        InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
+        InputError: There are fewer GPUs than `model.devices`, a prompt is longer than the model can read, or the model
+            and its cache do not fit into free memory.
     """
+    require_devices(model)
     lengths = [len(ids) + settings["max_tokens"] for ids, settings in batch for _ in range(settings.get("n", 1))]
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
@@ -124,16 +126,16 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
 
     Args:
         folder: The model.
-        model: Its device.
+        model: Its devices.
         options: The block `answers`.
         lengths: Number of tokens of each sequence, prompt and answer together.
 
     Raises:
         InputError: Not even the longest sequence fits beside the weights.
     """
-    free, total = own_memory(model.device)
+    free, total = own_memory(model.device, model.parts)
     allowed = min(free, int(total * options.gpu_memory_utilization))
-    limit = allowed - (ENGINE if model.device == "cuda" else 0)
+    limit = allowed - (model.parts * ENGINE if model.device == "cuda" else 0)
     weights = bf16_bytes(folder)
     if options.quantization == "bitsandbytes":
         weights = int(weights * IN_4_BITS)
@@ -148,9 +150,10 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
     return {
         "max_model_len": max(lengths),
-        "kv_cache_memory_bytes": cache,
+        "kv_cache_memory_bytes": cache // model.parts,  # on each device
         "gpu_memory_utilization": (weights + cache) / total,  # the engine only checks that so much is free
         "max_num_seqs": MAX_NUM_SEQS,
+        "tensor_parallel_size": model.parts,
         "quantization": None if options.quantization == "none" else options.quantization,
     }
 

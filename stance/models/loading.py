@@ -33,6 +33,20 @@ def require_device(model: Model) -> None:
         )
 
 
+def require_devices(model: Model) -> None:
+    """Refuse more GPUs than there are.
+
+    Raises:
+        InputError: This process may use fewer than `model.devices`.
+    """
+    there = torch.cuda.device_count()
+    if model.device == "cuda" and there < model.devices:
+        raise InputError(
+            f"model.devices is {model.devices} and torch finds {there} GPU{'s' * (there != 1)} here; set it to "
+            f"{max(1, there)}, or take a machine with more GPUs (CUDA_VISIBLE_DEVICES may hide some)"
+        )
+
+
 def nf4() -> BitsAndBytesConfig:
     """Return the 4-bit format of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 compute."""
     return BitsAndBytesConfig(

@@ -52,6 +52,8 @@ from stance.machine.ports import HOST, answers, in_use
 from stance.preflight.road import require_road
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from stance.preflight.footprint import Sizes
 
 
@@ -156,10 +158,12 @@ def check_device(model: Model) -> Row:
     """Look for a suitable GPU."""
     import torch  # takes two seconds, which a profile for a CPU can spare
 
-    from stance.models.loading import require_device
+    from stance.models.loading import require_device, require_devices
 
     require_device(model)
-    return Row("device", "ok", torch.cuda.get_device_name())
+    require_devices(model)
+    several = f"{model.devices} x " if model.devices > 1 else ""
+    return Row("device", "ok", f"{several}{torch.cuda.get_device_name()}")
 
 
 def check_model(
@@ -186,6 +190,7 @@ def check_model(
     with failing(rows, "base model"):
         folder = footprint.describing(params.base, recorded)
         size = footprint.sizes(footprint.configuration(folder), params.train)
+        require_parts(params.model, footprint.configuration(folder))
         rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
@@ -194,6 +199,23 @@ def check_model(
             with failing(rows, "weights"):
                 rows.append(check_weights(folder))
     return rows
+
+
+def require_parts(model: Model, config: "PretrainedConfig") -> None:
+    """Refuse a number of devices that a model which answers cannot be split over: vLLM splits it by attention heads.
+
+    Raises:
+        InputError: The heads cannot be shared evenly.
+    """
+    text = config.get_text_config()
+    heads, parts = int(text.num_attention_heads), model.parts
+    groups = int(getattr(text, "num_key_value_heads", None) or heads)
+    fits = [n for n in range(1, heads + 1) if heads % n == 0 and (groups % n == 0 or n % groups == 0)]
+    if parts not in fits:
+        raise InputError(
+            f"model.devices is {parts} and the base model has {heads} attention heads and {groups} key-value heads, "
+            f"which vLLM cannot share evenly; set it to one of {', '.join(map(str, fits))}"
+        )
 
 
 def check_template(

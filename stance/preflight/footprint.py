@@ -4,8 +4,9 @@ In: a model's configuration, from which transformers builds an outline without w
 the layers, so that no name of a key in the configuration is assumed.
 
 `python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
-Weights, adapter and optimiser are counted exactly. The activations per token follow a rule that was fitted to
-measurements (docs/performance.md). Sizes are in bytes, and in gibibytes where they are printed.
+Weights, adapter and optimiser are counted exactly. The activations per token are what autograd saves in one layer,
+counted on a CPU, and agree with measurements on a GPU (docs/performance.md). Sizes are in bytes, and in gibibytes where
+they are printed.
 """
 
 import logging
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 BF16, FP32 = 2, 4
 NF4 = 0.5 + FP32 / 64
 """Bytes per weight: four bits, and a scale for every 64 weights."""
+MASK = 1
+"""Bytes by which dropout remembers an input that it has kept or dropped."""
 STATE_8_BIT, STATE_32_BIT = 2, 8
 """Bytes of Adam's two moments per parameter."""
 PROCESS = 3 * GIB
@@ -47,7 +50,7 @@ CONTEXT = 0.6 * GIB
 """GPU memory of the CUDA context and its libraries' workspaces."""
 SHARD = 5 * 10**9
 """Bytes of the largest file of weights of a model on the Hub."""
-TEMPLATE = 30
+TEMPLATE = 40
 """Number of tokens that a chat template adds."""
 KINDS = ("GPU memory", "host memory", "disk")
 """Names of the fields of `Need` and `Here`, in their order."""
@@ -85,6 +88,7 @@ class Need(NamedTuple):
     """Bytes that a stage takes. On a CPU the model is in host memory, and `gpu` is 0."""
 
     gpu: float
+    """On each GPU that the stage uses."""
     host: float
     disk: float
 
@@ -93,7 +97,7 @@ class Here(NamedTuple):
     """Bytes that this machine has."""
 
     gpu: float
-    """Total memory of the GPU, used or free; 0 if there is no GPU."""
+    """Total memory of a GPU, used or free; 0 if there is no GPU."""
     host: float
     disk: float
     """Free bytes, including those of the merged model that the run will replace."""
@@ -102,19 +106,26 @@ class Here(NamedTuple):
 def sizes(config: PretrainedConfig, options: Train) -> Sizes:
     """Return the sizes of a model from its configuration.
 
+    For the backward pass a layer keeps, per token: the inputs of three products of its MLP, and query, keys, values and
+    result of its attention, all in bf16; the inputs of its two norms in fp32; and the inputs of the adapted layers.
+
     Raises:
         InputError: It is no causal language model, or lacks a layer that `target_modules` names.
     """
     model = outline(config)
     layers = linear_layers(model)
     linear = sum(module.weight.numel() for module in layers.values())
-    chosen = adapted_layers(model, options.target_modules).values()
+    chosen = list(adapted_layers(model, options.target_modules).values())
     adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
     _, hidden = embedding_shape(model)
     inside = max(module.in_features for module in layers.values())
     depth = next(len(module) for module in model.modules() if isinstance(module, ModuleList))  # the outermost list
-    layer = BF16 * (3 * inside + 7 * hidden)
-    return Sizes(linear, model.num_parameters() - linear, adapter, layer * depth, layer + BF16 * hidden * depth)
+    per_input = BF16 + (MASK if options.lora_dropout else 0)
+    adapted = per_input * sum(module.in_features for module in chosen) // depth  # each has its own copy of its input
+    layer = adapted + BF16 * (3 * inside + 4 * hidden) + FP32 * 2 * hidden
+    backward = layer  # the gradients of a layer, while they are computed
+    kept, checkpointed = layer * depth + backward, layer + backward + BF16 * hidden * depth
+    return Sizes(linear, model.num_parameters() - linear, adapter, kept, checkpointed)
 
 
 def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:
@@ -126,16 +137,22 @@ def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Nee
         tokens: Tokens of the longest prompt with its answer.
         here: Sizes of this machine. If the merged model does not fit on the GPU, it is scored on the CPU.
     """
-    micro, checkpointing = params.train.per_device_train_batch_size, params.train.gradient_checkpointing
+    devices, parts = params.model.devices, params.model.parts
+    (micro, _), checkpointing = params.train.shared(devices), params.train.gradient_checkpointing
     answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
     stages = {
-        "train": Need(training(params, size, tokens, micro, checkpointing), PROCESS, checkpoints(params, size)),
+        "train": Need(
+            training(params, size, tokens, micro, checkpointing), devices * PROCESS, checkpoints(params, size)
+        ),
         "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + min(SHARD, size.bf16), size.bf16),
-        "answers": Need(answers + ENGINE, PROCESS, 0),
+        "answers": Need(answers / parts + ENGINE, PROCESS * (parts + (parts > 1)), 0),
     }
     if params.model.device == "cpu":
         stages["answers"] = Need(answers, PROCESS, 0)
-        return {stage: Need(0, need.gpu + need.host, need.disk) for stage, need in stages.items()}
+        several = {"train": devices}  # each process has a model of its own
+        return {
+            stage: Need(0, need.gpu * several.get(stage, 1) + need.host, need.disk) for stage, need in stages.items()
+        }
     if stages["merge"].gpu > here.gpu:
         stages["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
     return stages
@@ -164,7 +181,9 @@ def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[i
     total = params.train.global_batch_size
     for checkpointing in (False, True):
         for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
-            if training(params, size, tokens, pairs, checkpointing) <= free:
+            split = {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": total // pairs}
+            micro, _ = params.train.model_copy(update=split).shared(params.model.devices)
+            if training(params, size, tokens, micro, checkpointing) <= free:
                 return pairs, checkpointing
     return None
 
@@ -205,7 +224,7 @@ def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here
     if kind == "disk":
         return "make room, or take a smaller model"
     if stage == "train":
-        free = here.host - PROCESS if params.model.device == "cpu" else here.gpu
+        free = here.host / params.model.devices - PROCESS if params.model.device == "cpu" else here.gpu
         return _smaller_batch(params, suggestion(params, size, tokens, free))
     if stage == "answers" and params.model.device == "cuda":
         return "set answers.quantization to bitsandbytes, or take a smaller model"
@@ -310,7 +329,7 @@ def main() -> None:
     here = available(params.model.device)
     for line in table(needs(params, size, tokens, here), here):
         logger.info(line)
-    fitting = suggestion(params, size, tokens, here.gpu or here.host - PROCESS)
+    fitting = suggestion(params, size, tokens, here.gpu or here.host / params.model.devices - PROCESS)
     logger.info(
         "micro-batch that fits: %s", f"{fitting[0]}{' with gradient checkpointing' * fitting[1]}" if fitting else "none"
     )

@@ -26,6 +26,7 @@ from stance.data.chat import (
 from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
 from stance.models.loading import load, quantization_config
+from stance.training import parallel
 from stance.training.retaining import Retained
 
 READ = ("prompt", "chosen")
@@ -52,7 +53,8 @@ def read_retained(pairs: Path, options: Train, tokenizer: PreTrainedTokenizerFas
 
 
 def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPOConfig:
-    """Return TRL's configuration for the parameters."""
+    """Return TRL's configuration for the parameters, for one of `model.devices` processes."""
+    micro, accumulated = options.shared(model.devices)
     return DPOConfig(
         output_dir=str(output_dir),
         seed=seed,
@@ -65,12 +67,14 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         lr_scheduler_type=options.lr_scheduler_type,
         warmup_steps=options.warmup_steps,
         optim=options.optim,
-        per_device_train_batch_size=options.per_device_train_batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulated,
         max_length=options.max_length,
         gradient_checkpointing=options.gradient_checkpointing,
         model_init_kwargs={"dtype": torch.bfloat16, "device_map": {"": model.device}},
         use_cpu=model.device == "cpu",
+        ddp_backend="gloo" if model.device == "cpu" and parallel.processes() > 1 else None,
+        ddp_find_unused_parameters=False,
         bf16=True,
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
@@ -150,8 +154,16 @@ def require_no_control_tokens(rows: list[dict[str, Any]], tokenizer: PreTrainedT
     refuse_control_tokens(control_tokens(tokenizer), texts, str(model))
 
 
-def prepare_policy(policy: PeftModel) -> None:
-    """Make a policy that TRL has built train as a resumed one does, and faster. The products stay the same."""
+def prepare_policy(policy: PeftModel, dropout: float = 0.0) -> None:
+    """Make a policy that TRL has built train as a resumed one does, and faster. The products stay the same.
+
+    Args:
+        policy: The base with the adapter.
+        dropout: Share of the adapter's inputs to drop. TRL turns all dropout off, that of the adapter too.
+    """
+    for name, module in policy.named_modules():
+        if name.endswith(".lora_dropout.default") and isinstance(module, torch.nn.Dropout):
+            module.p = dropout
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     adapter_in_fp32(policy)
     dequantize_scales(policy)
@@ -191,7 +203,9 @@ def precompute_reference(trainer: DPOTrainer) -> None:
     pairs = rows.to_list()
     size = 2 * trainer.args.per_device_train_batch_size  # there is no backward pass, which would need memory
     batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in batches]
+    mine = batches[parallel.rank() :: parallel.processes()]
+    logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in mine]
+    logps = parallel.all_rows([tuple(values.cpu() for values in batch) for batch in logps])
     for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
         rows = rows.add_column(name, torch.cat(values).tolist())
     trainer.train_dataset = rows

@@ -3,7 +3,8 @@
 The reference is the policy with its adapter switched off, or after a fine-tuning a copy of that adapter, so no second
 model is loaded. There is no evaluation during the training: on a CPU, an eval-mode forward pass repacks bitsandbytes'
 4-bit weights, and the gradients are silently wrong from then on. Checkpoints are not among the stage's outputs. Their
-folder is named by a hash of inputs and code, so a killed run resumes, and a changed run starts from the beginning.
+folder is named by a hash of inputs and code, so a killed run resumes, and a changed run starts from the beginning. With
+`model.devices` above 1 the stage starts a process per device (`stance.training.parallel`).
 """
 
 import logging
@@ -22,6 +23,7 @@ from stance.machine.files import write_json
 from stance.models.base import locate
 from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
+from stance.training import parallel
 from stance.training.checkpoints import checkpoint_key, last_complete
 from stance.training.dpo import (
     beginning,
@@ -66,7 +68,7 @@ def prefer(
     trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
     policy = cast(PeftModel, trainer.model)
-    prepare_policy(policy)
+    prepare_policy(policy, options.lora_dropout)
     began = time.monotonic()
     if options.precompute_ref_log_probs:
         precompute_reference(trainer)
@@ -77,4 +79,5 @@ def prefer(
     reference = reference_drift(policy, tokenizer, pairs, tuned)
     dpo_joint(reference, steps(trainer.state)[0]).write(out / "joint.json")
     write_json(out / "metrics.json", steps(trainer.state)[-1])
-    shutil.rmtree(state, ignore_errors=True)
+    if parallel.rank() == 0:
+        shutil.rmtree(state, ignore_errors=True)

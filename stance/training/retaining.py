@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from peft import PeftModel
 from torch.nn.functional import log_softmax
+from torch.utils.data import DataLoader
 from trl.trainer.dpo_trainer import DPOTrainer
+
+from stance.training.parallel import SIZES, Share, processes, uneven, weight
 
 TOKENS = 24
 """Tokens of an answer that count, from its first one. They decide what an answer says, and fewer take less time."""
@@ -37,13 +40,37 @@ class Retained(NamedTuple):
 
 
 class RetainingTrainer(DPOTrainer):
-    """TRL's DPO trainer; the answers in `retained`, if there are any, add a divergence to its loss."""
+    """TRL's DPO trainer; the answers in `retained`, if there are any, add a divergence to its loss.
+
+    Several processes share every batch of one process (`stance.training.parallel`). The divergence is computed by all.
+    """
 
     retained: Retained | None = None
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches of this process.
+
+        accelerate would deal the batches out in turn, and repeat pairs where they do not suffice for all processes.
+        """
+        if processes() == 1:
+            return cast(DataLoader[Any], super().get_train_dataloader())
+        size, collator = self._train_batch_size, self.data_collator
+        self._train_batch_size, self.data_collator = size * processes(), Share(collator)
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self._train_batch_size, self.data_collator = size, collator
+        dealer = loader.batch_sampler  # is to pass every batch on, as `Trainer` makes it do for sampling of its own
+        dealer.num_processes, dealer.process_index, dealer.even_batches = 1, 0, False
+        return cast(DataLoader[Any], loader)
+
     def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         """Return TRL's loss plus the weighted divergence; the step decides which answers are read, so a run resumes."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+        sizes = inputs.pop(SIZES, [1])
+        with uneven(self.accelerator, sizes):
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+        if (share := weight(sizes)) != 1:
+            found = (share * found[0], found[1]) if return_outputs else share * found
         if self.retained is None or not model.training:
             return found
         policy = cast(PeftModel, self.accelerator.unwrap_model(model))

@@ -137,9 +137,22 @@ def test_graphs_are_recorded_for_the_batches_that_can_occur(prompts: int, sizes:
 
 def test_too_little_memory_is_refused_with_the_numbers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     chosen = params(tiny_model)
-    monkeypatch.setattr("stance.inference.batch.own_memory", lambda device: Room(2**10, 2**34))
+    monkeypatch.setattr("stance.inference.batch.own_memory", lambda device, count: Room(2**10, 2**34))
     with pytest.raises(InputError, match=r"weights take .* GiB .* GiB of cpu memory may be used"):
         engine_settings(tiny_model, chosen.model, chosen.answers, [100])
+
+
+def test_a_model_on_several_gpus_is_split_and_takes_its_share_of_each(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = params(tiny_model)
+    model = chosen.model.model_copy(update={"device": "cuda", "devices": 2})
+    monkeypatch.setattr("stance.inference.batch.own_memory", lambda device, count: Room(count * 2**33, count * 2**34))
+    settings = engine_settings(tiny_model, model, chosen.answers, [100])
+    alone = engine_settings(tiny_model, model.model_copy(update={"devices": 1}), chosen.answers, [100])
+    assert (settings["tensor_parallel_size"], alone["tensor_parallel_size"]) == (2, 1)
+    assert settings["kv_cache_memory_bytes"] == alone["kv_cache_memory_bytes"] // 2
+    assert settings["gpu_memory_utilization"] == pytest.approx(alone["gpu_memory_utilization"] / 2)
 
 
 def test_log_probability_is_that_of_the_token_that_follows():

@@ -161,6 +161,17 @@ def test_a_batch_has_the_losses_of_its_pairs_one_by_one(root: Path, tiny_model: 
     assert logs[0] == pytest.approx(logs[1], abs=2e-3)
 
 
+def test_the_dropout_of_the_adapter_does_what_it_says(adapter: Path, root: Path, tiny_model: Path):
+    """TRL turns it off; the course's notebook, on an older TRL, had it on."""
+    folders = [train_in(root, params(tiny_model, train__lora_dropout=0.5), f"dropped-{n}") for n in (1, 2)]
+    without, dropped, again = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, *folders))
+    assert any(not torch.equal(dropped[name], without[name]) for name in without)
+    assert all(torch.equal(dropped[name], again[name]) for name in dropped)
+    with (root / "dropped-1-log/log.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert float(first["rewards/margins"]) == 0  # the reference has no adapter, and B begins at zero
+
+
 def test_a_prompt_that_fills_the_length_is_refused(root: Path, tiny_model: Path):
     """TRL would drop the pair and train on the rest."""
     with pytest.raises(InputError, match="train.max_length is 20, and 4 of 4 prompts alone are as long; raise it"):

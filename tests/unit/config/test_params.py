@@ -50,10 +50,31 @@ def test_breeze_is_the_course_job():
     assert (train.r, train.lora_alpha, train.lora_dropout) == (64, 16, 0.1)
     assert (train.beta, train.learning_rate, train.warmup_steps) == (0.1, 2e-4, 0.1)
     assert train.per_device_train_batch_size * train.gradient_accumulation_steps == 8
-    assert train.optim == "paged_adamw_8bit"
+    assert train.optim == "adamw_torch_fused"  # the notebook's, paged_adamw_8bit, stops the GPU once per parameter
     assert (train.loss_type, train.loss_weights) == (("sigmoid",), (1.0,))
     assert (train.num_epoch, params.pairs.data_size, params.pairs.order) == (3, 50, "first")
     assert params.answers.max_new_tokens == 200
+
+
+@pytest.mark.parametrize(
+    ("micro", "accumulated", "devices", "expected"),
+    [(8, 1, 1, (8, 1)), (8, 1, 2, (4, 1)), (1, 8, 2, (1, 4)), (4, 2, 4, (2, 1)), (3, 4, 6, (1, 2)), (1, 8, 8, (1, 1))],
+)
+def test_devices_share_the_batch_and_the_global_batch_stays(micro, accumulated, devices, expected):
+    split = {"global_batch_size": micro * accumulated, "per_device_train_batch_size": micro}
+    changes = {f"train.{key}": value for key, value in split.items()}
+    changes |= {"train.gradient_accumulation_steps": accumulated, "model.devices": devices}
+    params = Params.parse(compose("breeze-7b", changes), "breeze-7b")
+    shared = params.train.shared(params.model.devices)
+    assert shared == expected
+    assert shared[0] * shared[1] * devices == params.train.global_batch_size
+
+
+def test_devices_that_cannot_share_the_batch_are_refused_with_those_that_can():
+    with pytest.raises(
+        InputError, match=r"model.devices is 3, which does not divide .*size 8; set it to one of 1, 2, 4, 8, "
+    ):
+        compose("breeze-7b", {"model.devices": 3})
 
 
 def test_breeze_reads_the_course_data_at_its_commit():
@@ -156,7 +177,7 @@ def test_no_profile_pushes_by_itself(name):
     assert not Params.parse(compose(name), name).hub.push
 
 
-@pytest.mark.parametrize("optim", ["paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"])
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit", "adamw_8bit", "paged_adamw_32bit"])
 def test_a_gpu_optimiser_is_refused_on_a_cpu(optim):
     with pytest.raises(InputError, match=f"train.optim is {optim}, .* model.device is cpu; set train.optim to"):
         miniature(train__optim=optim)
