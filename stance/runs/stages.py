@@ -178,12 +178,15 @@ def needs_gpu(stage: str, folder: Path) -> bool:
     """Does a stage work on a GPU?
 
     A stage does if it depends on the module that loads models. The stage `judge` does only if its second judge is the
-    base model.
+    base model, and a stage of the long road only if it is on the road of the run.
     """
     params = read_yaml(folder / "params.yaml")
     deps = read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])
     loads = any(LOADER.is_relative_to(dep) for dep in deps)
     idle = stage == "judge" and params["evaluate"]["judge"]["source"] != "base_model"
+    reinforced = params.get("align", {}).get("method") == "rlhf"
+    idle |= stage in params and params[stage] is None
+    idle |= not reinforced if stage in ("reward", "rl") else stage == "train" and reinforced
     return loads and not idle and bool(params["model"]["device"] == "cuda")
 
 

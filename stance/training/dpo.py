@@ -25,6 +25,7 @@ from stance.data.chat import (
 )
 from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
+from stance.models.loading import load, quantization_config
 from stance.training import parallel
 from stance.training.retaining import Retained
 
@@ -112,6 +113,23 @@ def lora_config(options: Train) -> LoraConfig:
     )
 
 
+def beginning(config: DPOConfig, model: Model, options: Train, folder: Path, tuned: Path) -> dict[str, Any]:
+    """Return what TRL's trainer begins with: the base and a new adapter, or the base and the adapter in `tuned`.
+
+    TRL copies a given adapter and takes the copy as the reference.
+    """
+    if not tuned.exists():
+        return {
+            "args": config,
+            "model": str(folder),
+            "quantization_config": quantization_config(model),
+            "peft_config": lora_config(options),
+        }
+    base = load(folder, model.device, quantization_config(model))
+    config.model_init_kwargs = None  # the model is loaded
+    return {"args": config, "model": PeftModel.from_pretrained(base, str(tuned), is_trainable=True)}
+
+
 def require_all_pairs(trainer: DPOTrainer, options: Train, count: int) -> None:
     """Refuse a `max_length` that is too small: TRL drops every pair whose prompt alone is as long.
 
@@ -136,15 +154,15 @@ def require_no_control_tokens(rows: list[dict[str, Any]], tokenizer: PreTrainedT
     refuse_control_tokens(control_tokens(tokenizer), texts, str(model))
 
 
-def prepare_policy(policy: PeftModel, dropout: float = 0.0) -> None:
+def prepare_policy(policy: PeftModel, dropout: float | None = None) -> None:
     """Make a policy that TRL has built train as a resumed one does, and faster. The products stay the same.
 
     Args:
         policy: The base with the adapter.
-        dropout: Share of the adapter's inputs to drop. TRL turns all dropout off, that of the adapter too.
+        dropout: Share of the adapter's inputs to drop, where TRL's DPO has turned all dropout off; None to leave it.
     """
     for name, module in policy.named_modules():
-        if ".lora_dropout." in name and isinstance(module, torch.nn.Dropout):
+        if dropout is not None and ".lora_dropout." in name and isinstance(module, torch.nn.Dropout):
             module.p = dropout
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     adapter_in_fp32(policy)
@@ -202,7 +220,7 @@ def shrink_adapter(policy: PeftModel, scale: float) -> None:
     """Keep a share of the adapter's change, in place; a scale of 1 keeps every bit."""
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
-            if ".lora_B." in name:  # the change is B times A
+            if ".lora_B.default." in name:  # the change is B times A
                 parameter.mul_(scale)
 
 
@@ -210,5 +228,5 @@ def save_adapter(policy: PeftModel, adapter: Path) -> None:
     """Write the adapter in PEFT's format. The same weights give the same bytes."""
     config = cast(LoraConfig, policy.peft_config["default"])
     config.target_modules = sorted(config.target_modules or ())  # a set, whose order differs from process to process
-    policy.save_pretrained(str(adapter))
+    policy.save_pretrained(str(adapter), selected_adapters=["default"])
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; a release writes its own

@@ -39,7 +39,7 @@ def start(root: Path, chosen: Params, name: str) -> "subprocess.Popen[str]":
     folder = root / name
     folder.mkdir()
     (folder / "params.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json")), encoding="utf-8")
-    paths = [str(root / "base"), str(root / "pairs"), "adapter", "train", "checkpoints"]
+    paths = [str(root / "base"), str(root / "pairs"), "sft", "rl", "adapter", "train", "checkpoints"]
     return subprocess.Popen(
         [sys.executable, "-m", "tasks.train", *paths],
         cwd=folder,
@@ -114,7 +114,12 @@ def test_only_one_process_writes_and_logs(two: tuple[Path, str]):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert {path.name for path in (folder / "train").iterdir()} == {"log.csv", "metrics.json", "watchdog.json"}
+    assert {path.name for path in (folder / "train").iterdir()} == {
+        "joint.json",
+        "log.csv",
+        "metrics.json",
+        "watchdog.json",
+    }
     assert json.loads((folder / "train/watchdog.json").read_text())["found"] is None
     assert re.findall(r"^step (\d)/4", printed, re.MULTILINE) == ["1", "2", "3", "4"]
     assert printed.count("trained in") == 1

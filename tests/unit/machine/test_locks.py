@@ -76,6 +76,20 @@ def test_a_turn_lasts_until_the_stage_has_ended_although_its_flow_has(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("stage", "wants"),
+    [("sft", True), ("sample", False), ("reward", True), ("rl", True), ("train", False), ("merge", True)],
+)
+def test_a_stage_of_the_long_road_wants_a_turn_where_it_is_on_the_road(stage: str, wants: bool, tmp_path: Path):
+    """The training only hands the adapter on."""
+    values = compose("miniature-rlhf", {"model.device": "cuda"})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "dvc.yaml").write_bytes(Path("dvc.yaml").read_bytes())
+    assert needs_gpu(stage, tmp_path) is wants
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values | {"align": {"method": "dpo"}, "sft": None}))
+    assert needs_gpu(stage, tmp_path) is (stage in ("train", "merge"))
+
+
+@pytest.mark.parametrize(
     ("profile", "stage", "wants"),
     [
         ("breeze-7b", "train", True),
