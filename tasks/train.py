@@ -2,7 +2,8 @@
 
 DPO begins with the base, or with the adapter of a fine-tuning, which is then its reference. On the road of
 reinforcement learning (`align.method: rlhf`) the stage `rl` has trained the adapter, and this stage takes it over with
-its curves. So every run has its adapter and the log of its training in one place.
+its curves. So every run has its adapter and the log of its training in one place. With `model.devices` above 1 the
+stage starts a process per device (`stance.training.parallel`).
 """
 
 from pathlib import Path
@@ -49,24 +50,21 @@ def train(
     if (reinforced / "rl.json").exists():
         hand_over(reinforced, adapter, out)
         return
-    from stance.training.preference_training import prefer  # torch, TRL and PEFT take seconds to import
+    from stance.training import parallel  # torch takes seconds to import
 
-    prefer(model, options, seed, base, pairs, tuned, adapter, out, checkpoints)
+    if parallel.spread("tasks.train", model):
+        return
+    from stance.training.preference_training import prefer  # TRL and PEFT take further seconds
+
+    with parallel.writing(adapter, out) as (own_adapter, own_out):
+        prefer(model, options, seed, base, pairs, tuned, own_adapter, own_out, checkpoints)
 
 
 def main() -> None:
     """Run the stage: `python -m tasks.train BASE PAIRS TUNED REINFORCED ADAPTER OUT CHECKPOINTS`."""
     arguments = paths(train)
     params = Params.load()
-    *inputs, adapter, out, checkpoints = arguments
-    if params.model.devices == 1 or (inputs[-1] / "rl.json").exists():
-        train(params.model, params.train, params.seed, *arguments)
-        return
-    from stance.training import parallel
-
-    if not parallel.spread("tasks.train", params.model):
-        with parallel.writing(adapter, out) as outputs:
-            train(params.model, params.train, params.seed, *inputs, *outputs, checkpoints)
+    train(params.model, params.train, params.seed, *arguments)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class PolicyEngine:
             InputError: A sequence is longer than the model can read, or model and cache do not fit into free memory.
         """
         require_window(folder, max(lengths))
-        settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, len(lengths))
+        alone = model.model_copy(update={"devices": 1})  # the engine is on the GPU of the policy
+        settings = engine_settings(folder, alone, options, lengths) | decoding_settings(options, len(lengths))
         settings |= lora_settings(rank) | {"logprobs_mode": "processed_logprobs"}  # those of the temperature
         self.engine, self.draws = start_engine(folder, settings), 0
 

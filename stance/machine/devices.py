@@ -34,9 +34,9 @@ LEASED = "STANCE_LEASED"
 QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
 LOCKS = "stance-pipeline"
 """Start of the names of the lock files, in the system's folder for temporary files."""
-SEVERAL = frozenset({"tasks.answers", "tasks.judge", "tasks.train"})
+SEVERAL = frozenset({"tasks.answers", "tasks.judge", "tasks.sample", "tasks.train"})
 """The stages that use all of `model.devices`; any other stage uses one GPU."""
-ON_GPU = SEVERAL | {"tasks.merge", "tasks.reward", "tasks.rl", "tasks.sample", "tasks.sft"}
+ON_GPU = SEVERAL | {"tasks.merge", "tasks.reward", "tasks.rl", "tasks.sft"}
 """The stages that hold GPUs. The others hardly compute on a GPU, and share one."""
 POLL = 0.2
 """Seconds between two looks for a free GPU."""

@@ -154,15 +154,15 @@ def require_no_control_tokens(rows: list[dict[str, Any]], tokenizer: PreTrainedT
     refuse_control_tokens(control_tokens(tokenizer), texts, str(model))
 
 
-def prepare_policy(policy: PeftModel, dropout: float = 0.0) -> None:
+def prepare_policy(policy: PeftModel, dropout: float | None = None) -> None:
     """Make a policy that TRL has built train as a resumed one does, and faster. The products stay the same.
 
     Args:
         policy: The base with the adapter.
-        dropout: Share of the adapter's inputs to drop. TRL turns all dropout off, that of the adapter too.
+        dropout: Share of the adapter's inputs to drop, where TRL's DPO has turned all dropout off; None to leave it.
     """
     for name, module in policy.named_modules():
-        if name.endswith(".lora_dropout.default") and isinstance(module, torch.nn.Dropout):
+        if dropout is not None and name.endswith(".lora_dropout.default") and isinstance(module, torch.nn.Dropout):
             module.p = dropout
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     adapter_in_fp32(policy)

@@ -114,7 +114,12 @@ def test_only_one_process_writes_and_logs(two: tuple[Path, str]):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert {path.name for path in (folder / "train").iterdir()} == {"log.csv", "metrics.json", "watchdog.json"}
+    assert {path.name for path in (folder / "train").iterdir()} == {
+        "joint.json",
+        "log.csv",
+        "metrics.json",
+        "watchdog.json",
+    }
     assert json.loads((folder / "train/watchdog.json").read_text())["found"] is None
     assert re.findall(r"^step (\d)/4", printed, re.MULTILINE) == ["1", "2", "3", "4"]
     assert printed.count("trained in") == 1

@@ -317,5 +317,5 @@ def test_the_stages_that_use_several_gpus_depend_on_their_number():
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"]
     listing = {stage for stage, entry in pipeline.items() if {"model", "model.devices"} & set(entry["params"])}
     using = {stage for stage, entry in pipeline.items() if devices.SEVERAL & set(entry["cmd"].split())}
-    assert using == {"train", "answers_base", "answers_aligned", "judge"}
+    assert using == {"train", "answers_base", "answers_aligned", "judge", "sample"}
     assert using <= listing
