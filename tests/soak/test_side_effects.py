@@ -104,7 +104,7 @@ def usual(smollm2: Path, honest: Run, kept_figures: dict[str, dict[str, Any]]) -
 def project(smollm2: Path, usual: Outcome, tmp_path: Path) -> Iterator[Path]:
     """A copy of the project with the outputs of the honest run and a gate that refuses; it is deleted afterwards."""
     copy = Path(shutil.copytree(smollm2, tmp_path / "project", symlinks=True))
-    params = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+    params = yaml.safe_load((copy / PROFILE).read_text(encoding="utf-8"))
     params["evaluate"]["side_effects"]["refuse"] = True
     (copy / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     yield copy
