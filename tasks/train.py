@@ -38,6 +38,7 @@ from stance.training.dpo import (
     save_adapter,
     shrink_adapter,
 )
+from stance.training.early_stop import EarlyStopCallback, last_drift, read_untrained
 from stance.training.progress import Progress, steps
 from stance.training.retaining import RetainingTrainer
 from stance.training.watchdog import WatchdogCallback
@@ -46,8 +47,9 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    model: Model, options: Train, seed: int, base: Path, pairs: Path, adapter: Path, out: Path, checkpoints: Path
-) -> None:
+    model: Model, options: Train, seed: int,
+    base: Path, pairs: Path, answered: Path, adapter: Path, out: Path, checkpoints: Path,
+) -> None:  # fmt: skip
     """Train on the pairs in a folder; write the adapter to `adapter`, and the log of the training to `out`.
 
     Args:
@@ -56,14 +58,16 @@ def train(
         seed: For adapter initialisation, dropout and the order of the pairs.
         base: `data/base`.
         pairs: `data/pairs`; `train.jsonl` and `retained.jsonl` are read.
+        answered: Folder with the base model's answers to the unrelated prompts; only `train.max_drift` reads them.
         adapter: Receives the adapter in PEFT's format, and nothing else.
-        out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row; and
-            `watchdog.json`, whether the watchdog stopped the training, and why.
+        out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row, with
+            the drift that `train.max_drift` bounds; and `watchdog.json`, whether the watchdog or that bound stopped the
+            training, and why.
         checkpoints: Folder for the checkpoints of all runs; those of this run are removed once the adapter is saved.
 
     Raises:
-        InputError: The device is missing, the model lacks a layer of `target_modules`, or the tokenizer reads the
-            probes differently from when `base` was made.
+        InputError: The device is missing, the model lacks a layer of `target_modules`, the tokenizer reads the probes
+            differently from when `base` was made, or the first checkpoint is above `train.max_drift` already.
     """
     require_device(model)
     folder = locate(base)
@@ -81,6 +85,10 @@ def train(
         peft_config=lora_config(options),
         callbacks=[Progress(out / "log.csv"), WatchdogCallback(out / "watchdog.json", options)],
     )
+    if options.max_drift:
+        untrained = read_untrained(answered, pairs, tokenizer, model.system_prompt)
+        size = options.per_device_train_batch_size
+        trainer.add_callback(EarlyStopCallback(untrained, options.max_drift, size, out))
     trainer.remove_callback(PrinterCallback)
     trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
@@ -93,12 +101,12 @@ def train(
     logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
     shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)
-    write_json(out / "metrics.json", steps(trainer.state)[-1])
+    write_json(out / "metrics.json", steps(trainer.state)[-1] | last_drift(trainer.state))
     shutil.rmtree(state, ignore_errors=True)
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.train BASE PAIRS ADAPTER OUT CHECKPOINTS`."""
+    """Run the stage: `python -m tasks.train BASE PAIRS ANSWERED ADAPTER OUT CHECKPOINTS`."""
     arguments = paths(train)
     params = Params.load()
     train(params.model, params.train, params.seed, *arguments)

@@ -67,6 +67,11 @@ class Params(Section):
                 f"pairs.retained is {self.pairs.retained}, but dataset.side_effects names no folder with prompts; name "
                 "one, or set pairs.retained to 0"
             )
+        if self.train.max_drift and not self.dataset.side_effects:
+            problems.append(
+                f"train.max_drift is {self.train.max_drift:g}, but dataset.side_effects names no folder with unrelated "
+                "prompts; name one, or set train.max_drift to null"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

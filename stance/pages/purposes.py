@@ -8,7 +8,10 @@ from stance.language.translation import N_
 PURPOSES: Mapping[str, str] = MappingProxyType(
     {
         "fingerprint": N_("The aligned model must read a conversation as the same tokens as its base model."),
-        "watchdog": N_("The training must reach its last step, and must not be stopped because the model breaks."),
+        "watchdog": N_(
+            "The training must reach its last step or the early stop that was asked for, and must not be stopped "
+            "because the model breaks."
+        ),
         "parity": N_("The merged weights must be the model that was trained, apart from rounding."),
         "served": N_("The serving engine must give the same probabilities as the merged model."),
         "classifier": N_("The judge must be right often enough that its labels can be believed."),

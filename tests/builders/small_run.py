@@ -60,6 +60,13 @@ def prepare(root: Path, chosen: Params) -> None:
 
 def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:
     """Train in `root` and return the folder of the adapter."""
-    folders = (root / "base", root / "pairs", root / name, root / f"{name}-log", root / "checkpoints")
+    folders = (
+        root / "base",
+        root / "pairs",
+        root / "answered",
+        root / name,
+        root / f"{name}-log",
+        root / "checkpoints",
+    )
     train(chosen.model, chosen.train, chosen.seed, *folders)
     return root / name
