@@ -21,6 +21,7 @@ def train(
     seed: int,
     base: Path,
     pairs: Path,
+    answered: Path,
     tuned: Path,
     reinforced: Path,
     adapter: Path,
@@ -35,17 +36,18 @@ def train(
         seed: For adapter initialisation, dropout and the order of the pairs.
         base: `data/base`.
         pairs: `data/pairs`; `train.jsonl` and `retained.jsonl` are read.
+        answered: Folder with the base model's answers to the unrelated prompts; only `train.max_drift` reads them.
         tuned: `data/sft`; if it has an adapter, the training goes on with it, and a copy of it is the reference.
         reinforced: `data/rl`; if the stage `rl` was on the road, its adapter is taken over, and nothing is trained.
         adapter: Receives the adapter in PEFT's format, and nothing else.
-        out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row;
-            `watchdog.json`, whether the watchdog stopped the training, and why; and `joint.json`, whether it began
-            where the stages before had ended.
+        out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row, with
+            the drift that `train.max_drift` bounds; `watchdog.json`, whether the watchdog or that bound stopped the
+            training, and why; and `joint.json`, whether it began where the stages before had ended.
         checkpoints: Folder for the checkpoints of all runs; those of this run are removed once the adapter is saved.
 
     Raises:
-        InputError: The device is missing, the model lacks a layer of `target_modules`, or the tokenizer reads the
-            probes differently from when `base` was made.
+        InputError: The device is missing, the model lacks a layer of `target_modules`, the tokenizer reads the probes
+            differently from when `base` was made, or the first checkpoint is above `train.max_drift` already.
     """
     if (reinforced / "rl.json").exists():
         hand_over(reinforced, adapter, out)
@@ -57,11 +59,11 @@ def train(
     from stance.training.preference_training import prefer  # TRL and PEFT take further seconds
 
     with parallel.writing(adapter, out) as (own_adapter, own_out):
-        prefer(model, options, seed, base, pairs, tuned, own_adapter, own_out, checkpoints)
+        prefer(model, options, seed, base, pairs, answered, tuned, own_adapter, own_out, checkpoints)
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.train BASE PAIRS TUNED REINFORCED ADAPTER OUT CHECKPOINTS`."""
+    """Run the stage: `python -m tasks.train BASE PAIRS ANSWERED TUNED REINFORCED ADAPTER OUT CHECKPOINTS`."""
     arguments = paths(train)
     params = Params.load()
     train(params.model, params.train, params.seed, *arguments)

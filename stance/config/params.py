@@ -84,15 +84,24 @@ class Params(Section):
                 f"pairs.retained is {self.pairs.retained}, but dataset.side_effects names no folder with prompts; name "
                 "one, or set pairs.retained to 0"
             )
+        if self.train.max_drift and not self.dataset.side_effects:
+            problems.append(
+                f"train.max_drift is {self.train.max_drift:g}, but dataset.side_effects names no folder with unrelated "
+                "prompts; name one, or set train.max_drift to null"
+            )
         problems += self._on_the_road()
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def _on_the_road(self) -> list[str]:
-        """Return which blocks the chosen method lacks."""
+        """Return which blocks the chosen method lacks, and the bound that it does not measure."""
         if self.align.method == "dpo":
             return []
+        if self.train.max_drift:
+            return [
+                f"train.max_drift is {self.train.max_drift:g}, but only align.method dpo measures it; set it to null"
+            ]
         if self.rl is None:
             return ["align.method is rlhf, but rl is null; copy the block from profiles/miniature-rlhf.yaml"]
         if self.rl.reward_model_weight and self.reward is None:

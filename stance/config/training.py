@@ -90,6 +90,10 @@ class Train(Section):
     steps. A larger drop stops the training."""
     max_margin: float = Field(gt=0)
     """Largest reward margin, averaged over three steps. A larger margin stops the training."""
+    max_drift: float | None = Field(None, gt=0)
+    """Largest divergence from the base model, in nats per token, on unrelated prompts that are not trained on. It is
+    measured every `save_steps`. Above it the training stops, and the checkpoint before is kept. null measures nothing.
+    """
 
     @model_validator(mode="after")
     def _batch_is_its_factors(self) -> Self:

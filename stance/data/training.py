@@ -15,8 +15,31 @@ from stance.machine.files import parse_record, read_output, write_json
 FORMAT = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
 
+class Measured(BaseModel):
+    """The drift of the policy from the base model on unrelated prompts, at one step."""
+
+    model_config = FORMAT
+
+    step: int
+    drift: float
+    """Mean Kullback-Leibler divergence, in nats per token."""
+
+
+class EarlyStop(BaseModel):
+    """The bound `train.max_drift`, what was measured, and whether the training was stopped because of it."""
+
+    model_config = FORMAT
+
+    bound: float
+    """Largest drift, in nats per token."""
+    measured: list[Measured]
+    """The drift at every checkpoint; if the training was stopped, the last one is above the bound."""
+    kept: int | None
+    """The step whose adapter is kept; null if no drift was above the bound."""
+
+
 class Watchdog(BaseModel):
-    """Whether the watchdog stopped the training, and why."""
+    """Whether the watchdog stopped the training, and why; and whether `train.max_drift` did."""
 
     model_config = FORMAT
 
@@ -26,6 +49,8 @@ class Watchdog(BaseModel):
     """The step after which it was stopped; null if it came to its end."""
     steps: int
     """The number of steps that were planned."""
+    early_stop: EarlyStop | None = None
+    """Null where `train.max_drift` is null; the file then lacks this key."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -43,7 +68,7 @@ class Watchdog(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the record to a `watchdog.json`."""
-        write_json(path, self.model_dump(by_alias=True))
+        write_json(path, self.model_dump(by_alias=True, exclude=None if self.early_stop else {"early_stop"}))
 
 
 class Piece(BaseModel):

@@ -119,17 +119,27 @@ def bos_use(
 
 
 def watchdog_gate(watchdog: Watchdog) -> Gate:
-    """Did the training come to its end?"""
+    """Did the training come to its end, or to the early stop that was asked for?"""
     step, steps, reason = watchdog.step or 0, watchdog.steps, watchdog.reason
     return Gate(
         name="watchdog",
         passed=not reason,
-        figure=message("stopped", step=step, steps=steps, reason=reason)
-        if reason
-        else message("all_steps", steps=steps),
-        bound=message("not_stopped"),
+        figure=message("stopped", step=step, steps=steps, reason=reason) if reason else came_to_its_end(watchdog),
+        bound=message("not_broken" if watchdog.early_stop else "not_stopped"),
         advice=message("gentler_training"),
     )
+
+
+def came_to_its_end(watchdog: Watchdog) -> Message:
+    """Return how a training ended that the watchdog did not stop: after all steps, or at `train.max_drift`."""
+    early, steps = watchdog.early_stop, watchdog.steps
+    if early is None or not early.measured:
+        return message("all_steps", steps=steps)
+    last = early.measured[-1]
+    if early.kept is None:
+        return message("all_steps_near", steps=steps, drift=last.drift, bound=early.bound)
+    values: dict[str, int | float] = {"step": last.step, "steps": steps, "kept": early.kept}
+    return message("stopped_early", **values, drift=last.drift, bound=early.bound)
 
 
 def joint_gates(noise: Floor, joint: Joint | None) -> list[Gate]:

@@ -126,7 +126,16 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         # watchdog
         "stopped": N_("stopped at step {step} of {steps}: {reason}"),
         "all_steps": N_("all {steps} steps"),
+        "all_steps_near": N_(
+            "all {steps} steps; the drift on unrelated prompts is {drift:.3f} nats per token, and train.max_drift is "
+            "{bound:g}"
+        ),
+        "stopped_early": N_(
+            "early stop at step {step} of {steps}, back to step {kept}: the drift on unrelated prompts was "
+            "{drift:.3f} nats per token, above train.max_drift, {bound:g}"
+        ),
         "not_stopped": N_("a training that is not stopped"),
+        "not_broken": N_("a training that is stopped by nothing but train.max_drift"),
         "gentler_training": N_("Lower train.learning_rate, raise train.beta, or add the sft term to train.loss_type."),
         # parity, served
         "drift_and_flips": N_(

@@ -8,7 +8,10 @@ from stance.language.translation import N_
 PURPOSES: Mapping[str, str] = MappingProxyType(
     {
         "fingerprint": N_("The aligned model must read a conversation as the same tokens as its base model."),
-        "watchdog": N_("The training must reach its last step, and must not be stopped because the model breaks."),
+        "watchdog": N_(
+            "The training must reach its last step or the early stop that was asked for, and must not be stopped "
+            "because the model breaks."
+        ),
         "joint": N_("A training after a fine-tuning must begin as the fine-tuned model, which is also its reference."),
         "engine": N_("vLLM must draw the answers of the reinforcement learning as the policy would draw them."),
         "reward joint": N_("The reinforcement learning must reward as the reward model did when it was measured."),

@@ -38,6 +38,7 @@ from stance.training.dpo import (
     save_adapter,
     shrink_adapter,
 )
+from stance.training.early_stop import EarlyStopCallback, last_drift, read_untrained
 from stance.training.joints import dpo_joint, reference_drift
 from stance.training.progress import Progress, steps
 from stance.training.retaining import RetainingTrainer
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 def prefer(
-    model: Model, options: Train, seed: int, base: Path, pairs: Path, tuned: Path,
+    model: Model, options: Train, seed: int, base: Path, pairs: Path, answered: Path, tuned: Path,
     adapter: Path, out: Path, checkpoints: Path,
 ) -> None:  # fmt: skip
     """Train on the pairs in a folder; arguments, files and errors are those of `tasks.train`."""
@@ -64,6 +65,10 @@ def prefer(
         **beginning(dpo_config(model, options, seed, state), model, options, folder, tuned / "adapter"),
         callbacks=[Progress(out / "log.csv"), WatchdogCallback(out / "watchdog.json", options)],
     )
+    if options.max_drift:
+        untrained = read_untrained(answered, pairs, tokenizer, model.system_prompt)
+        size = options.per_device_train_batch_size
+        trainer.add_callback(EarlyStopCallback(untrained, options.max_drift, size, out))
     trainer.remove_callback(PrinterCallback)
     trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))
@@ -78,6 +83,6 @@ def prefer(
     save_adapter(policy, adapter)
     reference = reference_drift(policy, tokenizer, pairs, tuned)
     dpo_joint(reference, steps(trainer.state)[0]).write(out / "joint.json")
-    write_json(out / "metrics.json", steps(trainer.state)[-1])
+    write_json(out / "metrics.json", steps(trainer.state)[-1] | last_drift(trainer.state))
     if parallel.rank() == 0:
         shutil.rmtree(state, ignore_errors=True)

@@ -30,8 +30,7 @@ class Progress(TrainerCallback):
     ) -> None:
         """Start the clock, and begin the log with the steps in the checkpoint."""
         self.began, self.first_step = time.monotonic(), state.global_step
-        self.path.unlink(missing_ok=True)
-        _append_csv(self.path, steps(state))
+        rewrite(self.path, steps(state))
         if state.global_step:
             logger.info("resuming at step %d of %d", state.global_step, state.max_steps)
 
@@ -63,6 +62,12 @@ def steps(state: TrainerState) -> list[dict[str, float]]:
 def _step(row: dict[str, float]) -> dict[str, float]:
     # TRL counts num_tokens only from the last resumption on.
     return {key: row[key] for key in sorted(row) if key != "num_tokens"}
+
+
+def rewrite(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write a log of these rows alone."""
+    path.unlink(missing_ok=True)
+    _append_csv(path, rows)
 
 
 def _append_csv(path: Path, rows: list[dict[str, float]]) -> None:

@@ -76,7 +76,8 @@ def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:
     sft(chosen.model, chosen.sft, chosen.train, chosen.seed, root / "base", root / "pairs", tuned)
     reinforced = root / f"{name}-rl"  # left out
     folders = (
-        root / "base", root / "pairs", tuned, reinforced, root / name, root / f"{name}-log", root / "checkpoints"
+        root / "base", root / "pairs", root / "answered", tuned, reinforced,
+        root / name, root / f"{name}-log", root / "checkpoints",
     )  # fmt: skip
     train(chosen.model, chosen.train, chosen.seed, *folders)
     return root / name

@@ -34,8 +34,8 @@ class Run(NamedTuple):
         return set(re.findall(pattern, self.log, re.MULTILINE))
 
 
-def command(project: Path, *arguments: str, **variables: str) -> Run:
-    """Run `python -m ARGUMENTS` in a project."""
+def command(project: Path, *arguments: str, patience: float = 1200, **variables: str) -> Run:
+    """Run `python -m ARGUMENTS` in a project, and give up after `patience` seconds."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -48,7 +48,7 @@ def command(project: Path, *arguments: str, **variables: str) -> Run:
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
-        cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200,
+        cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=patience,
     )  # fmt: skip
     print(done.stdout)
     metrics = project / "data/evaluation/metrics.json"

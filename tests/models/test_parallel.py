@@ -39,7 +39,7 @@ def start(root: Path, chosen: Params, name: str) -> "subprocess.Popen[str]":
     folder = root / name
     folder.mkdir()
     (folder / "params.yaml").write_text(yaml.safe_dump(chosen.model_dump(mode="json")), encoding="utf-8")
-    paths = [str(root / "base"), str(root / "pairs"), "sft", "rl", "adapter", "train", "checkpoints"]
+    paths = [str(root / "base"), str(root / "pairs"), "answers", "sft", "rl", "adapter", "train", "checkpoints"]
     return subprocess.Popen(
         [sys.executable, "-m", "tasks.train", *paths],
         cwd=folder,

@@ -248,7 +248,7 @@ def test_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path):
 def test_cuda_without_a_gpu_is_refused_before_anything_is_read(tmp_path: Path, tiny_model: Path):
     chosen = params(tiny_model, model__device="cuda")
     with pytest.raises(InputError, match="model.device is cuda and torch finds no GPU"):
-        train(chosen.model, chosen.train, chosen.seed, *[tmp_path / "nothing"] * 7)
+        train(chosen.model, chosen.train, chosen.seed, *[tmp_path / "nothing"] * 8)
 
 
 def test_a_layer_that_the_model_has_not_is_refused_before_the_weights_are_loaded(root, tiny_model, monkeypatch):
@@ -264,7 +264,7 @@ def test_changed_chat_template_is_refused(root: Path, tiny_model: Path, tmp_path
     (tmp_path / "fingerprint.json").write_text(json.dumps(record | {"chat_template": "another"}))
     chosen = params(tiny_model)
     with pytest.raises(InputError, match="reads the probe conversations differently"):
-        train(chosen.model, chosen.train, chosen.seed, tmp_path, root / "pairs", *[tmp_path / "out"] * 5)
+        train(chosen.model, chosen.train, chosen.seed, tmp_path, root / "pairs", *[tmp_path / "out"] * 6)
 
 
 TRAP = """

@@ -14,7 +14,7 @@ from stance.data.records import read_gates
 from stance.machine.ports import free_port
 from stance.runs.provenance import release_id
 from tests.builders.repository import git
-from tests.builders.this_project import Run, change, command, copy_of_this_project
+from tests.builders.this_project import Run, change, command
 from tests.doubles.hub import Hub, serving
 from tests.doubles.made_up import TOKEN
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of_this_project(tmp_path_factory.mktemp("smollm2") / "project", profile="smollm2-135m")
+def project(smollm2: Path) -> Path:
+    return smollm2
 
 
 @pytest.fixture(scope="module")
-def first(project: Path) -> Run:
+def first(honest: Run) -> Run:
     """The first run, at ratio 1."""
-    return command(project, "dvc", "repro")
+    return honest
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,14 @@ def test_reference_log_probs_ahead_of_training_are_refused_on_a_4_bit_cpu_base()
     assert miniature(train__precompute_ref_log_probs=True, model__device="cuda").train.precompute_ref_log_probs
 
 
+def test_a_bound_on_the_drift_needs_unrelated_prompts():
+    with pytest.raises(InputError, match=r"train\.max_drift is 0\.3, but dataset\.side_effects names no folder"):
+        miniature(train__max_drift=0.3)
+    with pytest.raises(InputError, match=r"train\.max_drift: .*greater than 0"):
+        miniature(train__max_drift=0)
+    assert miniature().train.max_drift is None
+
+
 def test_all_that_a_cpu_cannot_train_is_named_at_once():
     with pytest.raises(InputError, match=r"train.optim is adamw_8bit.*; train.precompute_ref_log_probs is true"):
         miniature(train__precompute_ref_log_probs=True, train__optim="adamw_8bit")

@@ -21,7 +21,8 @@ from tests.builders.figures import FINGERPRINT, PARITY, figures
 
 WATCHDOG = {"found": "loss is nan", "step": 3, "steps": 21}
 OPINION = {"judge": "the base model", "problem": None, "base": ["neutral", None], "aligned": ["support", "oppose"]}
-RECORDS = [(Watchdog, WATCHDOG), (Parity, PARITY), (Fingerprint, FINGERPRINT), (Metrics, figures())]
+EARLY = WATCHDOG | {"early_stop": {"bound": 0.3, "measured": [{"step": 10, "drift": 0.2}], "kept": None}}
+RECORDS = [(Watchdog, WATCHDOG), (Watchdog, EARLY), (Parity, PARITY), (Fingerprint, FINGERPRINT), (Metrics, figures())]
 
 VERDICT = {"stance": "neutral", "score": -0.0125, "defects": ["hedged", "no_stance"]}
 PROMPT = {"id": 1, "base": VERDICT, "aligned": VERDICT | {"stance": "support", "defects": []}}
@@ -61,7 +62,7 @@ def test_an_empty_object_is_refused(record: Any, content: dict[str, Any], tmp_pa
 
 @each_record
 def test_every_missing_key_is_named(record: Any, content: dict[str, Any], tmp_path: Path):
-    for key in content.keys() - {"floor", "side_effects"}:  # the records of earlier versions have none
+    for key in content.keys() - {"floor", "side_effects", "early_stop"}:  # the records of earlier versions have none
         rest = {name: value for name, value in content.items() if name != key}
         with pytest.raises(InputError, match=rf"record\.json .*\({key}: field required\).*run `dvc repro` again"):
             record.read(written(tmp_path, rest))

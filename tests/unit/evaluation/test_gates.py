@@ -11,7 +11,7 @@ from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics, ServedDrift
 from stance.data.noise import Floor
 from stance.data.records import Gate, require
-from stance.data.training import Drift, Joint, Parity, Watchdog
+from stance.data.training import Drift, EarlyStop, Joint, Measured, Parity, Watchdog
 from stance.evaluation.gates import (
     adherence_gate,
     classifier_gate,
@@ -204,6 +204,31 @@ def test_a_training_that_was_stopped_misses_and_says_at_which_step_and_why():
     assert "train.learning_rate" in sentence(gate.advice)
     assert "train.beta" in sentence(gate.advice)
     assert watchdog_gate(Watchdog(reason=None, step=None, steps=21)).passed
+
+
+@pytest.mark.parametrize(
+    ("kept", "figure"),
+    [
+        (None, "all 21 steps; the drift on unrelated prompts is 0.400 nats per token, and train.max_drift is 0.3"),
+        (
+            10,
+            "early stop at step 20 of 21, back to step 10: the drift on unrelated prompts was 0.400 nats per token, "
+            "above train.max_drift, 0.3",
+        ),
+    ],
+)
+def test_an_early_stop_that_was_asked_for_passes_and_says_at_which_step_and_why(kept, figure):
+    measured = [Measured(step=10, drift=0.2), Measured(step=20, drift=0.4)]
+    early = EarlyStop(bound=0.3, measured=measured, kept=kept)
+    gate = watchdog_gate(Watchdog(reason=None, step=None, steps=21, early_stop=early))
+    assert gate.passed
+    assert sentence(gate.figure) == figure
+    assert sentence(gate.bound) == "a training that is stopped by nothing but train.max_drift"
+
+
+def test_a_training_that_breaks_before_its_early_stop_misses():
+    early = EarlyStop(bound=0.3, measured=[], kept=None)
+    assert not watchdog_gate(STOPPED.model_copy(update={"early_stop": early})).passed
 
 
 @pytest.mark.parametrize(("right", "passed"), [(54, True), (53, False)])
