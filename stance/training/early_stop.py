@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -23,6 +24,7 @@ from stance.data.chat import conversation, encode_answer
 from stance.data.preferences import read_retained_pairs
 from stance.data.training import EarlyStop, Measured, Watchdog
 from stance.errors import InputError
+from stance.training.parallel import all_rows
 from stance.training.progress import rewrite, steps
 from stance.training.retaining import TOKENS, Text, divergence
 
@@ -88,7 +90,7 @@ class EarlyStopCallback(TrainerCallback):
         step, policy = state.global_step, cast(PeftModel, kwargs["model"])
         if step % int(args.save_steps) and step < state.max_steps:
             return
-        nats = mean_drift(policy, self.texts, self.batch_size)
+        nats = fmean(all_rows([mean_drift(policy, self.texts, self.batch_size)]))  # all processes decide alike
         logger.info("step %d: drift on unrelated prompts %.3f nats per token, at most %g", step, nats, self.bound)
         state.log_history.append({DRIFT: nats, "step": step})
         if nats <= self.bound:

@@ -90,11 +90,19 @@ def writing(*outputs: Path) -> Iterator[tuple[Path, ...]]:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if rank() == 0:
         yield outputs
+        _part()
         return
     for package in ("stance", "tasks", "__main__"):
         logging.getLogger(package).setLevel(logging.WARNING)
     with TemporaryDirectory() as scratch:
         yield tuple(Path(scratch) / str(number) for number in range(len(outputs)))
+    _part()
+
+
+def _part() -> None:
+    """Leave the group of processes; torch warns about a process that ends in it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def shares(items: Sequence[Item], count: int) -> list[Sequence[Item]]:

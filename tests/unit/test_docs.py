@@ -196,4 +196,4 @@ def test_the_readme_names_every_page_and_every_package():
     readme = Path("README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
     packages = [path.parent.name for path in Path("stance").glob("*/__init__.py")]
-    assert [name for name in packages if f"\n  {name}/ " not in readme] == []
+    assert [name for name in packages if not re.search(rf"^  ([\w.]+/?, )?{name}/[ ,]", readme, re.MULTILINE)] == []
