@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -142,7 +142,7 @@ def uneven(accelerator: Accelerator, sizes: Sequence[int]) -> Iterator[None]:
     if len(set(sizes)) == 1:
         yield
         return
-    gather, longest = accelerator.gather, max(sizes)
+    gather, longest = cast(Callable[[torch.Tensor], torch.Tensor], accelerator.gather), max(sizes)
 
     def gather_padded(values: torch.Tensor) -> torch.Tensor:
         if values.ndim == 0:

