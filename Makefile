@@ -6,6 +6,7 @@ export PORT
 export POOL ?= stance
 JOBS ?= 1
 CHAT_PORT ?= 8501
+RANK_PORT ?= 8502
 # Two processes share the tests, a file at a time and in the order of tests/conftest.py.
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -23,7 +24,7 @@ export USER := $(or $(USER),$(shell id -un 2>/dev/null || id -u))
 unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH
 
 .DEFAULT_GOAL := help
-.PHONY: help repro run profile preflight ui serve sweep pdf worker chat test test-fast soak check environment tools
+.PHONY: help repro run profile preflight ui serve sweep pdf worker chat rank test test-fast soak check environment tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,7 +52,7 @@ run: environment ## one run in a workspace, which leaves this folder as it is: m
 	@test -n "$(RATIO)" || { echo "Which share of the pairs prefers support? For example: make run RATIO=0" >&2; exit 2; }
 	@.venv/bin/python -m flows.align --ratio "$(RATIO)"
 
-sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=2
+sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=auto
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
 	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)"
 
@@ -65,6 +66,10 @@ worker: environment ## take runs from a Prefect server elsewhere: make worker PO
 chat: environment ## a page in the browser to talk to what `make serve` serves: make chat, make chat CHAT_PORT=8600
 	@requirements/install.sh requirements/chat.txt
 	@.venv/bin/python -m stance chat "$(CHAT_PORT)"
+
+rank: environment ## a page in the browser to rank sampled answers: make rank, make rank RANK_PORT=8600
+	@requirements/install.sh requirements/chat.txt
+	@.venv/bin/python -m stance rank "$(RANK_PORT)"
 
 test: tools ## every test but the long ones; those that need a GPU skip themselves where there is none
 	@.venv/bin/pytest $(PARALLEL)

@@ -54,7 +54,7 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
     clock = Clock()
     tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
     clock("load")
-    if DEVICE == "cuda":  # on a CPU this would spoil the training, see tasks/train.py
+    if DEVICE == "cuda":  # on a CPU this would spoil the training, see stance/training/preference_training.py
         answer(model, tokenizer, dataset, tokens, clock, "before")
     return trained(notebook_config(pairs), model, tokenizer, dataset, pairs, tokens, clock)
 

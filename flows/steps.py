@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from stance.errors import InputError, Unreachable
-from stance.machine import locks, processes
+from stance.machine import devices, processes
 from stance.machine.supervisor import PEAK
 from stance.runs import stages
 from stance.runs.record import LOG
@@ -84,14 +84,25 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
             if peak := PEAK.match(line):
                 peaks = int(peak[1]), int(peak[2])
 
-        holder = f"{flow_run.name} ({stage})"
-        hold = [turns.enter_context(locks.gpu_lock(holder, log))] if reasons and stages.needs_gpu(stage, folder) else []
+        count = stages.devices(stage, folder) if reasons else 0
+        lease = turns.enter_context(devices.lease(count, f"{flow_run.name} ({stage})", log))
+        show_devices(lease, log)
         try:
-            outcome = stages.reproduce(stage, folder, progress(stage, log), hold, minutes)
+            outcome = stages.reproduce(stage, folder, progress(stage, log), lease, minutes)
         except (OSError, RuntimeError) as error:
             raise type(error)(f"{error} (it ran because of {reasons or 'missing outputs'})") from None
     message = outcome if outcome == "unchanged" else f"{outcome}: {reasons}"
     return Completed(name=outcome.capitalize(), message=message, data=peaks)
+
+
+def show_devices(lease: devices.Lease, log: Callable[[str], None]) -> None:
+    """Show in the log and in the UI who holds which GPU, if the lease holds one."""
+    if not (names := [device.name for device in lease.devices if device.name]):
+        return
+    log(f"works on GPU {', '.join(names)}")
+    pool = devices.visible()
+    held = devices.holders(pool)
+    create_table_artifact([{"GPU": device.name, "holder": held.get(device.name, "")} for device in pool], key="devices")
 
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)

@@ -1,6 +1,7 @@
 """The flow `sweep`: a grid of runs, each in a workspace of its own, and a page that compares them.
 
-    make sweep GRID=course JOBS=2
+    make sweep GRID=course JOBS=2       two runs at a time
+    make sweep GRID=course JOBS=auto    as many as there are GPUs for them
 
 A grid is a file in `grids/` in the form of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
 values. A run starts from the last commit, and its name is made from that commit and its parameters. So a sweep that is
@@ -14,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -34,6 +35,7 @@ from flows.pages import url
 from flows.server import some_server
 from stance.config.profiles import Overrides
 from stance.errors import InputError, run
+from stance.machine.devices import visible
 from stance.machine.git import git
 from stance.pages.comparison import compare
 from stance.pages.comparison_rows import unreadable
@@ -126,14 +128,15 @@ def attempt(name: str, point: dict[str, Any]) -> None:
 
 
 @flow(name="sweep")
-def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=1)] = 1) -> str:
+def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)] = 1) -> str:
     """Make the incomplete runs of a grid, and compare all of its runs.
 
     Args:
         grid: Name of a file in `grids/`.
-        jobs: The number of runs at a time.
+        jobs: The number of runs at a time; 0 for as many as there are GPUs for them.
     """
     runs = planned(grid)
+    jobs = jobs or fitting(runs.values())
     left = {name: point for name, point in runs.items() if not complete(name)}
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
@@ -148,6 +151,13 @@ def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=1)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; {page} says why")
     return str(page)
+
+
+def fitting(points: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many runs of a grid find GPUs at the same time; 1 on a CPU."""
+    models = [Overrides(changes=point).values(Path("params.yaml"))["model"] for point in points]
+    most = max((model.get("devices", 1) for model in models if model["device"] == "cuda"), default=0)
+    return max(1, len(visible()) // most) if most else 1
 
 
 def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
@@ -172,17 +182,18 @@ def main() -> None:
     """Sweep: `python -m flows.sweep GRID --jobs 2`."""
     parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=main.__doc__)
     parser.add_argument("grid", help="the name of a file in grids/, without its ending")
-    parser.add_argument("--jobs", type=int, default=1, help="the number of runs at a time (default: 1)")
+    parser.add_argument("--jobs", default="1", help="runs at a time, or auto to fill all GPUs (default: 1)")
     options = parser.parse_args()
-    if options.jobs < 1:
-        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more")
+    jobs = "0" if options.jobs == "auto" else options.jobs
+    if not jobs.isdecimal() or (jobs == "0" and options.jobs != "auto"):
+        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more, or auto")
     planned(options.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
-            print(f"The comparison: {sweep(options.grid, options.jobs)}")
+            print(f"The comparison: {sweep(options.grid, int(jobs))}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")
 

@@ -26,6 +26,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - any Python may run this file
 # asleep gives the same bytes (benchmarks/busy.py). Stages, commands and the engines that they start inherit this.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# CUDA's own order begins with the fastest GPU. In this order its numbers are those of nvidia-smi.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
 # While it is imported, bitsandbytes advises a package for processors with AVX-512, which fetches code from the Hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

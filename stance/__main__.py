@@ -15,6 +15,8 @@ COMMANDS = {
     "ask": ("stance.client.ask", "ask the endpoint one question"),
     "batch": ("stance.client.batch", "ask the endpoint every question of a file"),
     "chat": ("stance.chat.command", "serve a web page to chat with the endpoint"),
+    "rank": ("stance.ranking.command", "serve a web page to rank sampled answers"),
+    "votes": ("stance.ranking.votes", "show, import or export votes, or let a model vote"),
     "serve": ("stance.serving.command", "serve a model behind an OpenAI-style endpoint, swap it, or stop"),
     "keys": ("stance.serving.keys", "make, list or revoke named keys of the endpoint"),
     "summary": ("stance.pages.summary", "show what came of the run in this folder, and what to do next"),

@@ -17,7 +17,7 @@ from stance.data.metrics import Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
-from stance.data.training import Parity, Watchdog
+from stance.data.training import Joint, Parity, Watchdog
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts, write_side_verdicts
 from stance.errors import paths, run
 from stance.evaluation.defects import defects
@@ -79,6 +79,7 @@ def evaluate(
         **of_likelihood(answers, merge, chosen, params.train.beta),
         chosen_fall=chosen_fall(train / "log.csv", params.train.beta),
         side_effects=side_effects,
+        joint=Joint.read(train / "joint.json").figures,
     )
     before, merged = (Fingerprint.read(folder / "fingerprint.json") for folder in (base, merge))
     parity, watchdog = Parity.read(merge / "parity.json"), Watchdog.read(train / "watchdog.json")

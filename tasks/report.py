@@ -23,6 +23,9 @@ def report(
     merge: Path,
     answers: Path,
     evaluation: Path,
+    tuned: Path,
+    reward: Path,
+    reinforced: Path,
     out: Path,
 ) -> None:
     """Write the page about a run to `out`, in each language.
@@ -36,10 +39,13 @@ def report(
         merge: `data/merge`, for parity and fingerprint.
         answers: `data/answers`.
         evaluation: `data/evaluation`, for metrics, gates and stances.
+        tuned: `data/sft`, for the mask of the fine-tuning.
+        reward: `data/reward`, for the figures of the reward model.
+        reinforced: `data/rl`, for the figures of the reinforcement learning.
         out: Receives `index.html`, in English, and `index.zh-TW.html`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    folders = (dataset, base, pairs, train, merge, answers, evaluation)
+    folders = (dataset, base, pairs, train, merge, answers, evaluation, tuned, reward, reinforced)
     for language in LANGUAGES:
         with speaking(language, CATALOGUE):
             text = page(params, *folders)
@@ -47,7 +53,7 @@ def report(
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.report DATASET BASE PAIRS TRAIN MERGE ANSWERS EVALUATION OUT`."""
+    """Run the stage: `python -m tasks.report DATASET BASE PAIRS TRAIN MERGE ANSWERS EVALUATION SFT REWARD RL OUT`."""
     arguments = paths(report)
     report(Params.load(), *arguments)
 

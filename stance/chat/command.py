@@ -1,44 +1,23 @@
 """Serve a web page to chat with the endpoint, until Ctrl+C: `make chat`, `make chat CHAT_PORT=8600`.
 
-Streamlit serves the page, on this machine only. Streamlit's usage statistics are switched off, and the page needs no
-network.
+`stance/pages/served.py` says how Streamlit serves it.
 """
 
 import os
 import sys
 from argparse import ArgumentParser
-from importlib.util import find_spec
 
 from stance.client.endpoint import find_endpoint
-from stance.errors import InputError
-from stance.machine.ports import HOST, in_use, parse_port
+from stance.machine.ports import parse_port
+from stance.pages.served import streamlit_command
 
 PORT = 8501
 PAGE = "stance/chat/page.py"
-SETTINGS = {
-    "server.address": HOST,
-    "server.headless": "true",
-    "server.fileWatcherType": "none",
-    "browser.gatherUsageStats": "false",
-    "client.toolbarMode": "minimal",
-    "client.showErrorDetails": "none",
-}
 
 
 def command(port: int) -> list[str]:
-    """Return the command that serves the page.
-
-    Raises:
-        InputError: The port is in use, or Streamlit is not installed.
-    """
-    if find_spec("streamlit") is None:
-        raise InputError("the package streamlit is not installed; `make chat` installs it")
-    if in_use(port):
-        raise InputError(
-            f"port {port} is in use; end that program, or choose another: make chat CHAT_PORT={port + 100}"
-        )
-    settings = [part for name, value in SETTINGS.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "streamlit", "run", PAGE, "--server.port", str(port), *settings]
+    """Return the command that serves the page; raises as `streamlit_command` does."""
+    return streamlit_command(PAGE, port, "chat")
 
 
 def main() -> None:

@@ -13,11 +13,19 @@ class Model(Section):
 
     device: Literal["cpu", "cuda"]
     """Device on which the model is trained, merged and asked."""
+    devices: int = Field(1, gt=0)
+    """Number of GPUs that a run uses. The training shares its batches among them, and a model that answers is split
+    over them (tensor parallelism). The merge uses one. On a CPU: the number of processes of the training."""
     quantization: Literal["nf4", "none"]
     """Precision of the base weights in training. `nf4`: 4 bits with double quantisation (QLoRA). `none`: bf16, which
     takes four times the memory."""
     system_prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     """System prompt before every question, in training and when the model answers."""
+
+    @property
+    def parts(self) -> int:
+        """Number of devices that a model which answers is split over; a CPU does not split it."""
+        return self.devices if self.device == "cuda" else 1
 
 
 class HubBase(Section):

@@ -15,8 +15,9 @@ from stance.config.data import FolderDataset, GitDataset, Pairs
 from stance.config.evaluation import Answers, Evaluate
 from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.release import Hub
+from stance.config.road import Align, Reward, Rl, Sample
 from stance.config.section import Section
-from stance.config.training import Merge, Train
+from stance.config.training import Merge, Sft, Train
 from stance.errors import InputError
 from stance.machine.files import read_yaml
 
@@ -33,7 +34,16 @@ class Params(Section):
     dataset: Annotated[FolderDataset | GitDataset, Field(discriminator="source")]
     base: Annotated[HubBase | FolderBase | PackageBase | MiniatureBase, Field(discriminator="source")]
     pairs: Pairs
+    align: Align = Align(method="dpo")
+    sft: Sft | None = None
+    """Fine-tuning before the alignment; null leaves it out."""
+    sample: Sample | None = None
+    """Several answers per question, for people or a model to rank; null draws none."""
     train: Train
+    reward: Reward | None = None
+    """Reward model of the reinforcement learning; null if there is none."""
+    rl: Rl | None = None
+    """Reinforcement learning; needed where `align.method` is `rlhf`."""
     merge: Merge
     answers: Answers
     evaluate: Evaluate
@@ -72,9 +82,32 @@ class Params(Section):
                 f"train.max_drift is {self.train.max_drift:g}, but dataset.side_effects names no folder with unrelated "
                 "prompts; name one, or set train.max_drift to null"
             )
+        problems += self._on_the_road()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _on_the_road(self) -> list[str]:
+        """Return which blocks the chosen method lacks, and the bound that it does not measure."""
+        if self.align.method == "dpo":
+            return []
+        if self.train.max_drift:
+            return [
+                f"train.max_drift is {self.train.max_drift:g}, but only align.method dpo measures it; set it to null"
+            ]
+        if self.rl is None:
+            return ["align.method is rlhf, but rl is null; copy the block from profiles/miniature-rlhf.yaml"]
+        if self.rl.reward_model_weight and self.reward is None:
+            return [
+                f"rl.reward_model_weight is {self.rl.reward_model_weight:g}, but reward is null, so that there is no "
+                "reward model; copy the block from profiles/miniature-rlhf.yaml, or set the weight to 0"
+            ]
+        if self.rl.reward_model_weight and self.reward and self.reward.source != "preferences" and not self.sample:
+            return [
+                f"reward.source is {self.reward.source}, which are about sampled answers, but sample is null; copy the "
+                "block from profiles/miniature-rlhf.yaml, or set reward.source to preferences"
+            ]
+        return []
 
     @classmethod
     def load(cls, path: Path = Path("params.yaml")) -> Self:

@@ -1,5 +1,6 @@
 """Write `params.yaml` for another profile: `python -m stance profile NAME [KEY=VALUE ...]`."""
 
+import re
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,12 @@ from stance.machine.files import read_yaml
 from stance.machine.git import attempt
 
 PROFILES = Path("profiles")
+LEFT_OUT: Mapping[str, Any] = MappingProxyType(
+    {"align": {"method": "dpo"}, "sft": None, "sample": None, "reward": None, "rl": None}
+)
+"""The blocks of the long road where none of it is used. A file of parameters of an earlier version has none of them."""
+DEVICES = MappingProxyType({"devices": 1})
+"""The same for the block `model`."""
 
 
 class Overrides(NamedTuple):
@@ -36,7 +43,36 @@ class Overrides(NamedTuple):
         """
         if self.profile:
             return compose(self.profile, self.changes)
-        return replaced(read_yaml(params), self.changes, str(params))
+        return replaced(completed(read_yaml(params)), self.changes, str(params))
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a `params.yaml` with the keys that a file of an earlier version lacks."""
+    model = values.get("model")
+    blocks = {block: value for block, value in LEFT_OUT.items() if block not in values}
+    return {**values, **({"model": {**DEVICES, **model}} if isinstance(model, Mapping) else {}), **blocks}
+
+
+def complete(path: Path) -> list[str]:
+    """Add the keys to a file of parameters that one of an earlier version lacks, and return their names.
+
+    DVC refuses a file without them. The comments of the file stay.
+    """
+    values = read_yaml(path)
+    blocks = {block: value for block, value in LEFT_OUT.items() if block not in values}
+    devices = [
+        f"model.{key}" for key in DEVICES if isinstance(values.get("model"), dict) and key not in values["model"]
+    ]
+    if not blocks and not devices:
+        return []
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("{"):  # JSON, which ends with a brace
+        text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+    if devices:
+        text = re.sub(r"(?m)^( +)device:.*$", r"\g<0>\n\1devices: 1", text, count=1)
+    added = f"\n\n{yaml.safe_dump(blocks, sort_keys=False)}" if blocks else "\n"
+    path.write_text(f"{text.rstrip()}{added}", encoding="utf-8")
+    return [*devices, *blocks]
 
 
 def compose(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

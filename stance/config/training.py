@@ -13,6 +13,18 @@ Loss = Literal[
 """The losses of TRL's DPOTrainer."""
 
 
+class Sft(Section):
+    """Supervised fine-tuning (SFT) of the adapter before the training; its shape and batches are those of `train`."""
+
+    num_epoch: float = Field(ge=0)
+    """Number of passes over all rows; 0 leaves the fine-tuning out."""
+    learning_rate: float = Field(gt=0)
+    """Highest learning rate. TRL recommends about 2e-4 for LoRA."""
+    conversations: str | None = None
+    """A JSON Lines file with more conversations, `{"messages": [{"role", "content"}, …]}` in each line. The last
+    message of each is the answer that is trained on."""
+
+
 class Train(Section):
     """Training of a LoRA adapter by Direct Preference Optimization (DPO). Names are those of TRL and PEFT."""
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.data.questions import Kind, Stance
 from stance.data.side_effects import SideKind
+from stance.data.training import Joint
 from stance.machine.files import parse_record, read_output, write_json
 
 METRICS = Path("data/evaluation/metrics.json")
@@ -344,10 +345,13 @@ class Metrics(Figures):
     margin: Margins
     rewards: Rewards
     served: ServedDrift
-    chosen_fall: float
-    """Nats by which the log-probability of the chosen answers fell during the training; may be NaN."""
+    chosen_fall: float | None
+    """Nats by which the log-probability of the chosen answers fell during the training; may be NaN. Null after
+    reinforcement learning, which reads no chosen answers."""
     side_effects: SideEffects | None = None
     """Null where the data set has no prompts for it, and in a record of an earlier version."""
+    joint: Joint | None = None
+    """Null where the training began with the base, and no stage before it left anything to compare."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -365,4 +369,4 @@ class Metrics(Figures):
 
     def write(self, path: Path) -> None:
         """Write the figures to a `metrics.json`."""
-        write_json(path, self.model_dump())
+        write_json(path, self.model_dump(exclude=None if self.joint else {"joint"}))

@@ -71,6 +71,42 @@ class Watchdog(BaseModel):
         write_json(path, self.model_dump(by_alias=True, exclude=None if self.early_stop else {"early_stop"}))
 
 
+class Piece(BaseModel):
+    """A piece of a row of a fine-tuning: the tokens of one or more whole characters."""
+
+    model_config = FORMAT
+
+    text: str
+    tokens: int
+    trained: bool
+    """Whether the tokens are trained on, or masked."""
+
+
+class FineTuning(BaseModel):
+    """What the stage `sft` did."""
+
+    model_config = FORMAT
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    """The tokens of the answers and their ends; the others are masked."""
+    first_loss: float
+    """Mean negative log-likelihood of a trained token in the first step, nats."""
+    last_loss: float
+    examples: list[list[Piece]]
+    """The first rows, in pieces."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the record in an `sft.json`; raises as `Watchdog.read` does."""
+        return parse_record(TypeAdapter(cls), read_output(path), path)
+
+    def write(self, path: Path) -> None:
+        """Write the record to an `sft.json`."""
+        write_json(path, self.model_dump())
+
+
 class Drift(BaseModel):
     """The difference between two copies of a model, in the log-probabilities that they give the same texts."""
 
@@ -84,6 +120,46 @@ class Drift(BaseModel):
     """Number of tokens where the most likely token differs although the first copy's lead exceeds the bound."""
     tokens: int
     """Number of tokens compared."""
+
+
+class Joint(BaseModel):
+    """Whether a training went on where the stages before it had ended; a figure without such a stage is null."""
+
+    model_config = FORMAT
+
+    reference: Drift | None = None
+    """The drift of the reference from the fine-tuned model, on the answers of the pairs."""
+    first_reward: float | None = None
+    """DPO: the largest absolute reward in the first step, which is 0 where the policy begins as the reference."""
+    first_kl: float | None = None
+    """Reinforcement learning: the KL divergence of the first step, nats per token, which is 0 likewise."""
+    reward: float | None = None
+    """Largest difference between the rewards in the reinforcement learning and those that the stage `reward` saved."""
+    engine: float | None = None
+    """Largest drift of the policy from the engine that drew its answers, nats per token."""
+
+    @property
+    def figures(self) -> Self | None:
+        """The record, or None if it has no figure."""
+        return None if self == type(self)() else self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the record in a `joint.json`; raises as `Watchdog.read` does."""
+        return cls.parse(read_output(path), path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Return the record in the bytes of a `joint.json`; `path` names the file in an error."""
+        return parse_record(TypeAdapter(cls), content, path)
+
+    def write(self, path: Path) -> None:
+        """Write the record to a `joint.json`."""
+        write_json(path, self.model_dump())
+
+
+NO_JOINT = Joint()
+"""The record of a training that starts from the base."""
 
 
 class Parity(BaseModel):

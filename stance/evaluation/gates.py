@@ -6,7 +6,7 @@ push, a server or a release obeys them (`stance.data.records.require`).
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from math import isnan
+from math import isnan, nan
 from typing import Literal
 
 from stance.config.evaluation import Evaluate, SideEffectBounds
@@ -26,12 +26,21 @@ from stance.data.metrics import (
 from stance.data.noise import MERGED, SERVED, UNMEASURED, Floor
 from stance.data.questions import Stance
 from stance.data.records import DEGENERATE, Gate
-from stance.data.training import Parity, Watchdog
+from stance.data.training import Joint, Parity, Watchdog
 from stance.language.messages import ABILITY, BROKEN, CARE, FORGETTING, TOPICS, Message, message
 
 ADDED_TURNS = {1, 2}
 """Turns that a template adds to the messages of a conversation: the one that the model begins, and a system prompt."""
 
+MAX_FIRST_REWARD = 0.05
+"""Absolute reward of an answer in the first step, nats times beta. It is 0 for a policy that begins as its reference;
+the rest is the noise of bf16 on a GPU."""
+MAX_FIRST_KL = 0.001
+"""KL divergence of the first step of a reinforcement learning, nats per token; 0 likewise."""
+MAX_REWARD_DIFFERENCE = 1e-3
+"""Largest difference between the rewards of one reward model in two stages; the bound of its reload."""
+MAX_ENGINE_DRIFT = 0.02
+"""Nats per token between the engine that drew the answers and the policy, in the worst step (docs/road.md)."""
 MIN_ACCURACY = 0.9
 """Share of the labelled answers, to questions that it was not taught, on which the stance classifier is to be right."""
 
@@ -47,18 +56,19 @@ def gates(merge: Merge, bounds: Evaluate, metrics: Metrics, parity: Parity, watc
     """Return the gates on the figures of a run: `metrics.json`, `parity.json` and `watchdog.json`."""
     stopped = watchdog_gate(watchdog)
     degenerate = degeneration_gate(bounds, metrics.defects.aligned)
-    displaced = displacement_gate(bounds, metrics.chosen_fall)
+    displaced = [] if metrics.chosen_fall is None else [displacement_gate(bounds, metrics.chosen_fall)]
     believed = classifier_gate(metrics.classifier)
-    others = (stopped, degenerate, displaced, believed)
+    others = (stopped, degenerate, *displaced, believed)
     return [
         stopped,
+        *joint_gates(parity.floor or UNMEASURED, metrics.joint),
         parity_gate(merge, parity),
         served_gate(parity.floor or UNMEASURED, metrics.served),
         believed,
         *judge_gates(metrics.judge),
         adherence_gate(bounds, metrics.adherence, metrics.aligned, others=all(gate.passed for gate in others)),
         degenerate,
-        displaced,
+        *displaced,
         *side_effects_gates(bounds.side_effects, metrics.side_effects),
     ]
 
@@ -130,6 +140,56 @@ def came_to_its_end(watchdog: Watchdog) -> Message:
         return message("all_steps_near", steps=steps, drift=last.drift, bound=early.bound)
     values: dict[str, int | float] = {"step": last.step, "steps": steps, "kept": early.kept}
     return message("stopped_early", **values, drift=last.drift, bound=early.bound)
+
+
+def joint_gates(noise: Floor, joint: Joint | None) -> list[Gate]:
+    """Did every training begin where the stage before it had ended? No gate where no stage was before."""
+    gates = [] if joint is None else [tuned_gate(noise, joint), rewarded_gate(joint), engine_gate(joint)]
+    return [gate for gate in gates if gate]
+
+
+def tuned_gate(noise: Floor, joint: Joint) -> Gate | None:
+    """Did DPO or the reinforcement learning begin as the fine-tuned model, and is that its reference?"""
+    if joint.reference is None:
+        return None
+    mean, worst = noise.bounds(MERGED)
+    reference, reinforced = joint.reference, joint.first_kl is not None
+    first, most = (joint.first_kl, MAX_FIRST_KL) if reinforced else (joint.first_reward, MAX_FIRST_REWARD)
+    figures = {"mean": reference.mean, "worst": reference.worst, "first": nan if first is None else first}
+    begins = abs(figures["first"]) <= most
+    return Gate(
+        name="joint",
+        passed=reference.mean <= mean and reference.worst <= worst and begins,
+        figure=message("sft_to_rl" if reinforced else "sft_to_train", **figures),
+        bound=message("at_most_joint", mean=mean, worst=worst, first=most),
+        advice=message("tune_again"),
+    )
+
+
+def rewarded_gate(joint: Joint) -> Gate | None:
+    """Did the reinforcement learning reward as the stage `reward` had left its reward model?"""
+    if joint.reward is None:
+        return None
+    return Gate(
+        name="reward joint",
+        passed=joint.reward <= MAX_REWARD_DIFFERENCE,
+        figure=message("reward_to_rl", difference=joint.reward),
+        bound=message("at_most_reward", difference=MAX_REWARD_DIFFERENCE),
+        advice=message("reward_again"),
+    )
+
+
+def engine_gate(joint: Joint) -> Gate | None:
+    """Did the engine draw the answers of the reinforcement learning as the policy would?"""
+    if joint.engine is None:
+        return None
+    return Gate(
+        name="engine",
+        passed=abs(joint.engine) <= MAX_ENGINE_DRIFT,
+        figure=message("engine_drift", drift=joint.engine),
+        bound=message("at_most_engine", drift=MAX_ENGINE_DRIFT),
+        advice=message("draw_again"),
+    )
 
 
 def parity_gate(merge: Merge, parity: Parity) -> Gate:

@@ -185,13 +185,16 @@ def served_drift(merged: Logps, served: Logps) -> ServedDrift:
     return ServedDrift(mean=fmean(differences), worst=max(differences))
 
 
-def chosen_fall(log: Path, beta: float) -> float:
+def chosen_fall(log: Path, beta: float) -> float | None:
     """Return by how many nats the log-probability of the chosen answers fell, over the last third of the training.
 
-    Every answer is compared with itself under the reference: `rewards/chosen` is beta times that difference.
+    Every answer is compared with itself under the reference: `rewards/chosen` is beta times that difference. None for
+    the log of a reinforcement learning, which reads no chosen answers.
     """
     with log.open(encoding="utf-8", newline="") as file:
-        rewards = [float(row["rewards/chosen"]) for row in csv.DictReader(file)]
+        rewards = [float(row["rewards/chosen"]) for row in csv.DictReader(file) if "rewards/chosen" in row]
+    if not rewards:
+        return None
     return -fmean(rewards[-max(1, len(rewards) // 3) :]) / beta
 
 

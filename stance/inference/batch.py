@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from stance.config.evaluation import Answers
 from stance.config.models import Model
 from stance.errors import InputError
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others
+from stance.machine.files import read_json
 from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
 from stance.models.loading import ENGINE
@@ -34,15 +35,18 @@ IN_4_BITS = 0.5
 """Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
 smaller model, whose embeddings weigh more."""
 SEED = 0
-"""The seed of the engine, and of the answers that are drawn. `params.seed` does not reach the engine, so that two runs
-with different seeds draw alike."""
+"""The seed of the engine, and of drawn answers without a `seed` of their own. `params.seed` does not reach the engine,
+so that two runs with different seeds draw alike; the stage `sample` gives every answer its own."""
 MAX_NUM_SEQS = 256
 """Number of sequences that the engine decodes at once."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM reserves memory for."""
 
 
 def complete(
-    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]]
-) -> list[Any]:
+    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]],
+    adapter: Path | None = None,
+) -> list[Any]:  # fmt: skip
     """Return vLLM's output for every prompt of a batch, in the order of the batch.
 
     Args:
@@ -51,6 +55,7 @@ def complete(
         options: The block `answers`.
         batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. Without a `temperature`
             decoding is greedy. A further argument, `choice`, lists the only texts that may be answered.
+        adapter: A LoRA adapter that the engine adds to the model; None for the model alone.
 
     Raises:
         InputError: A prompt is longer than the model can read, or the model and its cache do not fit into free memory.
@@ -59,24 +64,49 @@ def complete(
     require_window(folder, max(lengths))
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
-    for name in os.environ.keys() - without_others(os.environ):
-        logger.info("%s is set in your shell and does not count here", name)
-        del os.environ[name]
-    os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
-    from vllm import LLM, TokensPrompt  # vLLM reads the environment when it is imported
-
-    gc.freeze()  # the engine collects garbage eleven times while it starts
     started = time.monotonic()
-    engine = LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
+    engine = start_engine(folder, settings | (lora_settings(adapter_rank(adapter)) if adapter else {}))
+    from vllm import TokensPrompt
+
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
     sampling = [sampling_params(**settings) for _, settings in batch]
+    lora = lora_request(adapter, 1) if adapter else None
     ready = time.monotonic()
-    outputs = list(engine.generate(prompts, sampling, use_tqdm=Progress))
+    outputs = list(engine.generate(prompts, sampling, use_tqdm=Progress, lora_request=lora))
     logger.info(
         "engine ready in %.1f s; %d answers and %d scores in %.1f s",
         ready - started, decoding, len(batch) - decoding, time.monotonic() - ready,
     )  # fmt: skip
     return outputs
+
+
+def start_engine(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Return vLLM's engine for a model; `settings` are arguments of vLLM's `LLM`."""
+    for name in os.environ.keys() - without_others(os.environ):
+        logger.info("%s is set in your shell and does not count here", name)
+        del os.environ[name]
+    os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
+    from vllm import LLM  # vLLM reads the environment when it is imported
+
+    gc.freeze()  # the engine collects garbage eleven times while it starts
+    return LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
+
+
+def lora_settings(rank: int) -> dict[str, Any]:
+    """Return vLLM's settings for one LoRA adapter of a rank."""
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(size for size in RANKS if size >= rank)}
+
+
+def adapter_rank(adapter: Path) -> int:
+    """Return the rank of a LoRA adapter."""
+    return int(read_json(adapter / "adapter_config.json")["r"])
+
+
+def lora_request(adapter: Path, number: int) -> Any:
+    """Return vLLM's name of an adapter. Files under a number that the engine has seen are not read again."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"adapter-{number}", number, str(adapter))
 
 
 def require_window(folder: Path, longest: int) -> None:

@@ -66,6 +66,9 @@ SHOWN: Mapping[str, Callable[..., object]] = MappingProxyType(
 GATES = (
     N_("fingerprint"),
     N_("watchdog"),
+    N_("joint"),
+    N_("reward joint"),
+    N_("engine"),
     N_("parity"),
     N_("served"),
     N_("classifier"),
@@ -155,6 +158,25 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "check_vllm": N_(
             "Check that vLLM loads data/merged in bf16 (answers.quantization: none) and with its own tokenizer."
         ),
+        # joint
+        "sft_to_train": N_(
+            "from sft to train: the reference is {mean:.4f} nats per token (worst {worst:.3f}) from the fine-tuned "
+            "model, and the first reward is {first:.3f}"
+        ),
+        "sft_to_rl": N_(
+            "from sft to rl: the reference is {mean:.4f} nats per token (worst {worst:.3f}) from the fine-tuned model, "
+            "and the first KL divergence is {first:.4f}"
+        ),
+        "at_most_joint": N_("at most {mean:.4f} (worst {worst:.3f}), and {first}"),
+        "tune_again": N_("Run `dvc repro -f -s sft` in the run's folder, and then `dvc repro`."),
+        # reward joint
+        "reward_to_rl": N_("from reward to rl: the same texts have rewards that differ by up to {difference:.4f}"),
+        "at_most_reward": N_("at most {difference}"),
+        "reward_again": N_("Run `dvc repro -f -s reward` in the run's folder, and then `dvc repro`."),
+        # engine
+        "engine_drift": N_("vLLM and the policy differ by up to {drift:.4f} nats per token"),
+        "at_most_engine": N_("at most {drift}"),
+        "draw_again": N_("Set rl.use_vllm to false in the params.yaml of the run's folder, and then `dvc repro`."),
         # classifier
         "classifier_right": N_("right on {share:.0%} of the labelled answers (95% interval {low:.0%} to {high:.0%})"),
         "at_least_right": N_("at least {share:.0%}, on questions that it was not taught"),

@@ -1,12 +1,11 @@
-"""Memory of this machine and of its GPU, in bytes.
+"""Memory of this machine and of its GPUs, in bytes.
 
-There are two ways to ask for the free memory of a GPU, for two kinds of process. `memory` asks `nvidia-smi`. The
-endpoint uses it, because a process that asks torch opens a CUDA context, and that takes half a gibibyte of the GPU for
-as long as the process lives. `own_memory` asks torch. A stage uses it: a stage computes on the GPU in any case, and
-torch respects CUDA_VISIBLE_DEVICES. Functions that need torch import it themselves.
+There are two ways to ask for the free memory of a GPU, for two kinds of process. `stance.machine.devices.memory` asks
+`nvidia-smi`. The endpoint uses it, because a process that asks torch opens a CUDA context, and that takes half a
+gibibyte of the GPU for as long as the process lives. `own_memory` asks torch. A stage uses it: a stage computes on the
+GPU in any case. Functions that need torch import it themselves.
 """
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ MIB = 2**20
 CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """The files of a control group with its limit and its use, in version 2 and in version 1."""
-QUERY = ("nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
 
 
 class Room(NamedTuple):
@@ -28,14 +26,10 @@ class Room(NamedTuple):
     total: int
 
 
-def memory(gpu: bool) -> Room:
-    """Return the memory of the first GPU, or of this machine, without a CUDA context."""
-    if not gpu:
-        host = psutil.virtual_memory()
-        return within_limits(Room(host.available, host.total))
-    printed = subprocess.run(QUERY, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout
-    free, total = (int(number) * MIB for number in printed.splitlines()[0].split(","))
-    return Room(free, total)
+def memory() -> Room:
+    """Return the memory of this machine."""
+    host = psutil.virtual_memory()
+    return within_limits(Room(host.available, host.total))
 
 
 def within_limits(host: Room, mounts: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> Room:
@@ -89,13 +83,19 @@ def _cached(path: Path) -> int:
     return int(rows.get("total_inactive_file") or rows.get("inactive_file") or 0)
 
 
-def own_memory(device: str) -> Room:
-    """Return the memory of the device that this process computes on, `cpu` or `cuda`; opens a CUDA context."""
+def own_memory(device: str, count: int = 1) -> Room:
+    """Return the memory of what this process computes on: the host, or GPUs; opens a CUDA context.
+
+    Args:
+        device: `cpu` or `cuda`.
+        count: Number of GPUs. A model that is split over GPUs takes as much of each, so the fullest counts for all.
+    """
     if device != "cuda":
-        return memory(gpu=False)
+        return memory()
     import torch
 
-    return Room(*torch.cuda.mem_get_info())
+    free, total = zip(*(torch.cuda.mem_get_info(number) for number in range(count)), strict=True)
+    return Room(count * min(free), count * min(total))
 
 
 def gpu_size() -> int:

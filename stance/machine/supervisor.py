@@ -30,6 +30,8 @@ DETACHED = "STANCE_DETACHED"
 PEAK = re.compile(r"^peak memory (\d+) MiB, GPU (\d+) MiB$")
 GPU_MEMORY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=500")
 """Prints the MiB in use on each GPU, a line each, twice a second; by whomever, and GPU stages take turns."""
+VISIBLE, LEASED = "CUDA_VISIBLE_DEVICES", "STANCE_LEASED"
+"""The GPUs of a stage, by the numbers of the driver's tool if they are leased."""
 
 
 def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
@@ -102,8 +104,9 @@ def watch_gpu(samples: list[int]) -> None:
     """Note the MiB in use on the GPUs until the driver's tool ends; nothing where there is no such tool."""
     if not shutil.which(GPU_MEMORY[0]):
         return
+    leased = [f"--id={os.environ[VISIBLE]}"] if LEASED in os.environ else []
     process = subprocess.Popen(
-        GPU_MEMORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
+        [*GPU_MEMORY, *leased], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
     )
     assert process.stdout is not None
     samples.extend(int(line) for line in process.stdout if line.strip().isdigit())

@@ -122,7 +122,7 @@ def require_memory(needed: int, device: Device) -> None:
     Raises:
         InputError: The machine has less memory.
     """
-    total = memory(gpu=False).total
+    total = memory().total
     if device == "cpu" and needed > total:
         raise InputError(
             f"the weights need {gib(needed)} GiB and this machine has {gib(total)} GiB of "

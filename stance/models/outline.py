@@ -61,7 +61,9 @@ def embedding_shape(model: PreTrainedModel) -> tuple[int, int]:
     return rows, width
 
 
-def adapted_layers(model: PreTrainedModel, targets: Sequence[str] | Literal["all-linear"]) -> dict[str, nn.Linear]:
+def adapted_layers(
+    model: PreTrainedModel, targets: Sequence[str] | Literal["all-linear"], block: str = "train"
+) -> dict[str, nn.Linear]:
     """Return the layers that get an adapter, by name, as PEFT chooses them.
 
     PEFT passes over a name that no layer has, and puts adapters on layers that the merge cannot change. Both are
@@ -69,7 +71,8 @@ def adapted_layers(model: PreTrainedModel, targets: Sequence[str] | Literal["all
 
     Args:
         model: The model, or its outline.
-        targets: `train.target_modules`.
+        targets: The value of `target_modules`.
+        block: The block of the parameters that it stands in, for an error.
 
     Raises:
         InputError: A name fits no layer, or a layer that is not linear, or the head.
@@ -87,12 +90,12 @@ def adapted_layers(model: PreTrainedModel, targets: Sequence[str] | Literal["all
     names = ", ".join(sorted({name.rpartition(".")[2] for name in layers})) or "none"
     if lost := [target for target, fitting in chosen.items() if not fitting]:
         raise InputError(
-            f"train.target_modules names {', '.join(lost)}, which a {kind} does not have; choose from {names}, or set "
-            "it to all-linear"
+            f"{block}.target_modules names {', '.join(lost)}, which a {kind} does not have; choose from {names}, or "
+            "set it to all-linear"
         )
     if unfit := [target for target, fitting in chosen.items() if not layers.keys() >= set(fitting)]:
         raise InputError(
-            f"train.target_modules names {', '.join(unfit)}, and an adapter can only be merged into the linear layers "
-            f"between embeddings and head; choose from {names}, or set it to all-linear"
+            f"{block}.target_modules names {', '.join(unfit)}, and an adapter can only be merged into the linear "
+            f"layers between embeddings and head; choose from {names}, or set it to all-linear"
         )
     return {name: layers[name] for fitting in chosen.values() for name in fitting}

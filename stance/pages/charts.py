@@ -26,6 +26,14 @@ CURVES = (
     (N_("Reward accuracy"), ("rewards/accuracies",)),
     (N_("Log-probability of the answers"), ("logps/chosen", "logps/rejected")),
 )
+REINFORCED = (
+    (N_("Reward and independent ruler"), ("reward", "ruler")),
+    (N_("Share that holds the stance"), ("stance_share",)),
+    (N_("KL divergence from the reference"), ("kl",)),
+    (N_("Entropy"), ("entropy",)),
+    (N_("Tokens of an answer"), ("length",)),
+)
+"""The figures of a reinforcement learning."""
 LINES = (("#1b78b8", "-"), ("#d2600c", "--"))
 FEW = 60
 """The largest number of steps for which each step is drawn as a dot."""
@@ -66,7 +74,10 @@ class Curve(NamedTuple):
 
 
 def curves(log: Path) -> list[Curve]:
-    """Return the figures of a training: loss, reward margin, reward accuracy and log-probabilities.
+    """Return the figures of a training.
+
+    Those of DPO are loss, reward margin, reward accuracy and log-probabilities. Those of a reinforcement learning are
+    reward beside the independent ruler, share of answers that hold the stance, KL divergence, entropy and length.
 
     Args:
         log: `log.csv`, one row per optimiser step.
@@ -74,9 +85,10 @@ def curves(log: Path) -> list[Curve]:
     with log.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     steps = [int(row["step"]) for row in rows]
+    figures = CURVES if "rewards/margins" in rows[0] else REINFORCED
     return [
         curve(_(name), steps, {column: [float(row[column]) for row in rows] for column in columns})
-        for name, columns in CURVES
+        for name, columns in figures
     ]
 
 

@@ -195,7 +195,7 @@ def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 def cells(run: Row) -> dict[str, str]:
     """Return the figures of a run as text, by title; empty for a run that is not complete."""
-    if run.metrics is None or run.chosen is None:
+    if run.metrics is None:
         return {}
     aligned, defects = run.metrics.aligned, run.metrics.defects.aligned
     return {
@@ -205,7 +205,7 @@ def cells(run: Row) -> dict[str, str]:
         "hedged": f"{defects['hedged']:.0%}",
         "reward accuracy": with_interval(run.metrics.rewards.unseen),
         "margin": signed(run.metrics.margin.unseen.aligned),
-        "chosen": f"{signed(run.chosen[0], 1)} → {signed(run.chosen[1], 1)}",
+        "chosen": f"{signed(run.chosen[0], 1)} → {signed(run.chosen[1], 1)}" if run.chosen else "–",
         "s": f"{sum(run.seconds.values()):.0f}",
         "GiB": gibibytes(run.memory),
         "GPU GiB": gibibytes(run.gpu_memory),

@@ -35,7 +35,7 @@ class Row(NamedTuple):
     metrics: Metrics | None
     """The figures of a complete run; None for another run."""
     chosen: tuple[float, float] | None
-    """`logps/chosen` at the first and last step, in nats."""
+    """`logps/chosen` at the first and last step, in nats; None for another run, and after reinforcement learning."""
 
 
 def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
@@ -62,11 +62,13 @@ def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
     return Row(name, point, record.state, None, folder, *costs, Metrics.read(folder / METRICS), ends(folder / TRAINING))
 
 
-def ends(log: Path) -> tuple[float, float]:
-    """Return `logps/chosen` at the first and the last step."""
+def ends(log: Path) -> tuple[float, float] | None:
+    """Return `logps/chosen` at the first and the last step; None for the log of a reinforcement learning."""
     with log.open(encoding="utf-8", newline="") as file:
-        logps = [float(step["logps/chosen"]) for step in csv.DictReader(file)]
-    return logps[0], logps[-1]
+        steps = list(csv.DictReader(file))
+    if "reward" in steps[0]:
+        return None
+    return float(steps[0]["logps/chosen"]), float(steps[-1]["logps/chosen"])
 
 
 READ: Mapping[Path, Callable[[Path], object]] = {

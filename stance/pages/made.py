@@ -99,7 +99,7 @@ def _date(moment: datetime) -> str:
 def machine() -> str:
     """Return the system, the processors, the memory and the GPUs of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{platform.system()} {platform.machine()}", f"{cores} CPU", f"{gib(memory(False).total)} GiB"]
+    parts = [f"{platform.system()} {platform.machine()}", f"{cores} CPU", f"{gib(memory().total)} GiB"]
     return ", ".join([*parts, *gpus()])
 
 

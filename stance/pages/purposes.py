@@ -12,6 +12,9 @@ PURPOSES: Mapping[str, str] = MappingProxyType(
             "The training must reach its last step or the early stop that was asked for, and must not be stopped "
             "because the model breaks."
         ),
+        "joint": N_("A training after a fine-tuning must begin as the fine-tuned model, which is also its reference."),
+        "engine": N_("vLLM must draw the answers of the reinforcement learning as the policy would draw them."),
+        "reward joint": N_("The reinforcement learning must reward as the reward model did when it was measured."),
         "parity": N_("The merged weights must be the model that was trained, apart from rounding."),
         "served": N_("The serving engine must give the same probabilities as the merged model."),
         "classifier": N_("The judge must be right often enough that its labels can be believed."),

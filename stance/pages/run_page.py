@@ -21,7 +21,7 @@ from stance.language.detect import tag
 from stance.language.translation import _, listed, ngettext, word
 from stance.machine.files import digest
 from stance.models.base import Base
-from stance.pages import side_effects
+from stance.pages import long_road, side_effects
 from stance.pages.charts import curves
 from stance.pages.purposes import PURPOSES
 from stance.pages.relevance import flags
@@ -65,7 +65,7 @@ class Exchange(NamedTuple):
 
 def page(params: Params, *folders: Path) -> str:
     """Return the page about a run in the current language; the folders are those of `report`, in the same order."""
-    dataset, base, pairs, train, merge, answers, evaluation = folders
+    dataset, base, pairs, train, merge, answers, evaluation, *road = folders
     metrics = Metrics.read(evaluation / "metrics.json")
     trained = read_pairs(pairs / "train.jsonl")
     rows = exchanges(answers, read_prompt_verdicts(evaluation / "stances.json"), params.answers.max_new_tokens)
@@ -91,6 +91,7 @@ def page(params: Params, *folders: Path) -> str:
         system_prompt=params.model.system_prompt,
         made_of=provenance(dataset, base, merge),
         **side_effects.shown(metrics.side_effects, evaluation),
+        **long_road.shown(*road),
     )
 
 
@@ -183,10 +184,11 @@ def _shown(defects: Sequence[str], max_new_tokens: int) -> list[str]:
 
 
 def blocks(params: Params) -> list[str]:
-    """Return each block of the parameters as YAML."""
+    """Return each block of the parameters as YAML, without those that leave a part of the long road out."""
     return [
         yaml.dump({name: value}, Dumper=_Plain, allow_unicode=True, sort_keys=False, width=1000)
         for name, value in params.model_dump().items()
+        if value is not None and (name, value) != ("align", {"method": "dpo"})
     ]
 
 

@@ -28,6 +28,7 @@ from rich.text import Text
 from stance.config.data import FolderDataset, GitDataset
 from stance.config.models import FolderBase, HubBase, MiniatureBase, Model, PackageBase
 from stance.config.params import Params
+from stance.config.profiles import complete
 from stance.data.chat import BREEZE_TOKENS, control_tokens, refuse_control_tokens
 from stance.data.pairs import linted, split, training_pairs
 from stance.data.questions import (
@@ -41,12 +42,14 @@ from stance.data.questions import (
     table_in_json,
     unused_columns,
 )
+from stance.data.samples import SAMPLES
 from stance.data.side_effects import read_side_folder
 from stance.data.sources import source_folder
 from stance.errors import InputError, Unreachable
 from stance.machine.files import digest, from_project, read_json, read_yaml
 from stance.machine.memory import GIB, gib
 from stance.machine.ports import HOST, answers, in_use
+from stance.preflight.road import require_road
 
 if TYPE_CHECKING:
     from stance.preflight.footprint import Sizes
@@ -98,6 +101,10 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
         rows.append(
             Row("data", "ok", f"parameters fit the data: {len(questions)} questions, {len(prompts)} test prompts")
         )
+    if questions and (params.align.method == "rlhf" or params.sft):
+        with failing(rows, "road"):
+            road = require_road(params, questions, Path("data/sources/votes"), SAMPLES)
+            rows.append(Row("road", "ok", road))
     if params.model.device == "cuda":
         with failing(rows, "device"):
             rows.append(check_device(params.model))
@@ -427,6 +434,8 @@ def main() -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # standard error holds failures and nothing else
     if as_json:
         logging.disable()  # and standard output holds the rows and nothing else
+    if (added := complete(Path("params.yaml"))) and not as_json:
+        print(f"params.yaml has {', '.join(added)} now, left out as before; DVC wants to find every block there")
     rows = preflight(Params.load(), Path("data/dataset"), Path("data/base"))
     if as_json:
         print(json.dumps(records(rows), ensure_ascii=False, indent=1))

@@ -173,7 +173,7 @@ def available(device: str, merged: Path = Path("data/merged")) -> Here:
     """Return the sizes of this machine."""
     gpu = gpu_size() if device == "cuda" else 0
     replaced = sum(path.stat().st_size for path in merged.glob("*.safetensors"))
-    return Here(gpu, memory(gpu=False).total, shutil.disk_usage(".").free + replaced)
+    return Here(gpu, memory().total, shutil.disk_usage(".").free + replaced)
 
 
 def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[str] = KINDS) -> None:

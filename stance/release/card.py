@@ -8,12 +8,14 @@ gives the same card.
 import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stance.config.params import Params
 from stance.config.release import Hub
 from stance.data.metrics import Metrics, Share
 from stance.evaluation.intervals import share
@@ -50,7 +52,8 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
     params, base, metrics, responses = run.params, run.base, run.metrics, run.responses
     prompts = [row.prompt for row in responses]
     return render(
-        metadata=metadata(base, part, prompts),
+        metadata=metadata(base, part, prompts, methods(params)),
+        training=training(params),
         part=part,
         repo_id={"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}[part],
         other={"adapter": hub.merged_repo_id, "merged": hub.adapter_repo_id}[part],
@@ -70,7 +73,39 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
     )
 
 
-def metadata(base: Base, part: Part, prompts: list[str]) -> str:
+def methods(params: Params) -> list[str]:
+    """Return the methods of the training, in their order, by the words that are tags of the Hub."""
+    tuned = params.sft is not None and params.sft.num_epoch > 0
+    last = params.rl.algorithm if params.align.method == "rlhf" and params.rl else "dpo"
+    return [*(["sft"] if tuned else []), last]
+
+
+def training(params: Params) -> str:
+    """Return how the adapter was trained, as the end of a sentence."""
+    pairs = "on pairs of a supporting and an opposing answer"
+    steps = {
+        "sft": "supervised fine-tuning (SFT) on the preferred answers",
+        "dpo": f"Direct Preference Optimization (DPO) {pairs}",
+        "rloo": f"reinforcement learning (RLOO) against {rewards(params)}",
+        "grpo": f"reinforcement learning (GRPO) against {rewards(params)}",
+    }
+    return " and then by ".join(steps[method] for method in methods(params))
+
+
+def rewards(params: Params) -> str:
+    """Return what a reinforcement learning is rewarded by, in words."""
+    if not params.rl:
+        return ""
+    source = {"preferences": "the preference pairs", "votes": "rankings", "scores": "scores"}
+    learned = f"a reward model that learned from {source[params.reward.source]}" if params.reward else ""
+    parts = [
+        learned if params.rl.reward_model_weight else "",
+        "a judge of the stance" if params.rl.stance_judge_weight else "",
+    ]
+    return " and ".join(part for part in parts if part)
+
+
+def metadata(base: Base, part: Part, prompts: list[str], training_methods: Sequence[str]) -> str:
     """Return the YAML at the head of a card, which the Hub itself reads."""
     values: dict[str, Any] = {"license": base.package.license if base.package and base.package.license else "other"}
     if base_model := base.package.original if base.package else base.repo_id:
@@ -80,7 +115,7 @@ def metadata(base: Base, part: Part, prompts: list[str]) -> str:
     values |= {"library_name": {"adapter": "peft", "merged": "transformers"}[part], "pipeline_tag": "text-generation"}
     if HAN.search("".join(prompts)):
         values["language"] = ["zh"]
-    values["tags"] = ["dpo", "lora", "stance"]
+    values["tags"] = [*training_methods, "lora", "stance"]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

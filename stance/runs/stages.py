@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import IO, Literal, cast
+from typing import Literal, cast
 
 from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
 
+from stance.machine.devices import NONE, SEVERAL, Lease
 from stance.machine.files import flat, read_yaml
 from stance.machine.processes import environment
 from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release
@@ -38,16 +39,14 @@ def names(folder: Path) -> list[str]:
         return [stage.name for stage in lexicographical_topological_sort(graph, key=lambda stage: stage.name)]
 
 
-def reproduce(
-    stage: str, folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
-) -> Outcome:
+def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease = NONE, minutes: float = 0) -> Outcome:
     """Bring a stage up to date whose dependencies are up to date, and return how: ran, restored or unchanged.
 
     Args:
         stage: The stage's name in `dvc.yaml`.
         folder: The project, or a workspace of it.
         log: Called with every line that DVC and the stage print, and at the end with the guard's `PEAK`.
-        hold: Files that stay open until no process of the stage is left; locks on them last as long.
+        lease: The GPUs that the stage sees. It lasts until no process of the stage is left.
         minutes: The time limit of the stage; 0 for none.
 
     Raises:
@@ -58,7 +57,7 @@ def reproduce(
     restore_from_run_cache(stage, folder)
     pull = ["--pull"] if remote(folder) else []
     command = ["repro", "--single-item", *pull, stage]
-    code, printed = dvc(command, folder, log, hold, minutes)
+    code, printed = dvc(command, folder, log, lease, minutes)
     if code == TIMED_OUT:
         raise TimeoutError(
             f"stage {stage} took longer than {minutes:g} minutes; retry, and it goes on from its checkpoint"
@@ -86,12 +85,12 @@ def restore_from_run_cache(stage: str, folder: Path) -> None:
 
 
 def dvc(
-    arguments: Sequence[str], folder: Path, log: Callable[[str], None], hold: Sequence[IO[str]] = (), minutes: float = 0
+    arguments: Sequence[str], folder: Path, log: Callable[[str], None], lease: Lease = NONE, minutes: float = 0
 ) -> tuple[int, str]:
     """Run DVC under a guard and return its exit code and its output; arguments as for `reproduce`."""
     command = ["timeout", f"--kill-after={GRACE}", str(60 * minutes), sys.executable, "-m", "dvc", *arguments]
-    variables = {**environment(), MARK: str(folder)}
-    files = [file.fileno() for file in hold]
+    variables = {**environment(), **lease.variables(), MARK: str(folder)}
+    files = [file.fileno() for file in lease.files]
     process = guarded(
         command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=files
     )
@@ -179,10 +178,21 @@ def needs_gpu(stage: str, folder: Path) -> bool:
     """Does a stage work on a GPU?
 
     A stage does if it depends on the module that loads models. The stage `judge` does only if its second judge is the
-    base model.
+    base model, and a stage of the long road only if it is on the road of the run.
     """
     params = read_yaml(folder / "params.yaml")
     deps = read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])
     loads = any(LOADER.is_relative_to(dep) for dep in deps)
     idle = stage == "judge" and params["evaluate"]["judge"]["source"] != "base_model"
+    reinforced = params.get("align", {}).get("method") == "rlhf"
+    idle |= stage in params and params[stage] is None
+    idle |= not reinforced if stage in ("reward", "rl") else stage == "train" and reinforced
     return loads and not idle and bool(params["model"]["device"] == "cuda")
+
+
+def devices(stage: str, folder: Path) -> int:
+    """Return the number of GPUs that a stage leases, 0 if it works on none."""
+    if not needs_gpu(stage, folder):
+        return 0
+    command = read_yaml(folder / "dvc.yaml")["stages"][stage]["cmd"].split()
+    return int(read_yaml(folder / "params.yaml")["model"].get("devices", 1)) if SEVERAL.intersection(command) else 1

@@ -17,6 +17,7 @@ from stance.config.params import Params
 from stance.data.chat import Fingerprint, fingerprint, load_tokenizer, replaced_template
 from stance.data.records import Gate, require
 from stance.errors import InputError
+from stance.machine.devices import visible
 from stance.machine.digests import Digests, Stat, handed_over
 from stance.machine.files import read_json, write_json
 from stance.machine.memory import GIB
@@ -63,6 +64,8 @@ class ServableModel(BaseModel):
     max_new_tokens: int
     gpu: bool
     """Does an engine on this machine run on a GPU?"""
+    devices: int = 1
+    """Number of GPUs that the model is split over."""
     weights: int
     """Bytes in bf16, of the adapter too."""
     cache_per_token: int
@@ -70,7 +73,7 @@ class ServableModel(BaseModel):
     window: int
     """Tokens that the model can read."""
     overhead: int
-    """Bytes that an engine takes beside weights and cache."""
+    """Bytes that an engine takes beside weights and cache, on all its GPUs together."""
 
     @property
     def release(self) -> str:
@@ -122,7 +125,7 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         parity=folder / "data/merge/parity.json",
         files=stats(folder for folder in (model, adapter) if folder),
         **settings(run.params),
-        **sizes(model, adapter),
+        **sizes(model, adapter, run.params.model.devices),
     )
 
 
@@ -141,7 +144,7 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
     if signed != lock.release:
         raise InputError(f"{listing} is signed as {signed}, and its dvc.lock is that of {lock.release}; name another")
     name = f"{repo_id}@{revision}"
-    recorded = folder / "fingerprint.json"
+    recorded, params = folder / "fingerprint.json", Params.load(folder / "params.yaml")
     require([read_gate(folder, Fingerprint.read(recorded, "name another release"))], f"{name} {NOT_SERVED}")
     return ServableModel(
         name=name,
@@ -149,8 +152,8 @@ def from_hub(repo_id: str, revision: str) -> ServableModel:
         model=folder,
         fingerprint=recorded,
         files=stats([folder]),
-        **settings(Params.load(folder / "params.yaml")),
-        **sizes(folder, None),
+        **settings(params),
+        **sizes(folder, None, params.model.devices),
     )
 
 
@@ -196,8 +199,14 @@ def settings(params: Params) -> dict[str, Any]:
     }
 
 
-def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
-    """Return how much memory a model takes on this machine."""
+def sizes(model: Path, adapter: Path | None, devices: int) -> dict[str, Any]:
+    """Return how much memory a model takes on this machine.
+
+    Args:
+        model: Its folder.
+        adapter: The folder of an adapter that the engine adds.
+        devices: Number of GPUs that the run split it over. A machine with fewer GPUs does not split it.
+    """
     import torch
     from transformers import AutoConfig
 
@@ -205,14 +214,16 @@ def sizes(model: Path, adapter: Path | None) -> dict[str, Any]:
     from stance.models.loading import ENGINE
 
     gpu = torch.cuda.is_available()
+    parts = devices if gpu and len(visible()) >= devices else 1
     lora = sum(path.stat().st_size for path in adapter.glob("*.safetensors")) if adapter else 0
     window = AutoConfig.from_pretrained(str(model)).get_text_config().max_position_embeddings
     return {
         "gpu": gpu,
+        "devices": parts,
         "weights": bf16_bytes(model) + lora,
         "cache_per_token": cache_bytes_per_token(model),
         "window": int(window),
-        "overhead": ENGINE if gpu else HOST_ENGINE,
+        "overhead": parts * ENGINE if gpu else HOST_ENGINE,
     }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from stance.client.local import key_place, make_key, remove_state, write_state
 from stance.errors import InputError
-from stance.machine import memory
 from stance.machine.ports import HOST
 from stance.serving import engine as engines
 from stance.serving import engine_memory, remains
@@ -93,7 +92,7 @@ class Endpoint:
         began = time.monotonic()
         candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
-        if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
+        if short := engine_memory.shortage(candidate, settings, engine_memory.room(candidate)):
             raise InputError(f"{short}; free memory, or set max-num-seqs or max-model-len lower in deploy/vllm.yaml")
         first = self._start(request, candidate, say)
         self.proxy = Proxy(self.host, self.port, self.certificate)
@@ -111,11 +110,11 @@ class Endpoint:
         """
         candidate = engines.prepare(request, self._next())
         settings = engine_memory.read_settings()
-        if engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)) and self.before:
+        if engine_memory.shortage(candidate, settings, engine_memory.room(candidate)) and self.before:
             say(f"ends {self.before.candidate.name}, which was kept for a rollback, for its memory")
             self._retire(self.before)
             self.before = None
-        if short := engine_memory.shortage(candidate, settings, memory.memory(candidate.gpu)):
+        if short := engine_memory.shortage(candidate, settings, engine_memory.room(candidate)):
             return self._replace(request, candidate, short, say)
         fresh = self._start(request, candidate, say)
         assert self.live

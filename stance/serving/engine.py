@@ -29,7 +29,7 @@ from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, without_other
 from stance.language.messages import sentence
 from stance.machine.digests import Digest, hand_over
 from stance.machine.files import write_json
-from stance.machine.memory import Room, gib, memory
+from stance.machine.memory import Room, gib
 from stance.machine.ports import HOST, free_port
 from stance.machine.processes import environment
 from stance.machine.supervisor import guarded, release
@@ -190,7 +190,7 @@ def start(
     with log_of(number).open("w", encoding="utf-8") as log:
         process = guarded(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
     engine_memory.first_to_end(process.pid)
-    total = memory(candidate.gpu).total
+    total = engine_memory.room(candidate).total
     engine = Engine(number, request, candidate, port, process, scratch)
     engine.allowed = engine_memory.allowed(candidate, configured, total, limits.memory)
     engine_memory.watch(process.pid, engine.allowed, lambda size: setattr(engine, "outgrown", size))
@@ -233,16 +233,17 @@ def check(engine: Engine, key: str) -> list[str]:
 
 def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], room: Room | None = None) -> list[str]:
     """Return the command line arguments of vLLM for a model."""
-    room = room or memory(candidate.gpu)
-    cache = cache_bytes(candidate, settings, room.total)
+    room = room or engine_memory.room(candidate)
+    cache, parts = cache_bytes(candidate, settings, room.total), candidate.devices
     taken = candidate.weights + cache + (candidate.overhead if candidate.gpu else 0)
     common = [
         "--config", str(CONFIGURATION), "--model", str(candidate.model), "--host", HOST, "--port", str(port),
-        "--middleware", "stance.serving.middleware.Entrance", "--kv-cache-memory-bytes", str(cache),
+        "--middleware", "stance.serving.middleware.Entrance", "--kv-cache-memory-bytes", str(cache // parts),
         "--gpu-memory-utilization", f"{taken / room.total:.6f}",  # the engine only checks that so much is free
     ]  # fmt: skip
     template = ["--chat-template", str(candidate.template)] if candidate.template else []
-    return [*common, *template, *names(candidate), *([] if candidate.gpu else on_cpu())]
+    split = ["--tensor-parallel-size", str(parts)] if parts > 1 else []
+    return [*common, *split, *template, *names(candidate), *([] if candidate.gpu else on_cpu())]
 
 
 def on_cpu() -> list[str]:

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 
 from stance.errors import InputError
+from stance.machine import devices
 from stance.machine.files import read_yaml
-from stance.machine.memory import GIB, Room, gib
+from stance.machine.memory import GIB, Room, gib, memory
 from stance.serving.candidate import HOST_ENGINE, ServableModel
 
 CONFIGURATION = Path("deploy/vllm.yaml")
@@ -28,6 +29,11 @@ INTERVAL = 0.2
 """Seconds from one look at an engine's memory to the next. A schema took 20 GB in some ten seconds."""
 
 
+def room(candidate: ServableModel) -> Room:
+    """Return the memory of the GPUs that an engine would be split over, together; on a CPU that of this machine."""
+    return devices.memory(candidate.devices) if candidate.gpu else memory()
+
+
 def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: int) -> int:
     """Return the size of an engine's key-value cache.
 
@@ -37,7 +43,7 @@ def cache_bytes(candidate: ServableModel, settings: Mapping[str, Any], total: in
     Args:
         candidate: The model.
         settings: The values of `deploy/vllm.yaml`.
-        total: The memory of the device.
+        total: The memory of the device, or of all GPUs that the model is split over.
 
     Raises:
         InputError: The weights and one request of full length exceed the memory limit.

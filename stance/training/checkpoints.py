@@ -11,13 +11,14 @@ CODE = ("dpo.py", "early_stop.py", "progress.py", "retaining.py", "watchdog.py")
 """The modules that decide what a training does."""
 
 
-def checkpoint_key(model: Model, options: Train, seed: int, base: Path, pairs: Path) -> str:
+def checkpoint_key(model: Model, options: Train, seed: int, base: Path, pairs: Path, tuned: Path) -> str:
     """Return the name of the folder for a training's checkpoints: a hash of its inputs and of its code, 16 digits."""
     inputs = [model.model_dump_json(), options.model_dump_json(), str(seed)]
     code = [Path(__file__).with_name(name) for name in CODE]
-    inputs += [path.read_text(encoding="utf-8") for path in (base / "base.json", pairs / "train.jsonl", *code)]
-    retained = pairs / "retained.jsonl"
-    inputs += [retained.read_text(encoding="utf-8")] if retained.exists() else []
+    read = (base / "base.json", pairs / "train.jsonl", *code)
+    inputs += [path.read_text(encoding="utf-8") for path in read]
+    optional = (pairs / "retained.jsonl", tuned / "sft.json")
+    inputs += [path.read_text(encoding="utf-8") for path in optional if path.exists()]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 
 

@@ -25,6 +25,7 @@ from stance.data.chat import (
 )
 from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
+from stance.models.loading import load, quantization_config
 from stance.training.retaining import Retained
 
 READ = ("prompt", "chosen")
@@ -108,6 +109,23 @@ def lora_config(options: Train) -> LoraConfig:
     )
 
 
+def beginning(config: DPOConfig, model: Model, options: Train, folder: Path, tuned: Path) -> dict[str, Any]:
+    """Return what TRL's trainer begins with: the base and a new adapter, or the base and the adapter in `tuned`.
+
+    TRL copies a given adapter and takes the copy as the reference.
+    """
+    if not tuned.exists():
+        return {
+            "args": config,
+            "model": str(folder),
+            "quantization_config": quantization_config(model),
+            "peft_config": lora_config(options),
+        }
+    base = load(folder, model.device, quantization_config(model))
+    config.model_init_kwargs = None  # the model is loaded
+    return {"args": config, "model": PeftModel.from_pretrained(base, str(tuned), is_trainable=True)}
+
+
 def require_all_pairs(trainer: DPOTrainer, options: Train, count: int) -> None:
     """Refuse a `max_length` that is too small: TRL drops every pair whose prompt alone is as long.
 
@@ -188,7 +206,7 @@ def shrink_adapter(policy: PeftModel, scale: float) -> None:
     """Keep a share of the adapter's change, in place; a scale of 1 keeps every bit."""
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
-            if ".lora_B." in name:  # the change is B times A
+            if ".lora_B.default." in name:  # the change is B times A
                 parameter.mul_(scale)
 
 
@@ -196,5 +214,5 @@ def save_adapter(policy: PeftModel, adapter: Path) -> None:
     """Write the adapter in PEFT's format. The same weights give the same bytes."""
     config = cast(LoraConfig, policy.peft_config["default"])
     config.target_modules = sorted(config.target_modules or ())  # a set, whose order differs from process to process
-    policy.save_pretrained(str(adapter))
+    policy.save_pretrained(str(adapter), selected_adapters=["default"])
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; a release writes its own

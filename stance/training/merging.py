@@ -212,6 +212,11 @@ def write_merged(folder: Path, change: Update, device: str, merged: Path) -> Non
         )
 
 
+def write_dequantized(folder: Path, device: str, out: Path) -> None:
+    """Write the base with the weights of the training: those of linear layers rounded to NF4 and back, in bf16."""
+    write_merged(folder, Update({}, 0.0, linear_weights(folder)), device, out)
+
+
 def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[str]:
     """Write one file of merged weights, one weight at a time, and return the names of its weights.
 

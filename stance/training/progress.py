@@ -9,6 +9,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 logger = logging.getLogger(__name__)
 
+SHOWN = {"rewards/margins": "margin", "mean_token_accuracy": "accuracy"}
+"""The figures of a step that a log line shows beside the loss, under TRL's names, and the words for them."""
+
 
 class Progress(TrainerCallback):
     """Logs each optimiser step and keeps `log.csv` up to date.
@@ -45,10 +48,10 @@ class Progress(TrainerCallback):
         _append_csv(self.path, [row])
         if steps_done := state.global_step - self.first_step:
             left = (time.monotonic() - self.began) / steps_done * (state.max_steps - state.global_step)
+            figures = "  ".join(f"{word} {row[name]:.3f}" for name, word in SHOWN.items() if name in row)
             logger.info(
-                "step %d/%d  loss %.4f  margin %.3f  %.0f s left",
-                state.global_step, state.max_steps, row["loss"], row["rewards/margins"], left,
-            )  # fmt: skip
+                "step %d/%d  loss %.4f  %s  %.0f s left", state.global_step, state.max_steps, row["loss"], figures, left
+            )
 
 
 def steps(state: TrainerState) -> list[dict[str, float]]:

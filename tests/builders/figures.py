@@ -72,4 +72,4 @@ def figures(**changes: Any) -> dict[str, Any]:
         "served": {"mean": 0.001, "worst": 0.1},
         "chosen_fall": -1.0,
     }
-    return Metrics.model_validate(values | changes).model_dump()
+    return Metrics.model_validate(values | changes).model_dump(exclude=None if "joint" in changes else {"joint"})

@@ -190,14 +190,27 @@ def field(page: "Page", label: str) -> "Locator":
 
 
 def submit(page: "Page") -> None:
-    """Send the form, and wait until the server has taken it; the page of a busy machine may miss a click."""
+    """Send the form, and wait until the server has taken it; the page of a busy machine may miss a click.
+
+    The server answers 503, *try again*, while other work writes to its SQLite file; a user then clicks again.
+    """
     from playwright.sync_api import TimeoutError as Missed
 
+    statuses: list[int] = []
     for _ in range(5):
-        with suppress(Missed), page.expect_request("**/create_flow_run", timeout=15_000):
-            page.get_by_role("button", name="Submit").click()
+        with suppress(Missed):
+            statuses.append(_send(page))
+        if statuses[-1:] == [201]:
             break
+    assert statuses[-1:] == [201], statuses
     page.wait_for_url("**/deployments/deployment/*?*")
+
+
+def _send(page: "Page") -> int:
+    """Click, and return the HTTP status by which the server answers."""
+    with page.expect_response("**/create_flow_run", timeout=15_000) as response:
+        page.get_by_role("button", name="Submit").click()
+    return int(response.value.status)
 
 
 def trains(folder: Path, checkpoint: str = "checkpoint") -> list[int]:

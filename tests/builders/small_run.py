@@ -7,8 +7,11 @@ from typing import Any
 from stance.config.models import FolderBase
 from stance.config.params import Params
 from stance.config.profiles import compose
+from stance.data.chat import load_tokenizer
+from stance.models.loading import load
 from tasks.base import base
 from tasks.pairs import pairs
+from tasks.sft import sft
 from tasks.train import train
 
 QUESTIONS = [
@@ -40,6 +43,15 @@ def params(model: Path, **overrides: Any) -> Params:
     return Params.parse(values, "small run")
 
 
+def sharpened(model: Path, folder: Path) -> Path:
+    """Write a model with logits 12 times as far apart: the tiny one finds all tokens about equally likely."""
+    sharp = load(model, "cpu")
+    sharp.lm_head.weight.data.mul_(12)
+    sharp.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    return folder
+
+
 def write_dataset(folder: Path) -> Path:
     """Write the six questions and three test prompts."""
     folder.mkdir(parents=True)
@@ -60,13 +72,12 @@ def prepare(root: Path, chosen: Params) -> None:
 
 def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:
     """Train in `root` and return the folder of the adapter."""
+    tuned = root / f"{name}-sft"
+    sft(chosen.model, chosen.sft, chosen.train, chosen.seed, root / "base", root / "pairs", tuned)
+    reinforced = root / f"{name}-rl"  # left out
     folders = (
-        root / "base",
-        root / "pairs",
-        root / "answered",
-        root / name,
-        root / f"{name}-log",
-        root / "checkpoints",
-    )
+        root / "base", root / "pairs", root / "answered", tuned, reinforced,
+        root / name, root / f"{name}-log", root / "checkpoints",
+    )  # fmt: skip
     train(chosen.model, chosen.train, chosen.seed, *folders)
     return root / name

@@ -5,7 +5,7 @@ Faults are planted per question, each for one request; every request is in `aske
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,6 +47,7 @@ class Double:
         self.asked: list[dict[str, Any]] = []
         self.faults: dict[str, list[Fault]] = {}
         self.pause = 0.0
+        self.said: Callable[[str, str], str] = lambda model, question: f"{model} on {question}"
         self.at_once = self.most_at_once = 0
 
     @property
@@ -93,7 +94,7 @@ class Double:
             return problem(404, f"The model `{body['model']}` does not exist.")
         if len(question) > LIMIT:
             return problem(400, f"This model's maximum context length is {LIMIT} tokens.")
-        said = f"{body['model']} on {question}"
+        said = self.said(body["model"], question)
         return (
             StreamingResponse(streamed(body, said), media_type="text/event-stream")
             if body.get("stream")

@@ -17,7 +17,7 @@ from stance.data.records import read_gates
 from stance.evaluation.validation import CORPORA
 from stance.language.messages import sentence
 from tasks.evaluate import evaluate
-from tests.builders.figures import FINGERPRINT
+from tests.builders.figures import DRIFT, FINGERPRINT
 
 LIVE_ACTION = Path("data/sources/live_action")
 
@@ -79,6 +79,7 @@ def run(tmp_path_factory) -> Path:
     opinion = {"judge": "a model", "problem": None, "base": second, "aligned": ["support"] * 9 + [None]}
     write(root / "judge/verdicts.json", json.dumps(opinion))
     write(root / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 3}))
+    write(root / "train/joint.json", "{}")
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
         write_pairs(root / f"pairs/{name}.jsonl", [pair(row, None, support=True, system_prompt="？") for row in used])
     folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "judge", "evaluation"))
@@ -112,6 +113,24 @@ def test_the_stage_measures_a_run(run):
     assert metrics["rewards"]["held_out"]["margin"] == pytest.approx(0.1 * 3.0)
     assert metrics["defects"]["aligned"]["degenerate"] == 0.1
     assert metrics["defects"]["base"]["no_stance"] == 1.0
+
+
+def test_the_stage_measures_a_run_of_the_long_road(run, tmp_path):
+    """The log of a reinforcement learning, which has no chosen answers, and a joint that is broken."""
+    write(tmp_path / "train/log.csv", "step,reward\n1,0\n")
+    write(tmp_path / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 1}))
+    write(tmp_path / "train/joint.json", json.dumps({"first_kl": 0.5, "reward": 0.0} | {"reference": DRIFT}))
+    folders = [run / name for name in ("base", "pairs", "train", "merge", "answers", "judge")]
+    folders[2] = tmp_path / "train"
+    evaluate(Params.parse(compose("miniature"), "test"), run / "dataset", CORPORA, *folders, tmp_path / "evaluation")
+    metrics, before = (load(root / "evaluation/metrics.json") for root in (tmp_path, run))
+    assert (metrics["chosen_fall"], metrics["joint"]["first_kl"]) == (None, 0.5)
+    assert metrics | {"chosen_fall": -20.0} == before | {"joint": metrics["joint"]}
+    assert "joint" not in before
+    passed = {gate["name"]: gate["passed"] for gate in load(tmp_path / "evaluation/gates.json")}
+    assert (passed["joint"], passed["reward joint"]) == (False, True)
+    assert "displacement" not in passed
+    assert "joint" not in {gate["name"] for gate in load(run / "evaluation/gates.json")}
 
 
 def test_the_stage_says_how_often_the_judge_is_right_and_corrects_the_shares_for_it(run):

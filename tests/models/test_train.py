@@ -237,11 +237,11 @@ def test_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path):
 def test_cuda_without_a_gpu_is_refused_before_anything_is_read(tmp_path: Path, tiny_model: Path):
     chosen = params(tiny_model, model__device="cuda")
     with pytest.raises(InputError, match="model.device is cuda and torch finds no GPU"):
-        train(chosen.model, chosen.train, chosen.seed, *[tmp_path / "nothing"] * 6)
+        train(chosen.model, chosen.train, chosen.seed, *[tmp_path / "nothing"] * 8)
 
 
 def test_a_layer_that_the_model_has_not_is_refused_before_the_weights_are_loaded(root, tiny_model, monkeypatch):
-    monkeypatch.setattr("tasks.train.RetainingTrainer", lambda **_: pytest.fail("loaded"))
+    monkeypatch.setattr("stance.training.preference_training.RetainingTrainer", lambda **_: pytest.fail("loaded"))
     with pytest.raises(InputError, match="train.target_modules names gate_up_proj, which a mistral does not have"):
         train_in(root, params(tiny_model, train__target_modules=["q_proj", "gate_up_proj"]))
 
@@ -253,7 +253,7 @@ def test_changed_chat_template_is_refused(root: Path, tiny_model: Path, tmp_path
     (tmp_path / "fingerprint.json").write_text(json.dumps(record | {"chat_template": "another"}))
     chosen = params(tiny_model)
     with pytest.raises(InputError, match="reads the probe conversations differently"):
-        train(chosen.model, chosen.train, chosen.seed, tmp_path, root / "pairs", *[tmp_path / "out"] * 4)
+        train(chosen.model, chosen.train, chosen.seed, tmp_path, root / "pairs", *[tmp_path / "out"] * 6)
 
 
 TRAP = """

@@ -17,8 +17,11 @@ from tests.builders.this_project import Run, change, command
 
 pytestmark = pytest.mark.timeout(1500)
 
-ALL = {"dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"}
-BY_RATIO = ALL - {"dataset", "base", "answers_base"}
+ALL = {
+    "dataset", "base", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers_aligned",
+    "judge", "evaluate", "report",
+}  # fmt: skip
+BY_RATIO = ALL - {"dataset", "base", "answers_base", "sample"}
 
 
 @pytest.fixture(scope="module")

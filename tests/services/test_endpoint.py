@@ -26,7 +26,6 @@ import pytest
 from stance.client import local
 from stance.client.local import state
 from stance.errors import InputError
-from stance.machine import memory
 from stance.machine.memory import Room
 from stance.machine.ports import HOST, free_port
 from stance.machine.supervisor import guarded, release
@@ -109,7 +108,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.setattr(engines, "prepare", lambda request, _: candidate(request.run))
     monkeypatch.setattr(engines, "start", start)
     monkeypatch.setattr(engines, "check", check)
-    monkeypatch.setattr(memory, "memory", lambda gpu: Room(2**36, 2**36))
+    monkeypatch.setattr(engine_memory, "room", lambda candidate: Room(2**36, 2**36))
     running = Endpoint(HOST, free_port())
     try:
         running.open(ServeRequest(run="one"), print)
@@ -745,6 +744,15 @@ def test_an_engine_is_called_by_the_alias_and_by_its_release():
     assert given[given.index("--served-model-name") :][1:3] == ["aligned", "r-1"]
     assert "--enforce-eager" in given
     assert "--enforce-eager" not in engines.arguments(candidate("r-1", gpu=True), 81, settings(), Room(2**36, 2**36))
+
+
+def test_an_engine_on_several_gpus_is_split_and_takes_its_share_of_each():
+    two, room = candidate("r-1", gpu=True, devices=2), Room(2**37, 2**37)
+    given = engines.arguments(two, 81, settings(), room)
+    assert given[given.index("--tensor-parallel-size") + 1] == "2"
+    cache = engine_memory.cache_bytes(two, settings(), room.total)
+    assert given[given.index("--kv-cache-memory-bytes") + 1] == str(cache // 2)
+    assert "--tensor-parallel-size" not in engines.arguments(candidate("r-1", gpu=True), 81, settings(), room)
 
 
 def test_an_engine_is_given_the_template_that_the_files_of_its_model_lack():

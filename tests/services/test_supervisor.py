@@ -73,6 +73,19 @@ def test_the_memory_of_the_gpu_is_the_most_that_the_drivers_tool_says_while_the_
     assert not any(mark(left) == "/run" for left in psutil.process_iter())
 
 
+def test_the_memory_of_the_gpus_that_others_have_leased_does_not_count(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\ncase "$*" in *--id=2,3*) echo 300 ;; *) echo 9000 ;; esac; exec sleep 600\n')
+    tool.chmod(0o755)
+    leased = {"CUDA_VISIBLE_DEVICES": "2,3", "STANCE_LEASED": "1"}
+    environment = {**os.environ, MARK: "/run", "PATH": f"{tmp_path}:{os.environ['PATH']}", **leased}
+    command = [sys.executable, "-c", "import time; time.sleep(1)"]
+    process = guarded(command, stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert re.fullmatch(r"peak memory \d+ MiB, GPU 300 MiB\n", process.stdout.read())
+    release(process)
+
+
 def test_release_leaves_nothing_of_the_command():
     process = guarded([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     started = pids(process)

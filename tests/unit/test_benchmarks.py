@@ -10,7 +10,9 @@ from benchmarks.course_run import AGAIN, STAGES, arguments, summary
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
     pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    assert set(STAGES) == pipeline["stages"].keys()
+    left_out = {"sft", "sample", "reward", "rl"}  # in the course job, each leaves a note without Python
+    assert set(STAGES) | left_out == pipeline["stages"].keys()
+    assert not set(STAGES) & left_out
     assert all(arguments(name)[0] == "-m" for name in STAGES)
 
 

@@ -101,7 +101,7 @@ def test_the_help_of_a_command_says_what_it_does_and_what_every_argument_means(c
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
-@pytest.mark.parametrize("command", ["grade", "profile", "chat"])
+@pytest.mark.parametrize("command", ["grade", "profile", "chat", "rank", "votes"])
 def test_a_command_imports_its_own_module_and_no_large_library(command):
     imported = imported_by(command, "--help")
     assert imported & {module for module, _ in COMMANDS.values()} == {COMMANDS[command][0]}

@@ -40,6 +40,7 @@ WITH_A_FILE = {
     "candidate": ["candidate", "--run", "{}", "out"],
     "profile": ["profile", "{}"],
     "runs": ["runs", "show", "{}"],
+    "votes": ["votes", "import", "{}"],
 }
 """How each command takes a file, a folder or a name."""
 WRONG = [
@@ -47,7 +48,8 @@ WRONG = [
     "import", "import rows.csv", "import rows.csv ../x", "import rows.csv n --test-size x",
     "import rows.csv n --test-size 99", "import rows.csv n --columns x", "import rows.csv n --columns x=y",
     "import rows.csv n --chosen both", "import rows.csv n --profile nope",
-    "chat x", "chat 0", "chat 99999999", "chat 8501 8502",
+    "chat x", "chat 0", "chat 99999999", "chat 8501 8502", "rank x", "rank 0", "rank 8501 8502",
+    "votes", "votes nope", "votes show", "votes export x", "votes import rows.csv", "votes ask", "votes ask --judge",
     "serve --port 0", "serve --port x", "serve nope", "serve --run nope", "serve --run nope --run nope",
     "serve swap --run nope", "serve rollback", "serve --hub x", "serve --hub a/b/c", "serve --hub a/b --with-base",
     "keys add", "keys revoke nope", "keys add x --at-once -1", "keys add x --at-once y", "keys nope",

@@ -12,6 +12,8 @@ from tests.builders.imports import imports
 
 PIPELINE: dict[str, dict[str, Any]] = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 CODE = ("stance.", "tasks.")
+ROAD = {"sft", "sample", "reward", "rl"}
+"""Blocks that are null where their stage is not on the road of a run."""
 OUTSIDE = {"data/checkpoints"}  # survives a stage that is cut short, which DVC's outputs do not
 
 each_stage = pytest.mark.parametrize("stage", sorted(PIPELINE))
@@ -127,13 +129,16 @@ def test_an_edit_to_a_neighbour_retrains_nothing(stage):
 @pytest.mark.parametrize("profile", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_parameter_of_a_stage_is_in_every_profile(stage, profile):
     values = yaml.safe_load(profile.read_text(encoding="utf-8"))
-    assert all(lookup(values, key) is not None for key in PIPELINE[stage].get("params", []))
+    listed = PIPELINE[stage].get("params", [])
+    assert all(lookup(values, key) is not None for key in listed if key not in ROAD)
+    assert ROAD & set(listed) <= values.keys()
 
 
 def test_every_parameter_is_listed_by_a_stage_besides_the_report():
     listed = {key for stage in PIPELINE if stage != "report" for key in PIPELINE[stage].get("params", [])}
     values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     every = {f"{block}.{key}" for block, keys in values.items() if isinstance(keys, dict) for key in keys} | {"seed"}
+    every |= ROAD
     listed.add("hub")  # a release is no stage
     assert [key for key in sorted(every) if not {key, key.split(".")[0]} & listed] == []
 
@@ -174,6 +179,11 @@ def test_every_data_dependency_is_written_by_a_stage_or_kept_in_git(stage):
 def test_a_stage_imports_no_other_stage(stage):
     others = {str(program(other)) for other in PIPELINE} - {str(program(stage))}
     assert not project_files(program(stage)) & others
+
+
+def test_the_training_hands_on_what_the_long_road_made():
+    assert {"sft", "sample", "reward", "rl"} <= upstream("train")
+    assert not {"train", "merge"} & upstream("rl")
 
 
 def test_the_answers_of_the_base_do_not_wait_for_the_training():

@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from stance.chat import command as chat
+from stance.pages import served
 
 
 def test_the_page_is_served_by_the_process_that_was_started(monkeypatch, capsys):
     becomes = []
     monkeypatch.setattr(sys, "argv", ["python -m stance chat", "8765"])
-    monkeypatch.setattr(chat, "find_spec", lambda name: name)
-    monkeypatch.setattr(chat, "in_use", lambda port: False)
+    monkeypatch.setattr(served, "find_spec", lambda name: name)
+    monkeypatch.setattr(served, "in_use", lambda port: False)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started another process"))
     monkeypatch.setattr(os, "execv", lambda program, arguments: becomes.append((program, arguments)))
     chat.main()

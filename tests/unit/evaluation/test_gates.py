@@ -11,7 +11,7 @@ from stance.data.chat import Fingerprint
 from stance.data.metrics import Metrics, ServedDrift
 from stance.data.noise import Floor
 from stance.data.records import Gate, require
-from stance.data.training import EarlyStop, Measured, Parity, Watchdog
+from stance.data.training import Drift, EarlyStop, Joint, Measured, Parity, Watchdog
 from stance.evaluation.gates import (
     adherence_gate,
     classifier_gate,
@@ -19,11 +19,13 @@ from stance.evaluation.gates import (
     displacement_gate,
     fingerprint_gate,
     gates,
+    joint_gates,
     parity_gate,
     served_gate,
     watchdog_gate,
 )
 from stance.language.messages import sentence
+from stance.pages.purposes import PURPOSES
 from tests.builders.figures import CLASSIFIER, figures, some
 
 MERGE = Merge(base="measured")
@@ -310,3 +312,45 @@ def test_every_missed_gate_says_what_to_do():
         assert sentence(gate.figure)
         assert sentence(gate.bound)
         assert sentence(gate.advice).endswith(".")
+
+
+NO_NOISE = Floor(mean=0.001, worst=0.01)
+SAME = Drift(mean=0.0, worst=0.0, top_flips=0, tokens=99)
+OTHER = Drift(mean=0.5, worst=3.0, top_flips=0, tokens=99)
+
+
+@pytest.mark.parametrize(
+    ("joint", "outcomes", "named"),
+    [
+        (Joint(), [], ""),
+        (Joint(reference=SAME, first_reward=0.0), [("joint", True)], "from sft to train"),
+        (Joint(reference=OTHER, first_reward=0.0), [("joint", False)], "from sft to train"),
+        (Joint(reference=SAME, first_reward=0.1), [("joint", False)], "the first reward is 0.100"),
+        (Joint(reference=SAME, first_kl=0.0), [("joint", True)], "from sft to rl"),
+        (Joint(reference=OTHER, first_kl=0.0), [("joint", False)], "from sft to rl"),
+        (Joint(reference=SAME, first_kl=0.01), [("joint", False)], "the first KL divergence is 0.0100"),
+        (Joint(reward=0.0), [("reward joint", True)], "from reward to rl"),
+        (Joint(reward=0.01), [("reward joint", False)], "differ by up to 0.0100"),
+        (Joint(engine=-0.01), [("engine", True)], "differ by up to -0.0100 nats per token"),
+        (Joint(engine=-0.03), [("engine", False)], "differ by up to -0.0300 nats per token"),
+        (
+            Joint(reference=SAME, first_kl=0.0, reward=0.01),
+            [("joint", True), ("reward joint", False)],
+            "from sft to rl",
+        ),
+        (Joint(reference=SAME, first_reward=math.nan), [("joint", False)], "the first reward is nan"),
+    ],
+)
+def test_a_joint_that_breaks_is_named(joint: Joint, outcomes: list[tuple[str, bool]], named: str):
+    found = joint_gates(NO_NOISE, joint)
+    assert [(gate.name, gate.passed) for gate in found] == outcomes
+    assert named in "".join(sentence(gate.figure) for gate in found)
+    if found:
+        assert {gate.name for gate in found} <= set(PURPOSES)
+        assert "and then `dvc repro`" in sentence(found[-1].advice)
+
+
+def test_reinforcement_learning_has_no_gate_on_the_chosen_answers():
+    names = [gate.name for gate in gates(MERGE, BOUNDS, metrics(chosen_fall=None), PARITY, STOPPED)]
+    assert "displacement" not in names
+    assert "degeneration" in names

@@ -168,3 +168,8 @@ def test_answers_that_are_none_are_a_sentence(tmp_path, text, found):
         (tmp_path / "base.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=found):
         read_answers(tmp_path / "base.jsonl")
+
+
+def test_a_reinforcement_learning_has_no_chosen_answers(tmp_path):
+    (tmp_path / "log.csv").write_text("step,reward\n1,0.5\n")
+    assert chosen_fall(tmp_path / "log.csv", 0.2) is None

@@ -18,7 +18,9 @@ def test_the_form_has_the_ranges_of_the_parameters():
     assert (fields["support_ratio"]["minimum"], fields["support_ratio"]["maximum"]) == (0, 1)
     assert fields["beta"]["exclusiveMinimum"] == 0
     assert fields["seed"]["minimum"] == 0
-    assert fields["profile"]["enum"] == ["breeze-7b", "llama-3-8b", "miniature", "qwen-0.5b", "smollm2-135m"]
+    assert fields["profile"]["enum"] == [
+        "breeze-7b", "llama-3-8b", "miniature", "miniature-rlhf", "qwen-0.5b", "smollm2-135m", "smollm2-135m-rlhf"
+    ]  # fmt: skip
 
 
 def test_a_field_shows_its_range_and_its_present_value(tmp_path, monkeypatch):

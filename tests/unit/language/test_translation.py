@@ -67,7 +67,7 @@ def test_a_translation_keeps_the_places_for_values_the_markup_and_the_commands(p
 
 @each_catalogue
 def test_a_parameter_that_a_message_names_is_one_and_its_translation_names_it_too(path):
-    blocks = Params.load(PROFILES / "miniature.yaml").model_dump()
+    blocks = Params.load(PROFILES / "miniature-rlhf.yaml").model_dump()
     dotted = re.compile(rf"\b({'|'.join(blocks)})\.(\w+)")
     for message in translated(path):
         [first, *_plural] = forms(message.id)

@@ -11,16 +11,25 @@ import pytest
 import yaml
 
 from stance.config.profiles import compose
-from stance.machine.locks import gpu_lock
+from stance.machine import devices
+from stance.machine.devices import lease
 from stance.machine.supervisor import guarded, release
 from stance.runs.stages import needs_gpu
+
+
+@pytest.fixture(autouse=True)
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name at most one GPU, however many this machine has."""
+    if devices.listed():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from stance.machine.locks import gpu_lock
+from stance.machine.devices import lease
 
-with gpu_lock("first (train)", print, Path(sys.argv[1])):
+with lease(1, "first (train)", print, Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(600)
 """
@@ -36,11 +45,11 @@ def holder(lock: Path) -> "subprocess.Popen[str]":
 
 
 def test_who_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(tmp_path: Path):
-    lock, said, order = tmp_path / "gpu", [], []
-    first = holder(lock)
+    said, order = [], []
+    first = holder(tmp_path)
 
     def second() -> None:
-        with gpu_lock("second (train)", said.append, lock):
+        with lease(1, "second (train)", said.append, tmp_path):
             order.append("second")
 
     waiting = threading.Thread(target=second)
@@ -55,14 +64,29 @@ def test_who_waits_says_for_whom_and_goes_on_when_the_holder_is_killed(tmp_path:
 
 
 def test_a_turn_lasts_until_the_stage_has_ended_although_its_flow_has(tmp_path: Path):
-    lock, said = tmp_path / "gpu", []
-    with gpu_lock("a flow", said.append, lock) as file:
-        stage = guarded([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[file.fileno()])
+    said = []
+    with lease(1, "a flow", said.append, tmp_path) as held:
+        files = [file.fileno() for file in held.files]
+        stage = guarded([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=files)
     threading.Timer(1, release, [stage]).start()
     began = time.monotonic()
-    with gpu_lock("another", said.append, lock):
+    with lease(1, "another", said.append, tmp_path):
         assert time.monotonic() - began > 0.5
     assert said == ["waiting for the GPU, which a flow has"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "wants"),
+    [("sft", True), ("sample", False), ("reward", True), ("rl", True), ("train", False), ("merge", True)],
+)
+def test_a_stage_of_the_long_road_wants_a_turn_where_it_is_on_the_road(stage: str, wants: bool, tmp_path: Path):
+    """The training only hands the adapter on."""
+    values = compose("miniature-rlhf", {"model.device": "cuda"})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "dvc.yaml").write_bytes(Path("dvc.yaml").read_bytes())
+    assert needs_gpu(stage, tmp_path) is wants
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values | {"align": {"method": "dpo"}, "sft": None}))
+    assert needs_gpu(stage, tmp_path) is (stage in ("train", "merge"))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_configuration_that_is_none_is_refused(spoilt, folder, tmp_path):
 
 def test_weights_beyond_the_memory_of_a_cpu_machine_are_refused(folder, tmp_path, monkeypatch):
     weights = (folder / "model.safetensors").stat().st_size
-    monkeypatch.setattr(intake, "memory", lambda gpu: Room(0, weights - 1))
+    monkeypatch.setattr(intake, "memory", lambda: Room(0, weights - 1))
     with pytest.raises(InputError, match=r"need 0\.0 GiB and this machine has 0\.0 GiB of memory"):
         made(folder, tmp_path / "base")
     made(folder, tmp_path / "on-gpu", "cuda")

@@ -143,7 +143,7 @@ def test_an_architecture_that_transformers_does_not_know_is_refused(site, packag
 
 def test_weights_beyond_the_memory_of_a_cpu_machine_are_refused(package, tmp_path, monkeypatch):
     needed = 2 * read_metadata(find(package)).parameters
-    monkeypatch.setattr(intake, "memory", lambda gpu: Room(0, needed - 1))
+    monkeypatch.setattr(intake, "memory", lambda: Room(0, needed - 1))
     with pytest.raises(InputError, match=r"need 0\.0 GiB and this machine has 0\.0 GiB of memory"):
         made(package, tmp_path / "base")
     made(package, tmp_path / "on-gpu", "cuda")

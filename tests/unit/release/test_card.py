@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from stance.config.params import Params
+from stance.config.profiles import compose
 from stance.data.metrics import Share
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json
@@ -56,6 +57,29 @@ def test_the_hub_reads_base_library_language_and_tags(cards):
     }
     assert made["adapter"] == common | {"base_model_relation": "adapter", "library_name": "peft"}
     assert made["merged"] == common | {"base_model_relation": "finetune", "library_name": "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tags", "sentence"),
+    [
+        ({"sft": {"num_epoch": 1, "learning_rate": 1e-4}}, ["sft", "dpo"],
+         "supervised fine-tuning (SFT) on the preferred answers and then by Direct Preference Optimization (DPO)"),
+        ({"align": {"method": "rlhf"}}, ["sft", "rloo"],
+         "and then by reinforcement learning (RLOO) against a reward model that learned from the preference pairs"),
+        ({"align": {"method": "rlhf"}, "sft": None, "rl.stance_judge_weight": 1.0, "rl.reward_model_weight": 0.0},
+         ["rloo"], "was trained by reinforcement learning (RLOO) against a judge of the stance."),
+    ],
+)  # fmt: skip
+def test_the_card_names_the_methods_of_the_training(changes, tags, sentence, run, cards):
+    road = {key: compose("miniature-rlhf")[key] for key in ("sft", "reward", "rl")}
+    params = yaml.safe_load((run / "params.yaml").read_text()) | (road if "align" in changes else {})
+    for key, value in changes.items():
+        block, _, name = key.partition(".")
+        params |= {block: params[block] | {name: value} if name else value}
+    (run / "params.yaml").write_text(yaml.safe_dump(params))
+    written = cards()["adapter"]
+    assert head(written)["tags"] == [*tags, "lora", "stance"]
+    assert sentence in written
 
 
 def test_a_base_that_is_on_no_hub_is_not_named_to_it(run, cards):

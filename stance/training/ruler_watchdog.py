@@ -1,0 +1,95 @@
+"""Stop a reinforcement learning that games its reward: the reward rises and an independent ruler falls.
+
+A policy that is trained against a reward sooner or later finds answers that the reward overrates (Gao et al., arXiv
+2210.10760). The reward itself cannot show it. So another judge, which is no part of the reward, measures the same
+answers. Where the two part, the training stops, and the adapter at the ruler's best average is kept.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+REWARD, RULER = "reward", "ruler"
+"""Names of the two metrics in the trainer's log."""
+Weights = dict[str, torch.Tensor]
+
+
+class Best(NamedTuple):
+    """The stretch of steps with the best average of the ruler."""
+
+    steps: int
+    """Optimiser steps of the policy that drew the last answers of the stretch."""
+    reward: float
+    ruler: float
+    weights: Weights
+
+
+class RulerWatchdog(TrainerCallback):
+    """Stops the training where reward and ruler part."""
+
+    def __init__(self, window: int, max_fall: float) -> None:
+        """Average over `window` steps; allow the ruler to fall by `max_fall` below its best average."""
+        self.window, self.max_fall = window, max_fall
+        self.best: Best | None = None
+        self.reason: str | None = None
+        self.stopped_at: int | None = None
+        self._drawing: Weights = {}
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the weights of the policy that draws the answers of this step."""
+        self._drawing = trained_weights(kwargs["model"])
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Compare the last steps with the best ones."""
+        rows = [row for row in state.log_history if "loss" in row]
+        if self.reason or not rows or "loss" not in state.log_history[-1]:
+            return
+        self.reason = no_number(rows[-1]) or self._parted(rows, state.global_step - 1)
+        if self.reason:
+            self.stopped_at = state.global_step
+            logger.warning("stopped at step %d of %d: %s", state.global_step, state.max_steps, self.reason)
+            control.should_training_stop = True
+
+    def _parted(self, rows: Sequence[Mapping[str, float]], steps: int) -> str | None:
+        if len(rows) < self.window:
+            return None
+        reward, ruler = (fmean(row[name] for row in rows[-self.window :]) for name in (REWARD, RULER))
+        if self.best is None or ruler > self.best.ruler:
+            self.best = Best(steps, reward, ruler, self._drawing)
+            return None
+        if ruler < self.best.ruler - self.max_fall and reward > self.best.reward:
+            return (
+                f"the reward has risen from {self.best.reward:.3g} to {reward:.3g} and the independent ruler has "
+                f"fallen from {self.best.ruler:.3f} to {ruler:.3f}, by more than {self.max_fall:g}"
+            )
+        return None
+
+
+def no_number(row: Mapping[str, float | None]) -> str | None:
+    """Return which metric of a step is no number, as the reason to stop; None if all are numbers."""
+    for name in ("loss", REWARD, RULER):
+        value = row[name]
+        if value is None or not math.isfinite(value):
+            return f"{name} is {value}"
+    return None
+
+
+def trained_weights(model: torch.nn.Module) -> Weights:
+    """Return a copy of the weights that are trained."""
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def restore(model: torch.nn.Module, weights: Weights) -> None:
+    """Give a model the weights of `trained_weights`."""
+    parameters = dict(model.named_parameters())
+    for name, value in weights.items():
+        parameters[name].data.copy_(value)
