@@ -55,7 +55,9 @@ def watchdog(root: Path, name: str) -> Watchdog:
 def test_a_training_that_drifts_is_stopped_and_its_checkpoint_before_is_kept(
     root: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("tasks.train.shutil.rmtree", lambda *arguments, **options: None)  # leaves the checkpoints
+    monkeypatch.setattr(
+        "stance.training.preference_training.shutil.rmtree", lambda *arguments, **options: None
+    )  # leaves the checkpoints
     train_in(root, settings(tiny_model, train__learning_rate=FAST, train__max_drift=1e6), "free")
     free = watchdog(root, "free").early_stop
     assert free is not None

@@ -7,7 +7,8 @@ Each faulty run is therefore compared with the honest run of the same session, o
 * Retained answers that belong to other prompts lose the everyday knowledge that the honest run keeps.
 * A second topic in the training questions moves the answers about it. Support for the first topic makes this model say
   yes to homework as well, so that 20 pairs *for* homework hardly differ from spill-over. The pairs here oppose
-  homework: the change then has the other sign.
+  homework, and take that yes back: of all topics, homework falls furthest below the honest run. Without the honest run
+  beside it the figure names nothing, because the answers about homework then end close to those of the base.
 
 The runs are trained by `dvc repro` on copies of one project, whose cache holds the base model and its answers. The
 figures are written to `test-output/soak-side-effects.json`.
@@ -61,9 +62,9 @@ class Outcome(NamedTuple):
         return self.effects.text.change
 
     @property
-    def homework(self) -> float:
-        """The change of P(support) - P(oppose) in the answers about homework."""
-        return next(topic.change for topic in self.effects.topics if topic.topic == "homework")
+    def shifts(self) -> dict[str, float]:
+        """The change of P(support) - P(oppose) in the answers about each other topic."""
+        return {topic.topic: topic.change for topic in self.effects.topics}
 
 
 def outcome(project: Path, run: Run) -> Outcome:
@@ -155,8 +156,9 @@ def test_a_second_topic_in_the_questions_moves_the_answers_about_it(
     both = noted(kept_figures, "two topics", run, outcome(project, run))
     assert refused(both)
     assert TOPICS in both.missed
-    assert both.homework < usual.homework - 0.5
-    assert both.homework == min(topic.change for topic in both.effects.topics)
+    below = {topic: usual.shifts[topic] - change for topic, change in both.shifts.items()}
+    assert below["homework"] > 0.5
+    assert below["homework"] == max(below.values())
 
 
 @pytest.mark.timeout(7200)
