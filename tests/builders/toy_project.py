@@ -76,7 +76,7 @@ def margin(aligned):
     return {"base": 0.0, "aligned": aligned, "change": aligned}
 
 if sys.argv[1] == "pairs":
-    write("data/pairs/train.jsonl", [ratio] * 300_000)
+    write("data/pairs/train.jsonl", [ratio] * 600_000)
     write("data/pairs/eval.jsonl", PAIR)
 if sys.argv[1] == "train":
     if params["seed"] == 13:

@@ -57,7 +57,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     reward(model, params.reward, seed, made, data, CORPORA, preferred, nowhere, nowhere, root / "reward")
     rl(model, params.rl, params.answers, seed, made, data, CORPORA, preferred, tuned, root / "reward", root / "rl")
     adapter = root / "adapter"
-    train(model, params.train, seed, made, preferred, tuned, root / "rl", adapter, root / "train", root / "checkpoints")
+    outputs = (adapter, root / "train", root / "checkpoints")
+    train(model, params.train, seed, made, preferred, nowhere, tuned, root / "rl", *outputs)
     merge(model, params.merge, made, adapter, preferred, root / "merged", root / "merge")
     return Road(root)
 

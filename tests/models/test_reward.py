@@ -45,6 +45,8 @@ TEXTS = ("更好。", "還不錯。", "普通而已。", "大不如前。")
 def options(**changes: Any) -> Reward:
     values = {
         "source": "preferences",
+        "min_kappa": 0.6,
+        "min_shared_questions": 20,
         "held_out": 0.34,
         "num_epoch": 10,
         "learning_rate": 5e-3,

@@ -102,6 +102,7 @@ def test_a_joint_that_is_broken_on_purpose_is_named(root: Path, chosen: Params, 
     folders = (
         root / "base",
         root / "pairs",
+        root / "answers",
         broken,
         tmp_path / "rl",
         tmp_path / "adapter",

@@ -21,7 +21,7 @@ ALL = {
     "dataset", "base", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers_aligned",
     "judge", "evaluate", "report",
 }  # fmt: skip
-BY_RATIO = ALL - {"dataset", "base", "answers_base", "sample"}
+BY_RATIO = ALL - {"dataset", "base", "answers_base"}
 
 
 @pytest.fixture(scope="module")
