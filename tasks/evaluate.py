@@ -41,9 +41,8 @@ from stance.machine.files import write_json
 
 
 def evaluate(
-    params: Params,
-    dataset: Path, corpora: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path, judge: Path,
-    out: Path,
+    params: Params, dataset: Path, corpora: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path,
+    judge: Path, out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
 

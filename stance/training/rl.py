@@ -143,14 +143,19 @@ def reinforce(
     trainer.train()
     reference = compare(cast(PeftModel, trainer.model))  # with the autocast of the fine-tuning
     trained = cast(PeftModel, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
-    kept = trainer.state.global_step
-    if watchdog.reason and watchdog.best:
-        restore(trained, watchdog.best.weights)
-        kept = watchdog.best.steps
-    if "ref" in trained.peft_config:
-        trained.delete_adapter("ref")  # it would be saved too
+    kept = keep_best(trained, watchdog, trainer.state.global_step)
     rows = [row for row in trainer.state.log_history if "loss" in row]
     return Reinforced(trained, rows, watchdog.reason, watchdog.stopped_at, kept, reference)
+
+
+def keep_best(trained: PeftModel, watchdog: RulerWatchdog, steps: int) -> int:
+    """Give a policy that was stopped its best adapter, drop the reference, and return the steps of the kept adapter."""
+    if "ref" in trained.peft_config:
+        trained.delete_adapter("ref")  # it would be saved too
+    if not (watchdog.reason and watchdog.best):
+        return steps
+    restore(trained, watchdog.best.weights)
+    return watchdog.best.steps
 
 
 def classes(algorithm: Literal["rloo", "grpo"]) -> tuple[Any, Any]:
