@@ -94,6 +94,11 @@ class Params(Section):
             raise ValueError("; ".join(problems))
         return self
 
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a fine-tuning precedes the alignment."""
+        return self.sft is not None and self.sft.num_epoch > 0
+
     def _on_the_road(self) -> list[str]:
         """Return which blocks the chosen method lacks, and the bound that it does not measure."""
         if self.align.method == "dpo":

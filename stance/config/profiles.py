@@ -49,8 +49,13 @@ class Overrides(NamedTuple):
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a `params.yaml` with the keys that a file of an earlier version lacks."""
     model = values.get("model")
-    blocks = {block: value for block, value in LEFT_OUT.items() if block not in values}
-    return {**values, **({"model": {**DEVICES, **model}} if isinstance(model, Mapping) else {}), **blocks}
+    devices = {"model": {**DEVICES, **model}} if isinstance(model, Mapping) else {}
+    return {**values, **devices, **missing_blocks(values)}
+
+
+def missing_blocks(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the blocks of the long road that a file of parameters has none of, left out."""
+    return {block: value for block, value in LEFT_OUT.items() if block not in values}
 
 
 def complete(path: Path) -> list[str]:
@@ -59,7 +64,7 @@ def complete(path: Path) -> list[str]:
     DVC refuses a file without them. The comments of the file stay.
     """
     values = read_yaml(path)
-    blocks = {block: value for block, value in LEFT_OUT.items() if block not in values}
+    blocks = missing_blocks(values)
     devices = [
         f"model.{key}" for key in DEVICES if isinstance(values.get("model"), dict) and key not in values["model"]
     ]

@@ -31,10 +31,9 @@ def require_road(params: Params, questions: Sequence[Question], votes: Path, sam
         InputError: Votes are missing, about unknown answers or without a preference; the pairs prefer nothing; a step
             asks more questions than there are; or the conversations of `sft` do not exist.
     """
-    tuned = params.sft is not None and params.sft.num_epoch > 0
-    if tuned and params.sft and params.sft.conversations:
+    if params.fine_tunes and params.sft and params.sft.conversations:
         _require_file(from_project(Path(params.sft.conversations)))
-    first = ["sft"] if tuned else []
+    first = ["sft"] if params.fine_tunes else []
     if params.align.method == "dpo" or params.rl is None:
         return " → ".join([*first, "train"])
     used, _ = split(questions, params.pairs.data_size, params.pairs.offset)

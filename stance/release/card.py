@@ -75,9 +75,8 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
 
 def methods(params: Params) -> list[str]:
     """Return the methods of the training, in their order, by the words that are tags of the Hub."""
-    tuned = params.sft is not None and params.sft.num_epoch > 0
     last = params.rl.algorithm if params.align.method == "rlhf" and params.rl else "dpo"
-    return [*(["sft"] if tuned else []), last]
+    return [*(["sft"] if params.fine_tunes else []), last]
 
 
 def training(params: Params) -> str:
