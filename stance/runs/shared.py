@@ -4,6 +4,7 @@ The record of a run, `records/NAME.json` in the remote, holds `run.json` and `dv
 that it names. So a record in the remote says that the outputs are there too.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stance.config.profiles import Overrides
 from stance.machine.files import write_json
-from stance.runs import workspace
+from stance.runs import stages, workspace
 from stance.runs.lockfile import LOCK
 from stance.runs.record import Run
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Shared(BaseModel):
@@ -72,10 +75,10 @@ def published(name: str) -> Shared | None:
     """
     with remote(Path()) as (files, records, _):
         path = files.join(records, f"{name}.json")
-        if not files.exists(path):
-            return None
         try:
             return Shared.model_validate_json(files.cat_file(path))
+        except FileNotFoundError:
+            return None
         except ValidationError as error:
             raise ValueError(f"{path} is no record of a run ({error.errors()[0]['msg']}); remove it") from None
 
@@ -115,11 +118,14 @@ def fetch(folder: Path, paths: Sequence[Path]) -> None:
         for out in outs:
             if out not in cached:
                 out.remove()
-        repo.pull([out.fs_path for out in cached], force=True)
         repo.cloud.pull([out.hash_info for out in in_git])  # `dvc pull` leaves them out
         for out in in_git:
             os.makedirs(os.path.dirname(out.fs_path), exist_ok=True)
             shutil.copyfile(repo.cache.local.oid_to_path(out.hash_info.value), out.fs_path)
+        paths_of_dvc = [str(Path(out.fs_path).relative_to(folder.resolve())) for out in cached]
+    code, printed = stages.dvc(["pull", "--force", *paths_of_dvc], folder, LOGGER.debug)
+    if code:
+        raise ConnectionError(f"`dvc pull` of {folder.name} failed: {stages.last_line(printed)}")
 
 
 def overlaps(out: Output, paths: Sequence[Path]) -> bool:

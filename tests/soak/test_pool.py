@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -85,6 +86,11 @@ class Rack:
         logs = self.ui.call("POST", "/logs/filter", {"logs": {"level": {"ge_": 30}}, "limit": 200})
         return [line["message"] for line in logs if "Traceback" in line["message"]]
 
+    def pushes(self, count: int) -> list[float]:
+        """Return the seconds of the last pushes, the oldest first."""
+        query = {"task_runs": {"name": {"any_": ["push"]}}, "sort": "END_TIME_DESC", "limit": count}
+        return [task["total_run_time"] for task in reversed(self.ui.call("POST", "/task_runs/filter", query))]
+
     def wait_until_taken(self, grid: str, count: int) -> None:
         """Wait until so many runs of a grid are under way or complete on the two machines."""
         until = time.monotonic() + 300
@@ -110,6 +116,11 @@ def note(name: str, figures: dict[str, Any]) -> None:
     (Path("test-output") / f"soak-pool-{name}.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
+def first_and_last(values: list[float]) -> list[float]:
+    """Return the medians of the first ten and of the last ten values."""
+    return [round(median(values[:10]), 1), round(median(values[-10:]), 1)]
+
+
 def resumed(printed: str) -> list[str]:
     """Return the sentences of a sweep about trouble."""
     return re.findall(r"crashed, and waits|does not answer|must wait", printed)
@@ -125,13 +136,15 @@ def test_a_grid_is_filled_by_both_workers(rack: Rack, count: int):
     assert all(len(runs) > count / 4 for runs in complete)
     files = sum(path.stat().st_size for path in (rack.bucket.folder / "files").rglob("*") if path.is_file())
     database = (rack.ui.project.parent / "prefect/prefect.db").stat().st_size
-    work = sum(sum(run.seconds.values()) for runs in complete for run in runs)
+    runs = sorted((run for runs in complete for run in runs), key=lambda run: run.created)
+    work = [sum(run.seconds.values()) for run in runs]
     note(
         f"{count}",
         {
             "runs": [len(runs) for runs in complete],
             "seconds": seconds,
-            "stage seconds": round(work),
+            "median seconds of the stages of a run, first and last ten": first_and_last(work),
+            "median seconds of a push, first and last ten": first_and_last(rack.pushes(count)),
             "bucket MB": round(files / 1e6, 1),
             "database MB": round(database / 1e6, 1),
         },
