@@ -213,14 +213,18 @@ def on_workers(points: Mapping[str, dict[str, Any]]) -> dict[str, str]:
 
     Raises:
         InputError: There is no DVC remote, or the server has no deployment for the runs.
+        Unreachable: The remote does not answer before any run is launched.
     """
     if not stages.remote(Path()):
         raise InputError("the workers of a pool share runs by a DVC remote, and there is none: see docs/scale.md")
     left = dict(points)
-    for name, point in points.items():
-        if record := shared.published(name):
-            take(record, point)
-            del left[name]
+    try:
+        for name, point in points.items():
+            if record := shared.published(name):
+                take(record, point)
+                del left[name]
+    except ConnectionError as error:
+        raise Unreachable(f"{error}; nothing was launched, the same command tries again") from None
 
     def take_over(record: shared.Shared) -> None:
         take(record, points[record.run.name])

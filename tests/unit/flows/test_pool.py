@@ -73,6 +73,20 @@ def test_every_run_is_launched_under_its_name_and_one_that_had_ended_is_put_back
     assert server.put_back == ["failed", "lost"]
 
 
+def test_a_sweep_on_a_pool_says_at_once_that_there_is_no_remote_or_that_it_is_away(monkeypatch):
+    monkeypatch.setattr(sweep.stages, "remote", lambda folder: None)
+    with pytest.raises(InputError, match="share runs by a DVC remote, and there is none: see docs/scale.md"):
+        sweep.on_workers({"a": {}})
+
+    def published(name: str) -> None:
+        raise ConnectionError("the remote store does not answer")
+
+    monkeypatch.setattr(sweep.stages, "remote", lambda folder: "store")
+    monkeypatch.setattr(sweep.shared, "published", published)
+    with pytest.raises(Unreachable, match="does not answer; nothing was launched, the same command tries again"):
+        sweep.on_workers({"a": {}})
+
+
 def test_a_server_without_the_deployment_is_named_with_what_to_do():
     server = Server()
 
