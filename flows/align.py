@@ -38,6 +38,7 @@ def align(
     settings: Settings = Settings(),  # noqa: B008 - frozen
     uncommitted: bool = False,
     stage_minutes: Annotated[float, Field(ge=0)] = 0,
+    commit: str = "",
 ) -> dict[str, str]:
     """Align a model in a workspace of its own, and leave the working tree as it is.
 
@@ -45,23 +46,33 @@ def align(
         settings: The parameters; an empty field keeps the profile's value.
         uncommitted: Include the working tree's uncommitted edits, and record them.
         stage_minutes: Time limit of a stage in minutes; 0 for none.
+        commit: The commit to work at, fetched if this machine lacks it; empty for the one that is checked out.
     """
-    return in_workspace(own_workspace(settings, uncommitted), stage_minutes)
+    return in_workspace(own_workspace(settings, uncommitted, commit), stage_minutes)
 
 
-def own_workspace(settings: Settings, uncommitted: bool) -> Path:
-    """Return the workspace of this flow run; make it, unless an earlier try has."""
+def own_workspace(settings: Settings, uncommitted: bool, commit: str = "") -> Path:
+    """Return the workspace of this flow run; make it, unless an earlier try has.
+
+    Raises:
+        InputError: A commit and uncommitted edits are both asked for, or as in `workspace.create`.
+    """
+    if commit and uncommitted:
+        raise InputError("a run at a given commit has no uncommitted edits; leave one of the two fields empty")
     name, ident = str(flow_run.name), str(flow_run.id)
     earlier = workspace.of_flow_run(name, ident)
-    if not uncommitted and workspace.edited_params():
+    if not uncommitted and not commit and workspace.edited_params():
         get_run_logger().warning("%s", LEFT_OUT)
-    return earlier or workspace.create(name, settings.parameters(), edits=uncommitted, flow_run_id=ident)
+    return earlier or workspace.create(
+        name, settings.parameters(), edits=uncommitted, flow_run_id=ident, commit=commit or None
+    )
 
 
 def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     """Run the stages in a workspace, where an earlier try may have stopped, and return the outcome of each stage."""
     workspace.clean_up(folder)
-    run = Run.read(folder).updated(folder, state="running", problem=None, **record.this_process())
+    holder = {"tries": flow_run.run_count, **record.this_process()}
+    run = Run.read(folder).updated(folder, state="running", problem=None, **holder)
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
     cost = Cost(dict(run.seconds), dict(run.memory), dict(run.gpu_memory))

@@ -41,7 +41,7 @@ def mark_crashed() -> list[str]:
     dead = [(folder, run) for folder, run in workspace.all_runs() if run.state != "completed" and not run.alive()]
     for folder, run in dead:
         if run.flow_run_id:
-            show_crashed(UUID(run.flow_run_id))
+            show_crashed(UUID(run.flow_run_id), run.tries)
         if not run.open:
             continue
         workspace.clean_up(folder)
@@ -52,14 +52,21 @@ def mark_crashed() -> list[str]:
     return [run.name for _, run in dead if run.open]
 
 
-def show_crashed(flow_run: UUID) -> None:
-    """Show a run as crashed in the UI, unless it has ended there or is scheduled again."""
+def show_crashed(flow_run: UUID, tries: int) -> None:
+    """Show a run as crashed in the UI, unless it has ended there, is scheduled again, or was begun again elsewhere.
+
+    Args:
+        flow_run: The id of Prefect's flow run.
+        tries: How often it had been begun when it was begun here.
+    """
     with get_client(sync_client=True) as client:
         try:
-            current = client.read_flow_run(flow_run).state
+            there = client.read_flow_run(flow_run)
         except ObjectNotFound:  # the run of another server
             return
-        if current is None or not (current.is_final() or current.is_scheduled()):
+        if there.run_count > max(tries, 1):
+            return
+        if there.state is None or not (there.state.is_final() or there.state.is_scheduled()):
             state: State[None] = Crashed(message="The process of this run has died. Retry the run to continue it.")
             client.set_flow_run_state(flow_run, state, force=True)
 

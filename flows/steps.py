@@ -24,7 +24,7 @@ from prefect.states import Completed, State
 from stance.errors import InputError, Unreachable
 from stance.machine import devices, processes
 from stance.machine.supervisor import PEAK
-from stance.runs import stages
+from stance.runs import shared, stages
 from stance.runs.record import LOG
 
 STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
@@ -107,8 +107,9 @@ def show_devices(lease: devices.Lease, log: Callable[[str], None]) -> None:
 
 @task(task_run_name="push", cache_policy=NO_CACHE, **PATIENCE)
 def push(folder: Path) -> None:
-    """Push the outputs of a run to the DVC remote, where other machines find them."""
+    """Push the outputs of a run, and then its record, to the DVC remote, where other machines find them."""
     stages.push(folder, get_run_logger().info)
+    shared.publish(folder)
 
 
 def progress(stage: str, log: Callable[[str], None]) -> Callable[[str], None]:

@@ -2,6 +2,7 @@
 
     make sweep GRID=course JOBS=2       two runs at a time
     make sweep GRID=course JOBS=auto    as many as there are GPUs for them
+    make sweep GRID=course JOBS=pool    on the workers of a work pool, which may be other machines (docs/scale.md)
 
 A grid is a file in `grids/` in the form of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
 values. A run starts from the last commit, and its name is made from that commit and its parameters. So a sweep that is
@@ -15,7 +16,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -29,23 +31,30 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows import pool
 from flows.align import in_workspace
 from flows.choices import GRIDS, Choice, grids
 from flows.pages import url
 from flows.server import some_server
 from stance.config.profiles import Overrides
-from stance.errors import InputError, run
+from stance.errors import InputError, Unreachable, run
 from stance.machine.devices import visible
 from stance.machine.git import git
 from stance.pages.comparison import compare
-from stance.pages.comparison_rows import unreadable
-from stance.runs import workspace
+from stance.pages.comparison_rows import READ, unreadable
+from stance.runs import shared, stages, workspace
 from stance.runs.finished import PARAMS
 from stance.runs.record import RECORD, Run
 from stance.runs.workspace import RUNS
 
 ORIGIN = ("params.yaml", "dvc.yaml", "tasks", "stance", "flows", "data/sources")
 """The committed files that a run is made from."""
+SHOWN = (*READ, Path("data/report"))
+"""The outputs of a run that the comparison reads or links to."""
+AGAIN = 60
+"""Seconds after which a worker tries a run again whose network failed."""
+HOURS = 6
+"""Hours for which a worker does so."""
 
 
 def planned(grid: str) -> dict[str, dict[str, Any]]:
@@ -103,8 +112,43 @@ def named(grid: str, point: Mapping[str, Any]) -> str:
 
 
 @flow(name="swept", flow_run_name="{name}")
-def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
+def swept(name: str, point: dict[str, Any], commit: str = "") -> dict[str, str]:
     """Make one run of a grid, or continue it.
+
+    Args:
+        name: The name of the run.
+        point: The values that replace those in `params.yaml`.
+        commit: The commit to work at, if this is a worker of a pool. The worker waits for a server that is away.
+
+    Raises:
+        InputError: Another process works on it.
+    """
+    if not commit:
+        return in_workspace(own_workspace(name, point))
+    return patiently(lambda: made_elsewhere(name) or in_workspace(own_workspace(name, point, commit)))
+
+
+def made_elsewhere(name: str) -> dict[str, str] | None:
+    """Return the outcomes of a run that another worker completed, so that no run is made twice; else None."""
+    record = shared.published(name)
+    return record.run.stages if record else None
+
+
+def patiently(work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Do some work, and again each minute for some hours while a server (the remote, git, the Hub) does not answer."""
+    until = time.monotonic() + 3600 * HOURS
+    while True:
+        try:
+            return work()
+        except (ConnectionError, Unreachable) as error:
+            if time.monotonic() > until:
+                raise
+            get_run_logger().warning("%s; the run goes on once it does, the next try is in %d s", error, AGAIN)
+            time.sleep(AGAIN)
+
+
+def own_workspace(name: str, point: dict[str, Any], commit: str = "") -> Path:
+    """Return the workspace of a run of a grid; make it, unless an earlier try has.
 
     Raises:
         InputError: Another process works on it.
@@ -117,8 +161,9 @@ def swept(name: str, point: dict[str, Any]) -> dict[str, str]:
         if run.state == "starting" or unreadable(folder) == PARAMS:  # its workspace is incomplete
             workspace.remove(name)
     if not (folder / RECORD).exists():
-        workspace.create(name, Overrides(changes=point), edits=False, flow_run_id=str(flow_run.id))
-    return in_workspace(folder)
+        ident = str(flow_run.id)
+        workspace.create(name, Overrides(changes=point), edits=False, flow_run_id=ident, commit=commit or None)
+    return folder
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
@@ -128,22 +173,23 @@ def attempt(name: str, point: dict[str, Any]) -> None:
 
 
 @flow(name="sweep")
-def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)] = 1) -> str:
+def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)] = 1, on_pool: bool = False) -> str:
     """Make the incomplete runs of a grid, and compare all of its runs.
 
     Args:
         grid: Name of a file in `grids/`.
         jobs: The number of runs at a time; 0 for as many as there are GPUs for them.
+        on_pool: Make the runs on the workers of the work pool instead, as many at a time as these take.
+
+    Raises:
+        InputError: As in `planned`, or there is no DVC remote by which a pool could share its runs.
+        RuntimeError: Runs failed; names them.
     """
     runs = planned(grid)
-    jobs = jobs or fitting(runs.values())
     left = {name: point for name, point in runs.items() if not complete(name)}
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
-    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
-    with runner:
-        tried = {name: runner.submit(attempt, {"name": name, "point": point}) for name, point in left.items()}
-        wait(list(tried.values()))
-    page = compare(grid, runs, reasons(tried))
+    problems = on_workers(left) if on_pool else here(left, jobs or fitting(runs.values()))
+    page = compare(grid, runs, problems)
     create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
     if link := url(page):
         create_link_artifact(link, link_text="the comparison", key="comparison-page", description=grid)
@@ -151,6 +197,42 @@ def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; {page} says why")
     return str(page)
+
+
+def here(points: Mapping[str, dict[str, Any]], jobs: int) -> dict[str, str]:
+    """Make runs on this machine, some at a time, and return the problems of those that failed, by name."""
+    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
+    with runner:
+        tried = {name: runner.submit(attempt, {"name": name, "point": point}) for name, point in points.items()}
+        wait(list(tried.values()))
+    return reasons(tried)
+
+
+def on_workers(points: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Make runs on the workers of the pool, take what they made, and return the problems of those that failed, by name.
+
+    Raises:
+        InputError: There is no DVC remote, or the server has no deployment for the runs.
+    """
+    if not stages.remote(Path()):
+        raise InputError("the workers of a pool share runs by a DVC remote, and there is none: see docs/scale.md")
+    left = dict(points)
+    for name, point in points.items():
+        if record := shared.published(name):
+            take(record, point)
+            del left[name]
+
+    def take_over(record: shared.Shared) -> None:
+        take(record, points[record.run.name])
+
+    return pool.make_all(left, git(Path(), "rev-parse", "HEAD"), take_over, get_run_logger().info)
+
+
+def take(record: shared.Shared, point: dict[str, Any]) -> None:
+    """Make a workspace here of a run that a worker completed elsewhere; an incomplete one of this machine gives way."""
+    if not complete(record.run.name):  # it is, if the worker works in this folder
+        workspace.remove(record.run.name)
+        shared.adopt(record, point, SHOWN)
 
 
 def fitting(points: Iterable[Mapping[str, Any]]) -> int:
@@ -182,18 +264,23 @@ def main() -> None:
     """Sweep: `python -m flows.sweep GRID --jobs 2`."""
     parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=main.__doc__)
     parser.add_argument("grid", help="the name of a file in grids/, without its ending")
-    parser.add_argument("--jobs", default="1", help="runs at a time, or auto to fill all GPUs (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        default="1",
+        help="runs at a time; auto: as many as fill all GPUs; pool: on the workers of a pool (default: 1)",
+    )
     options = parser.parse_args()
-    jobs = "0" if options.jobs == "auto" else options.jobs
-    if not jobs.isdecimal() or (jobs == "0" and options.jobs != "auto"):
-        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more, or auto")
+    jobs = "0" if options.jobs in ("auto", "pool") else options.jobs
+    if not jobs.isdecimal() or jobs == options.jobs == "0":
+        parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more, auto, or pool")
     planned(options.grid)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
-            print(f"The comparison: {sweep(options.grid, int(jobs))}")
+            page = sweep(options.grid, int(jobs), on_pool=options.jobs == "pool")
+            print(f"The comparison: {page}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")
 

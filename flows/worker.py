@@ -14,6 +14,9 @@ from stance.machine.ports import answers
 from stance.machine.processes import environment, until_ended
 from stance.machine.supervisor import guarded, release
 
+PATIENT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_CLIENT_MAX_RETRIES": "8"}
+"""Seconds between two signs of life of a run, and retries, in all about eight minutes, of a call to the server."""
+
 
 def worker(pool: str) -> int:
     """Mark crashed runs, then take runs from a pool until the worker ends, and return its exit code.
@@ -33,7 +36,7 @@ def worker(pool: str) -> int:
         print(f"{name} had crashed")
     limit = os.environ.get("PREFECT_RUNNER_PROCESS_LIMIT", RUNS_AT_ONCE)
     command = ["prefect", "worker", "start", "--type", "process", "--pool", pool, "--limit", limit]
-    process = guarded([sys.executable, "-m", *command], env={**environment(), **QUICK})
+    process = guarded([sys.executable, "-m", *command], env={**PATIENT, **environment(), **QUICK})
     try:
         return process.wait()
     finally:

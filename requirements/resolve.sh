@@ -58,7 +58,7 @@ replace gpu "$work/gpu"
 
 # What lies on top of cpu.txt is what it does not hold already.
 held=(--constraint requirements/cpu.txt)
-for name in dev chat; do
+for name in dev chat s3; do
     echo "$name.txt"
     pins cpu "$name" >"$work/$name"
     compile_cpu "$work/$name" --extra "$name" "${held[@]}" "$@"
@@ -67,10 +67,11 @@ for name in dev chat; do
     held+=(--constraint "requirements/$name.txt")
 done
 
-echo "dev.txt and chat.txt on top of gpu.txt"
-pins gpu dev chat | sort -u >"$work/pinned"
-pins gpu dev chat >"$work/all"
-compile "$work/all" 3.12 --extra gpu --extra dev --extra chat --constraint requirements/gpu.txt \
-    --constraint requirements/dev.txt --constraint requirements/chat.txt --excludes "$work/left-out"
+echo "dev.txt, chat.txt and s3.txt on top of gpu.txt"
+pins gpu dev chat s3 | sort -u >"$work/pinned"
+pins gpu dev chat s3 >"$work/all"
+compile "$work/all" 3.12 --extra gpu --extra dev --extra chat --extra s3 --constraint requirements/gpu.txt \
+    --constraint requirements/dev.txt --constraint requirements/chat.txt --constraint requirements/s3.txt \
+    --excludes "$work/left-out"
 missing=$(grep -vxFf "$work/pinned" "$work/all" || true)
-[ -z "$missing" ] || { echo "gpu.txt, dev.txt and chat.txt together lack: $missing" >&2; exit 1; }
+[ -z "$missing" ] || { echo "gpu.txt, dev.txt, chat.txt and s3.txt together lack: $missing" >&2; exit 1; }

@@ -38,6 +38,8 @@ class Run(BaseModel):
     started: float | None = None
     flow_run_id: str | None = None
     """The id of Prefect's flow run."""
+    tries: int = 0
+    """How often the flow run had been begun, on any machine, when it was last begun here; 0 before the first stage."""
     stages: dict[str, str] = {}
     """The outcome of each stage, and why it ran."""
     seconds: dict[str, float] = {}

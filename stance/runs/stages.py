@@ -131,13 +131,18 @@ def push(folder: Path, log: Callable[[str], None]) -> None:
     """
     code, printed = dvc(["push", "--run-cache"], folder, log)
     if code:
-        lines = printed.strip().splitlines() or ["no message"]
-        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {lines[-1]}; see `dvc remote list`")
+        reason = last_line(printed)
+        raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed: {reason}; see `dvc remote list`")
     with Repo(str(folder)) as repo:  # DVC 3.67 leaves out the files in git, and then restores no stage with metrics
         hashes = [out.hash_info for stage in repo.index.stages for out in stage.outs if not out.use_cache]
         transfer = repo.cloud.push([info for info in hashes if info and repo.cache.local.exists(info.value)])
     if transfer.failed:
         raise ConnectionError(f"`dvc push` to the remote {remote(folder)} failed for {len(transfer.failed)} metrics")
+
+
+def last_line(printed: str) -> str:
+    """Return the last line of what DVC printed."""
+    return (printed.strip().splitlines() or ["no message"])[-1]
 
 
 def outcome(log: str) -> Outcome:

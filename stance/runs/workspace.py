@@ -19,10 +19,10 @@ import yaml
 from dvc.repo import Repo
 
 from stance.config.profiles import Overrides
-from stance.errors import InputError
+from stance.errors import InputError, Unreachable
 from stance.machine import processes
 from stance.machine.files import read_yaml
-from stance.machine.git import NOBODY, git
+from stance.machine.git import NOBODY, attempt, git
 from stance.machine.supervisor import end_marked
 from stance.runs.record import RECORD, Run, State, this_process
 
@@ -30,7 +30,9 @@ RUNS = Path(".runs")
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
-def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | None = None) -> Path:
+def create(
+    name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | None = None, commit: str | None = None
+) -> Path:
     """Make the workspace of a run, with the outputs that its commit already has, and return its folder.
 
     Args:
@@ -38,9 +40,11 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
         overrides: The profile and the values that replace those in `params.yaml`.
         edits: Whether the run includes the uncommitted edits of the working tree.
         flow_run_id: The id of Prefect's flow run.
+        commit: The commit to work at, which git fetches if this project lacks it; the project's HEAD if None.
 
     Raises:
-        InputError: The name is taken or is not a file name, a setting is wrong, or the project has no commit.
+        InputError: The name is taken or is not a file name, a setting is wrong, or the project has no such commit.
+        Unreachable: The commit is not here, and the repository `origin` does not answer.
     """
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot name a run; use letters, digits, - and _, and start with a letter or digit")
@@ -54,17 +58,17 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
         raise InputError(
             f"there is a run {name} already; choose another name, or `python -m stance runs remove {name}` first"
         )
-    head = git(Path(), "rev-parse", "HEAD")
-    commit = snapshot(head) if edits else head
-    git(Path(), "update-ref", f"refs/runs/{name}", commit)  # keeps the commit from git's garbage collection
+    head = obtain(commit) if commit else git(Path(), "rev-parse", "HEAD")
+    state = snapshot(head) if edits else head
+    git(Path(), "update-ref", f"refs/runs/{name}", state)  # keeps the commit from git's garbage collection
     folder.parent.mkdir(exist_ok=True)
     making.touch()
     try:
         git(Path(), "clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
-        run = Run(name=name, commit=head, snapshot=commit, created=datetime.now(UTC), state="starting")
+        run = Run(name=name, commit=head, snapshot=state, created=datetime.now(UTC), state="starting")
         run = run.updated(folder, **this_process(), flow_run_id=flow_run_id)
         making.unlink()
-        check_out(folder, name, head, commit)
+        check_out(folder, name, head, state)
         share_cache(folder)
         set_params(folder / "params.yaml", overrides)
         run.updated(folder, state="running", profile=overrides.profile, overrides=dict(overrides.changes))
@@ -72,6 +76,23 @@ def create(name: str, overrides: Overrides, *, edits: bool, flow_run_id: str | N
         remove(name)
         raise
     return folder
+
+
+def obtain(commit: str) -> str:
+    """Return the full name of a commit, after git has fetched it from `origin` if this project lacks it.
+
+    Raises:
+        InputError: Neither this project nor `origin` has the commit.
+        Unreachable: `origin` does not answer.
+    """
+    if attempt(Path(), "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        ended = attempt(Path(), "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "origin", commit)
+        message = ended.stderr.decode(errors="replace").strip()
+        if "not our ref" in message or "couldn't find remote ref" in message:
+            raise InputError(f"commit {commit} is neither here nor in the repository origin; push it there first")
+        if ended.returncode:
+            raise Unreachable(f"commit {commit} could not be fetched from the repository origin: {message}")
+    return git(Path(), "rev-parse", f"{commit}^{{commit}}")
 
 
 def set_params(path: Path, overrides: Overrides) -> None:

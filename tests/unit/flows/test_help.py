@@ -132,7 +132,7 @@ def test_a_grid_that_is_not_there_is_told_before_a_server_starts(monkeypatch, tm
         ("sweep", "required: grid"),
         ("sweep ../x", "there is no grid '../x'"),
         ("sweep course --jobs 0", "--jobs is 0; expected a number of 1 or more"),
-        ("sweep course --jobs x", "--jobs is x; expected a number of 1 or more, or auto"),
+        ("sweep course --jobs x", "--jobs is x; expected a number of 1 or more, auto, or pool"),
         ("release --run", "expected one argument"),
         ("release --run ..", "there is no run .."),
         ("server x", "unrecognized arguments: x"),
