@@ -52,7 +52,7 @@ run: environment ## one run in a workspace, which leaves this folder as it is: m
 	@test -n "$(RATIO)" || { echo "Which share of the pairs prefers support? For example: make run RATIO=0" >&2; exit 2; }
 	@.venv/bin/python -m flows.align --ratio "$(RATIO)"
 
-sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=auto
+sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=auto, or JOBS=pool
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
 	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)"
 

@@ -46,7 +46,7 @@ def make_all(
     """
     with get_client(sync_client=True) as client:
         watch = Watch(client, launch_all(client, points, commit), take, log)
-        watch.say(f"{len(points)} runs wait for the workers of the pool, at commit {commit[:12]}")
+        watch.say(f"waiting for the workers of the pool: {len(points)} in all, at commit {commit[:12]}")
         while watch.waiting:
             for run in watch.ended():
                 watch.finish(run)
@@ -135,4 +135,4 @@ class Watch:
             self.say(f"{run.name} has ended, and must wait: {error}")
             return
         del self.waiting[run.name]
-        self.say(f"{run.name}: {self.problems.get(run.name, 'complete')}; {len(self.waiting)} runs are left")
+        self.say(f"{run.name}: {self.problems.get(run.name, 'complete')}; {len(self.waiting)} left")

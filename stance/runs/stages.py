@@ -112,9 +112,12 @@ def failure(stage: str, code: int, log: str, *, pulling: bool) -> Exception:
     DVC asks the remote first. So if there is one and the stage has not begun, the remote has failed.
     """
     away = re.search(rf"exited with {os.EX_TEMPFAIL}$", log, re.MULTILINE)
-    errors = re.findall(r"^error: (.+)$", log, re.MULTILINE) or [f"`dvc repro {stage}` exited with {code}, see its log"]
-    kind = ConnectionError if away or (pulling and "Running stage" not in log) else RuntimeError
-    return kind(f"stage {stage} failed: {errors[-1]}")
+    remote_failed = pulling and "Running stage" not in log
+    errors = re.findall(r"^error: (.+)$", log, re.MULTILINE)
+    if remote_failed and not errors:  # DVC's own sentence
+        errors = re.findall(r"^ERROR: (?:unexpected error - )?(.+)$", log, re.MULTILINE)
+    problem = errors[-1] if errors else f"`dvc repro {stage}` exited with {code}, see its log"
+    return (ConnectionError if away or remote_failed else RuntimeError)(f"stage {stage} failed: {problem}")
 
 
 def remote(folder: Path) -> str | None:

@@ -91,7 +91,7 @@ def test_a_complete_run_is_taken_whatever_its_last_state_was(remote):
     for run in watching.ended():
         watching.finish(run)
     assert (taken, server.put_back, watching.waiting, watching.problems) == (["record a", "record b"], [], {}, {})
-    assert said == ["a: complete; 1 runs are left", "b: complete; 0 runs are left"]
+    assert said == ["a: complete; 1 left", "b: complete; 0 left"]
 
 
 def test_a_crashed_run_is_put_back_a_few_times_and_then_given_up(remote):
@@ -102,7 +102,7 @@ def test_a_crashed_run_is_put_back_a_few_times_and_then_given_up(remote):
         watching.finish(server.runs["a"])
     assert server.put_back == ["a"] * (MOST - 1)
     assert watching.problems == {"a": "its worker died"}
-    assert said == ["a crashed, and waits for a worker again", "a: its worker died; 0 runs are left"]
+    assert said == ["a crashed, and waits for a worker again", "a: its worker died; 0 left"]
 
 
 def test_a_failed_run_is_given_up_at_once(remote):
