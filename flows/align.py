@@ -28,6 +28,10 @@ from stance.errors import InputError, Unreachable
 from stance.runs import record, stages, workspace
 from stance.runs.record import FAILED, Run
 
+INTERRUPTED = 130
+"""The exit code after Ctrl+C, as a shell has it."""
+LEFT_OUT = "params.yaml has uncommitted edits, and this run starts without them; commit them, or set `uncommitted`"
+
 
 @flow(name="align")
 def align(
@@ -57,6 +61,8 @@ def own_workspace(settings: Settings, uncommitted: bool, commit: str = "") -> Pa
         raise InputError("a run at a given commit has no uncommitted edits; leave one of the two fields empty")
     name, ident = str(flow_run.name), str(flow_run.id)
     earlier = workspace.of_flow_run(name, ident)
+    if not uncommitted and not commit and workspace.edited_params():
+        get_run_logger().warning("%s", LEFT_OUT)
     return earlier or workspace.create(
         name, settings.parameters(), edits=uncommitted, flow_run_id=ident, commit=commit or None
     )
@@ -138,6 +144,8 @@ def main() -> None:
             Overrides(changes={"pairs.support_ratio": ratio}).values(Path("params.yaml"))
         with some_server():
             outcomes = align_here() if ratio is None else align(Settings(support_ratio=ratio), uncommitted=True)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable) else 1)

@@ -34,17 +34,22 @@ EVERY = 3
 
 
 def mark_crashed() -> list[str]:
-    """Mark runs as crashed whose process has died, and return their names."""
-    dead = [(folder, run) for folder, run in workspace.all_runs() if run.open and not run.alive()]
+    """Mark runs as crashed whose process has died, and return their names.
+
+    A run that ended itself together with its server has its state in the record, but not in the UI.
+    """
+    dead = [(folder, run) for folder, run in workspace.all_runs() if run.state != "completed" and not run.alive()]
     for folder, run in dead:
-        workspace.clean_up(folder)
         if run.flow_run_id:
             show_crashed(UUID(run.flow_run_id), run.tries)
+        if not run.open:
+            continue
+        workspace.clean_up(folder)
         if run.state == "starting":  # its workspace is incomplete
             workspace.remove(run.name)
         else:
             run.updated(folder, state="crashed", problem="its process has died")
-    return [run.name for _, run in dead]
+    return [run.name for _, run in dead if run.open]
 
 
 def show_crashed(flow_run: UUID, tries: int) -> None:

@@ -1,7 +1,7 @@
 """The flow `release`: from a run, or the data for one, to its gates, an approval, the Hub, the endpoint and a question.
 
-    python -m flows.release                 # aligns first, as params.yaml says
-    python -m flows.release --run NAME      # releases an existing run
+    python -m flows.release                 # the run of this folder, uncommitted edits included
+    python -m flows.release --run NAME      # an existing run of a sweep or of the web page
 
 A release looks at files, Hub and endpoint each time; nothing is cached. The gates and the approval come before anything
 outside has changed. The checks of a running engine come after the push. If they fail, or the release is cancelled, the
@@ -26,7 +26,7 @@ from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.align import in_workspace, own_workspace
+from flows.align import INTERRUPTED, in_workspace, own_workspace
 from flows.artifacts import VERDICT, gate_table
 from flows.choices import Choice, runs
 from flows.server import some_server
@@ -250,15 +250,20 @@ def main() -> None:
         prog="python -m flows.release",
         description="Release the model of a run: gates, Hub, endpoint, a first question.",
     )
-    parser.add_argument("--run", help="the name of an existing run (default: align one first)")
-    parser.add_argument("--uncommitted", action="store_true", help="include this tree's uncommitted edits in a new run")
+    parser.add_argument(
+        "--run",
+        help="the name of an existing run (default: a new run of this folder as it is, uncommitted edits included; "
+        "stages that have run here are not run again)",
+    )
     options = parser.parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         if options.run:
             finished(options.run)  # A wrong name is told before a server starts.
         with some_server():
-            answer = release(run=options.run, uncommitted=options.uncommitted)
+            answer = release(run=options.run, uncommitted=True)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable | ConnectionError) else 1)

@@ -84,7 +84,7 @@ show_progress() {
 install_torch() {
     pip_install "$1" 2>/dev/null ||
         pip_install --index-url "$torch_index" "$1" ||
-        fail "$1 was found neither where pip looks by default nor at $torch_index: check the network, or set TORCH_INDEX_URL."
+        fail "$1 was found neither where pip looks by default nor at $torch_index: check the network, set TORCH_INDEX_URL to another index, or PIP_FIND_LINKS to a folder with the wheel."
 }
 
 command -v git >/dev/null || fail "git was not found: install it, DVC needs it."

@@ -14,6 +14,17 @@ Loss = Literal[
 """The losses of TRL's DPOTrainer."""
 
 
+class PlainText(Section):
+    """Continued pre-training on plain text, before the answers are learned. Every token of a text is trained on."""
+
+    path: str
+    """A JSON Lines file, `{"text"}` in each line. The texts are joined and cut into blocks of `train.max_length`."""
+    num_epoch: float = Field(gt=0)
+    """Number of passes over all texts."""
+    learning_rate: float = Field(gt=0)
+    """Highest learning rate of these passes."""
+
+
 class Sft(Section):
     """Supervised fine-tuning (SFT) of the adapter before the training; its shape and batches are those of `train`."""
 
@@ -24,6 +35,8 @@ class Sft(Section):
     conversations: str | None = None
     """A JSON Lines file with more conversations, `{"messages": [{"role", "content"}, …]}` in each line. The last
     message of each is the answer that is trained on."""
+    plain_text: PlainText | None = None
+    """Continued pre-training of the same adapter on plain text; null for none."""
 
 
 class Train(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stance.data.metrics import Share
+from stance.data.plain_text import RECORD, Pretraining
 from stance.data.reinforcement import Reinforcement, Stretch
 from stance.data.rewards import RewardQuality, VoterAgreement
 from stance.data.training import FineTuning, Piece
@@ -45,10 +46,12 @@ def shown(tuned: Path, reward: Path, reinforced: Path) -> dict[str, Any]:
         reinforced: `data/rl`.
     """
     tuning = _record(FineTuning.read, tuned / "sft.json")
+    pretraining = _record(Pretraining.read, tuned / RECORD)
     quality = _record(RewardQuality.read, reward / "quality.json")
     reinforcement = _record(Reinforcement.read, reinforced / "rl.json")
     return {
         "tuning": tuning,
+        "pretraining": pretraining,
         "masks": [mask(pieces) for pieces in tuning.examples] if tuning else [],
         "quality": quality,
         "reward_figures": reward_figures(quality) if quality else [],

@@ -7,6 +7,7 @@ from stance.config.params import Params
 from stance.config.road import Reward
 from stance.data.comparisons import of_pairs
 from stance.data.pairs import split, training_pairs
+from stance.data.plain_text import read_texts
 from stance.data.preferences import Pair, one_way
 from stance.data.questions import Question
 from stance.data.samples import read_samples
@@ -29,10 +30,12 @@ def require_road(params: Params, questions: Sequence[Question], votes: Path, sam
 
     Raises:
         InputError: Votes are missing, about unknown answers or without a preference; the pairs prefer nothing; a step
-            asks more questions than there are; or the conversations of `sft` do not exist.
+            asks more questions than there are; or the conversations or plain texts of `sft` do not exist.
     """
     if params.fine_tunes and params.sft and params.sft.conversations:
         _require_file(from_project(Path(params.sft.conversations)))
+    if params.fine_tunes and params.sft and params.sft.plain_text:
+        read_texts(from_project(Path(params.sft.plain_text.path)))
     first = ["sft"] if params.fine_tunes else []
     if params.align.method == "dpo" or params.rl is None:
         return " → ".join([*first, "train"])

@@ -8,6 +8,7 @@ import argparse
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from stance.client.local import served_folders
 from stance.data.metrics import METRICS
@@ -28,6 +30,8 @@ from stance.runs.record import Run
 from stance.runs.workspace import RUNS
 
 MIB = 2**20
+NO_TERMINAL = 500
+"""The width of a file or a pipe that a table is written to, in columns."""
 
 
 def listing() -> Table:
@@ -52,7 +56,8 @@ def listing() -> Table:
 def show(name: str) -> Table:
     """Return a table of the stages of a run: the outcome of each, and why it ran."""
     run = find(name)
-    table = Table("stage", "outcome", title=f"{name}: {run.state} {run.problem or ''}")
+    title = Text(f"{name}: {run.state} {run.problem or ''}".strip(), no_wrap=not run.problem)
+    table = Table("stage", "outcome", title=title, min_width=len(f"{name}: {run.state}"))
     for stage, outcome in run.stages.items():
         table.add_row(stage, outcome)
     table.caption = f"commit {run.snapshot[:12]}, workspace {RUNS / name}, log {RUNS / name / record.LOG}"
@@ -166,6 +171,11 @@ def disk(folder: Path) -> int:
     return total
 
 
+def console() -> Console:
+    """Return the console for tables. Where the output is no terminal, a table is as wide as its content."""
+    return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else NO_TERMINAL)
+
+
 def main() -> None:
     """Run the action that the command line names."""
     parser = argparse.ArgumentParser(description="List, show, compare, apply or remove runs.")
@@ -184,11 +194,11 @@ def main() -> None:
         raise InputError(f"{options.action} wants the name of a run; `python -m stance runs` lists them")
     match options.action:
         case "list":
-            Console(markup=False, emoji=False).print(listing())
+            console().print(listing())
         case "show":
-            Console(markup=False, emoji=False).print(show(options.names[0]))
+            console().print(show(options.names[0]))
         case "compare":
-            Console(markup=False, emoji=False).print(compare(options.names))
+            console().print(compare(options.names))
         case "apply":
             copied = apply(options.names[0])
             print(f"copied from {options.names[0]}: {', '.join(map(str, copied))}")

@@ -116,6 +116,11 @@ def snapshot(head: str) -> str:
     return git(Path(), "commit-tree", tree, "-p", head, "-m", "uncommitted edits")
 
 
+def edited_params() -> bool:
+    """Return whether the working tree's `params.yaml` differs from the one of the last commit."""
+    return bool(git(Path(), "status", "--porcelain", "--", "params.yaml"))
+
+
 def check_out(folder: Path, name: str, head: str, commit: str) -> None:
     """Check out `head` in a clone of the project, with the changes from `head` to `commit` as uncommitted edits."""
     git(folder, "fetch", "--quiet", "origin", f"+refs/runs/{name}:refs/runs/{name}")

@@ -6,14 +6,17 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedTokenizerFast, PrinterCallback
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from stance.config.models import Model
-from stance.config.training import Sft, Train
+from stance.config.training import PlainText, Sft, Train
 from stance.data.chat import control_tokens, refuse_control_tokens
+from stance.data.plain_text import RECORD, Pretraining, read_texts
 from stance.data.preferences import Pair, read_pairs
+from stance.machine.files import from_project
 from stance.models.base import locate
 from stance.models.loading import quantization_config, require_device
 from stance.models.outline import adapted_layers, configuration, outline
@@ -22,6 +25,9 @@ from stance.training.dpo import checked_tokenizer, lora_config, prepare_policy, 
 from stance.training.merging import answer_texts, write_logps
 from stance.training.progress import Progress
 from stance.training.sft import Row, answer_rows, conversation_rows, fine_tuning, require_masks, sft_config
+
+Rows = list[dict[str, Any]]
+Weights = dict[str, torch.Tensor]
 
 
 def fine_tune(
@@ -43,22 +49,53 @@ def fine_tune(
     rows = answer_rows(train) + (conversation_rows(conversations) if conversations else [])
     require_no_control_tokens(rows, tokenizer, folder)
     with TemporaryDirectory() as checkpoints:
-        trainer = prepared(model, options, shape, seed, folder, tokenizer, rows, Path(checkpoints), out)
-        policy = cast(PeftModel, trainer.model)
+        scratch = Path(checkpoints)
+        weights = pretrain(model, options.plain_text, shape, seed, folder, tokenizer, scratch, out)
+        config = sft_config(model, options, shape, seed, scratch)
+        trainer = trainer_of(model, shape, folder, tokenizer, cast(Rows, rows), config, out / "log.csv")
+        require_masks(trainer, tokenizer, rows)
+        policy = ready(trainer)
+        if weights:
+            set_peft_model_state_dict(policy, weights)
         trainer.train()
     save_adapter(policy, out / "adapter")
     fine_tuning(trainer, tokenizer).write(out / "sft.json")
     leave_logps(policy, tokenizer, [*train, *held_out], out)
 
 
-def prepared(
-    model: Model, options: Sft, shape: Train, seed: int, folder: Path, tokenizer: PreTrainedTokenizerFast,
-    rows: list[Row], checkpoints: Path, out: Path,
+def pretrain(
+    model: Model, options: PlainText | None, shape: Train, seed: int, folder: Path, tokenizer: PreTrainedTokenizerFast,
+    scratch: Path, out: Path,
+) -> Weights:  # fmt: skip
+    """Train an adapter on plain text, and write the log and the record; return its weights, none without texts."""
+    if not options:
+        return {}
+    texts = read_texts(from_project(Path(options.path)))
+    named = {f"the text in row {number}": text for number, text in enumerate(texts, 1)}
+    refuse_control_tokens(control_tokens(tokenizer), named, str(folder))
+    config = sft_config(model, options, shape, seed, scratch, packing=True, packing_strategy="wrapped")
+    rows: Rows = [{"text": text} for text in texts]
+    trainer = trainer_of(model, shape, folder, tokenizer, rows, config, out / "plain_text.csv")
+    policy = ready(trainer)
+    trainer.train()
+    pretraining(trainer, len(texts)).write(out / RECORD)
+    return {name: weight.cpu().clone() for name, weight in get_peft_model_state_dict(policy).items()}
+
+
+def pretraining(trainer: SFTTrainer, texts: int) -> Pretraining:
+    """Return the record of a continued pre-training on a number of texts."""
+    blocks = cast(Dataset, trainer.train_dataset).to_list()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    tokens = sum(len(block["input_ids"]) for block in blocks)
+    return Pretraining(texts=texts, blocks=len(blocks), tokens=tokens, first_loss=losses[0], last_loss=losses[-1])
+
+
+def trainer_of(
+    model: Model, shape: Train, folder: Path, tokenizer: PreTrainedTokenizerFast, rows: Rows, config: SFTConfig,
+    log: Path,
 ) -> SFTTrainer:  # fmt: skip
-    """Return the trainer of a fine-tuning, whose masks were checked."""
+    """Return a trainer of a new adapter on the base, with its log at `log`."""
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
-    config = sft_config(model, options, shape, seed, checkpoints)
-    config.save_strategy = cast(Any, "no")  # a fine-tuning on a few dozen answers takes less time than a resumption
     trainer = SFTTrainer(
         model=str(folder),
         args=config,
@@ -66,12 +103,17 @@ def prepared(
         processing_class=tokenizer,
         quantization_config=quantization_config(model),
         peft_config=lora_config(shape),
-        callbacks=[Progress(out / "log.csv")],
+        callbacks=[Progress(log)],
     )
     trainer.remove_callback(PrinterCallback)
-    require_masks(trainer, tokenizer, rows)
-    prepare_policy(cast(PeftModel, trainer.model))
     return trainer
+
+
+def ready(trainer: SFTTrainer) -> PeftModel:
+    """Return the policy of a trainer, prepared to be trained."""
+    policy = cast(PeftModel, trainer.model)
+    prepare_policy(policy)
+    return policy
 
 
 def require_no_control_tokens(rows: list[Row], tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -16,7 +16,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from stance.config.models import Model
-from stance.config.training import Sft, Train
+from stance.config.training import PlainText, Sft, Train
 from stance.data.chat import encode_answer
 from stance.data.preferences import Pair, Turn
 from stance.data.training import FineTuning, Piece
@@ -65,8 +65,10 @@ def _conversation(line: Any, where: str) -> Row:
     return {"prompt": prompt, "completion": [answer]}
 
 
-def sft_config(model: Model, options: Sft, train: Train, seed: int, output_dir: Path) -> SFTConfig:
-    """Return TRL's configuration; what `sft` does not name is as in `train`."""
+def sft_config(
+    model: Model, options: Sft | PlainText, train: Train, seed: int, output_dir: Path, **settings: Any
+) -> SFTConfig:
+    """Return TRL's configuration; what `sft` and `settings` do not name is as in `train`."""
     return SFTConfig(
         output_dir=str(output_dir),
         seed=seed,
@@ -85,10 +87,10 @@ def sft_config(model: Model, options: Sft, train: Train, seed: int, output_dir: 
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_steps=train.save_steps,
-        save_total_limit=2,
+        save_strategy="no",  # a fine-tuning on a few dozen answers takes less time than a resumption
         report_to="none",
         disable_tqdm=True,
+        **settings,
     )
 
 

@@ -8,9 +8,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from stance.config.params import Params
-from stance.config.training import Sft
+from stance.config.training import PlainText, Sft
 from stance.data.chat import load_tokenizer
 from stance.data.noise import Floor
+from stance.data.plain_text import RECORD, Pretraining
 from stance.data.road import NOTE, TEXT
 from stance.data.training import FineTuning, Joint
 from stance.errors import InputError
@@ -152,4 +153,41 @@ def test_a_wrong_conversation_is_refused_by_its_row(root, chosen, tmp_path, line
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InputError, match=sentence):
         tune(chosen, root, tmp_path / "sft", conversations=str(path))
+    assert not (tmp_path / "sft").exists()
+
+
+def texts(path: Path, *lines: object) -> PlainText:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return PlainText(path=str(path), num_epoch=20, learning_rate=2e-2)
+
+
+def test_plain_text_is_learned_first_and_the_answers_begin_where_it_ended(root: Path, chosen: Params, tmp_path: Path):
+    """Without a step on the answers that moves it, the adapter is that of the plain text."""
+    block = texts(tmp_path / "plain.jsonl", {"text": "天上的雲很白。" * 6}, {"text": "河裡的水很清。" * 6})
+    nearly_still = {"num_epoch": 0.01, "learning_rate": 1e-12}
+    tune(chosen, root, tmp_path / "still", **nearly_still)
+    tune(chosen, root, tmp_path / "after", **nearly_still, plain_text=block)
+    record = Pretraining.read(tmp_path / "after" / RECORD)
+    assert record.texts == 2
+    assert record.blocks == -(-record.tokens // chosen.train.max_length)
+    assert record.last_loss < record.first_loss - 0.5
+    still, after = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("still", "after"))
+    up = [name for name in still if "lora_B" in name]
+    assert max(float(still[name].abs().max()) for name in up) < 1e-9
+    assert min(float(after[name].abs().max()) for name in up) > 1e-3
+    assert not (tmp_path / "still" / RECORD).exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([], "holds no text"),
+        ([{"text": "雲"}, {"messages": []}], "row 2: expected"),
+        ([{"text": "雲</s>"}], "</s>"),
+    ],
+    ids=["empty", "no-text", "control-token"],
+)
+def test_a_wrong_plain_text_is_refused_by_its_row(root, chosen, tmp_path, lines, sentence):
+    with pytest.raises(InputError, match=sentence):
+        tune(chosen, root, tmp_path / "sft", plain_text=texts(tmp_path / "plain.jsonl", *lines))
     assert not (tmp_path / "sft").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import parameters
 from stance.__main__ import COMMANDS
 from tests.builders.manual import PAGES, blocks, inline, words
 
@@ -197,3 +198,13 @@ def test_the_readme_names_every_page_and_every_package():
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
     packages = [path.parent.name for path in Path("stance").glob("*/__init__.py")]
     assert [name for name in packages if not re.search(rf"^  ([\w.]+/?, )?{name}/[ ,]", readme, re.MULTILINE)] == []
+
+
+def test_the_page_of_the_parameters_is_that_of_the_code():
+    assert parameters.PAGE.read_text(encoding="utf-8") == parameters.page(), "run `python -m docs.parameters`"
+
+
+def test_every_parameter_has_a_meaning_and_a_value():
+    rows = [line.split(" | ") for line in parameters.page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row[0] for row in rows if len(row[1].strip()) < 4 or len(row[3].strip(" |")) < 10] == []

@@ -74,7 +74,7 @@ def modules(folder: str) -> Iterator[str]:
 def imported(*folders: str) -> set[str]:
     """Return the packages that the folders import, by the names under which they are installed."""
     found = {module for folder in folders for module in modules(folder)}
-    found -= {*sys.stdlib_module_names, *CODE, "tests"}
+    found -= {*sys.stdlib_module_names, *CODE, "tests", "docs"}
     return {name_of(name) for module in found for name in INSTALLED.get(module, [module])}
 
 

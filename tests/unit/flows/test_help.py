@@ -1,12 +1,15 @@
 """`--help` of a flow and of a stage prints its help and starts nothing."""
 
+import logging
 import subprocess
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flows.settings import Settings
 from stance.errors import InputError, run
 
 
@@ -58,6 +61,45 @@ def test_a_ratio_makes_a_run_in_a_workspace_with_the_edits_of_this_folder(monkey
     assert settings.parameters().changes == {"pairs.support_ratio": 0}
     assert more == {"uncommitted": True}
     assert capsys.readouterr().out == "       ran  base\n"
+
+
+def test_a_release_without_a_name_is_that_of_this_folder_with_its_edits(monkeypatch, capsys):
+    module = import_module("flows.release")
+    calls = []
+    monkeypatch.setattr("sys.argv", ["flows/release.py"])
+    monkeypatch.setattr(module, "some_server", nullcontext)
+    answer = {"release": "r-1", "address": "http://127.0.0.1:8000/v1"}
+    monkeypatch.setattr(module, "release", lambda **options: calls.append(options) or answer)
+    module.main()
+    assert calls == [{"run": None, "uncommitted": True}]
+    assert capsys.readouterr().out == "released r-1: http://127.0.0.1:8000/v1\n"
+
+
+@pytest.mark.parametrize(("uncommitted", "warned"), [(False, True), (True, False)])
+def test_a_run_without_the_edits_of_the_parameters_warns(monkeypatch, caplog, tmp_path, uncommitted, warned):
+    module = import_module("flows.align")
+    monkeypatch.setattr(module, "flow_run", SimpleNamespace(name="one", id="1"))
+    monkeypatch.setattr(module, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(module.workspace, "edited_params", lambda: True)
+    monkeypatch.setattr(module.workspace, "of_flow_run", lambda name, ident: tmp_path)
+    assert module.own_workspace(Settings(), uncommitted) == tmp_path
+    assert (module.LEFT_OUT in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("flow", "arguments"), [("release", []), ("align", ["--ratio", "0"])])
+def test_ctrl_c_ends_a_flow_without_a_traceback(monkeypatch, capsys, flow, arguments):
+    module = import_module(f"flows.{flow}")
+    monkeypatch.setattr("sys.argv", [f"flows/{flow}.py", *arguments])
+    monkeypatch.setattr(module, "some_server", nullcontext)
+    monkeypatch.setattr(module, flow, interrupted)
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def interrupted(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_that_is_not_there_is_told_before_a_server_starts(monkeypatch, tmp_path, capsys):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from stance.data.plain_text import RECORD, Pretraining
 from stance.data.reinforcement import Reinforcement, Stretch
 from stance.data.rewards import RewardQuality, VoterAgreement
 from stance.data.training import FineTuning, Piece
@@ -61,6 +62,13 @@ def test_the_mask_shows_what_is_trained_on_and_that_the_stop_token_is(tmp_path: 
     assert "4 of 13" in markup
     assert "✓ <code>&lt;/s&gt;</code>" in markup
     assert "Loss from 2.500 to 0.250 nats per trained token." in markup
+
+
+def test_a_training_on_plain_text_is_told_with_its_losses(tmp_path: Path):
+    assert "plain texts" not in sections(tmp_path, tuned=TUNING)
+    Pretraining(texts=12, blocks=3, tokens=700, first_loss=3.125, last_loss=2.0).write(tmp_path / "tuned" / RECORD)
+    markup = sections(tmp_path)
+    assert "every token of 12 plain texts (700 tokens). Loss from 3.125 to 2.000 nats per token." in markup
 
 
 def test_a_model_that_votes_is_shown_with_its_agreement(tmp_path: Path):

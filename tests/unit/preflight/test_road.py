@@ -54,6 +54,10 @@ def test_the_road_is_told(changes: dict[str, Any], words: str, tmp_path: Path):
     ("changes", "message"),
     [
         ({"sft.conversations": "nowhere.jsonl"}, "which does not exist; name a JSON Lines file"),
+        (
+            {"sft.plain_text": {"path": "nowhere.jsonl", "num_epoch": 1, "learning_rate": 1e-4}},
+            "sft.plain_text.path is .*nowhere.jsonl, which does not exist",
+        ),
         ({"rl.prompts_per_step": 64}, "rl.prompts_per_step is 64, and there are 50 questions; set it to at most 50"),
         ({"pairs.order": "both", "pairs.support_ratio": 0.5}, "the preference pairs prefer both stances of every"),
         (BY_VOTES, r"votes\.jsonl does not exist; run `dvc repro sample` and rank the answers, or set reward.source"),

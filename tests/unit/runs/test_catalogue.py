@@ -45,6 +45,15 @@ def typed(monkeypatch, capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def test_a_table_in_a_pipe_is_as_wide_as_its_content(runs, monkeypatch, capsys):
+    overrides = {f"a.long.parameter.number.{number}": number for number in range(8)}
+    for _, run in catalogue.workspace.all_runs():
+        run.overrides = overrides
+    shown = typed(monkeypatch, capsys)
+    assert all(f"{name}={value}" in shown for name, value in overrides.items())
+    assert "…" not in shown
+
+
 def test_apply_names_the_files_that_it_copied_and_the_way_back(monkeypatch, capsys):
     monkeypatch.setattr(catalogue, "apply", lambda name: [Path("params.yaml"), Path("dvc.lock")])
     shown = typed(monkeypatch, capsys, "apply", "mine")
