@@ -14,8 +14,9 @@ from stance.config.params import Params
 PAGE = Path("docs/parameters.md")
 HEAD = """# The parameters
 
-`params.yaml` holds all of them. `make profile NAME=...` replaces it by a profile. Some parameters belong to one choice
-of another parameter; the column *parameter* then names that choice. A parameter without a default must be written.
+`params.yaml` holds all of them. `make profile NAME=...` replaces it by a profile. Some parameters count only
+with one value of another parameter; the column *parameter* then shows this value, for example (`source: folder`). A
+parameter without a default must be written, if its block is. The profiles may differ from the defaults.
 This page is made from `stance/config` by `.venv/bin/python -m docs.parameters`.
 """
 LIMITS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
@@ -29,7 +30,7 @@ def page() -> str:
     definitions = schema["$defs"]
     lines = [HEAD]
     for block, field in schema["properties"].items():
-        meaning = told(field) or " / ".join(told(one) for one, _ in models(field, definitions))
+        meaning = told(field) or " Or: ".join(told(one) for one, _ in models(field, definitions))
         lines += [f"## {block}\n", f"{meaning}\n"]
         lines += ["| parameter | value | default | meaning |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows(block, field, block in schema["required"], definitions)]
@@ -40,6 +41,9 @@ def page() -> str:
 def rows(path: str, field: Schema, required: bool, definitions: Schema) -> Iterator[list[str]]:
     """Return the rows of a parameter: those of its parts if it is a block."""
     blocks = models(field, definitions)
+    if blocks and {"type": "null"} in field.get("anyOf", []):
+        default = "" if required else "`null`"
+        yield [f"`{path}`", "block or `null`", default, told(field) or "`null` leaves the block out."]
     for model, choice in blocks:
         for name, part in model["properties"].items():
             if "const" not in part:
