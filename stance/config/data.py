@@ -98,7 +98,7 @@ class Pairs(Section):
     answer is neutral, else the answer of the other stance."""
     retained: int = Field(0, ge=0)
     """Number of unrelated prompts whose answers the training keeps, out of `retained.jsonl` in `dataset.side_effects`.
-    Each adds a pair that prefers the base model's own answer to an answer about the topic. 0 adds none."""
+    They are the base model's own answers; `train.retained` says how they are kept. 0 keeps none."""
     strict: bool
     """Whether a warning of the data linter stops the run. Otherwise warnings are only listed in
     `data/pairs/lint.json`."""
