@@ -44,12 +44,12 @@ def rows(path: str, field: Schema, required: bool, definitions: Schema) -> Itera
     if blocks and {"type": "null"} in field.get("anyOf", []):
         default = "" if required else "`null`"
         yield [f"`{path}`", "block or `null`", default, told(field) or "`null` leaves the block out."]
-    for model, choice in blocks:
+    for model, chosen_by in blocks:
         for name, part in model["properties"].items():
             if "const" not in part:
                 inner = required and name in model.get("required", [])
                 for row in rows(f"{path}.{name}", part, inner, definitions):
-                    yield [row[0] + choice, *row[1:]]
+                    yield [row[0] + chosen_by, *row[1:]]
     if not blocks:
         default = "" if required or "default" not in field else f"`{json.dumps(field['default'])}`"
         yield [f"`{path}`", values(field, definitions), default, told(field)]

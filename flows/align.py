@@ -61,7 +61,7 @@ def own_workspace(settings: Settings, uncommitted: bool, commit: str = "") -> Pa
         raise InputError("a run at a given commit has no uncommitted edits; leave one of the two fields empty")
     name, ident = str(flow_run.name), str(flow_run.id)
     earlier = workspace.of_flow_run(name, ident)
-    if not uncommitted and not commit and workspace.edited_params():
+    if not uncommitted and not commit and workspace.edited("params.yaml"):
         get_run_logger().warning("%s", LEFT_OUT)
     return earlier or workspace.create(
         name, settings.parameters(), edits=uncommitted, flow_run_id=ident, commit=commit or None

@@ -74,8 +74,7 @@ def refuse_edits() -> None:
     Raises:
         InputError: A file that runs are made from has uncommitted edits; names all such files.
     """
-    entries = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *ORIGIN).split("\0")
-    edited = [entry.split(maxsplit=1)[1] for entry in entries if entry]
+    edited = workspace.edited(*ORIGIN)
     if edited:
         are = "are" if len(edited) > 1 else "is"
         raise InputError(

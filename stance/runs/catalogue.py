@@ -17,7 +17,6 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from stance.client.local import served_folders
 from stance.data.metrics import METRICS
@@ -56,8 +55,8 @@ def listing() -> Table:
 def show(name: str) -> Table:
     """Return a table of the stages of a run: the outcome of each, and why it ran."""
     run = find(name)
-    title = Text(f"{name}: {run.state} {run.problem or ''}".strip(), no_wrap=not run.problem)
-    table = Table("stage", "outcome", title=title, min_width=len(f"{name}: {run.state}"))
+    heading = f"{name}: {run.state}"
+    table = Table("stage", "outcome", title=f"{heading} {run.problem or ''}", min_width=len(heading))
     for stage, outcome in run.stages.items():
         table.add_row(stage, outcome)
     table.caption = f"commit {run.snapshot[:12]}, workspace {RUNS / name}, log {RUNS / name / record.LOG}"

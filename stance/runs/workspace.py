@@ -116,9 +116,10 @@ def snapshot(head: str) -> str:
     return git(Path(), "commit-tree", tree, "-p", head, "-m", "uncommitted edits")
 
 
-def edited_params() -> bool:
-    """Return whether the working tree's `params.yaml` differs from the one of the last commit."""
-    return bool(git(Path(), "status", "--porcelain", "--", "params.yaml"))
+def edited(*paths: str) -> list[str]:
+    """Return the files of the working tree, at these paths or below, that differ from the last commit."""
+    entries = git(Path(), "status", "--porcelain", "-z", "--no-renames", "--", *paths).split("\0")
+    return [entry.split(maxsplit=1)[1] for entry in entries if entry]
 
 
 def check_out(folder: Path, name: str, head: str, commit: str) -> None:

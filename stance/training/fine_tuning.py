@@ -1,5 +1,6 @@
 """One supervised fine-tuning from the files of a run to those of the stage `sft`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -23,10 +24,9 @@ from stance.models.outline import adapted_layers, configuration, outline
 from stance.models.parity import score
 from stance.training.dpo import checked_tokenizer, lora_config, prepare_policy, save_adapter
 from stance.training.merging import answer_texts, write_logps
-from stance.training.progress import Progress
+from stance.training.progress import Progress, steps
 from stance.training.sft import Row, answer_rows, conversation_rows, fine_tuning, require_masks, sft_config
 
-Rows = list[dict[str, Any]]
 Weights = dict[str, torch.Tensor]
 
 
@@ -52,7 +52,7 @@ def fine_tune(
         scratch = Path(checkpoints)
         weights = pretrain(model, options.plain_text, shape, seed, folder, tokenizer, scratch, out)
         config = sft_config(model, options, shape, seed, scratch)
-        trainer = trainer_of(model, shape, folder, tokenizer, cast(Rows, rows), config, out / "log.csv")
+        trainer = trainer_of(model, shape, folder, tokenizer, rows, config, out / "log.csv")
         require_masks(trainer, tokenizer, rows)
         policy = ready(trainer)
         if weights:
@@ -74,7 +74,7 @@ def pretrain(
     named = {f"the text in row {number}": text for number, text in enumerate(texts, 1)}
     refuse_control_tokens(control_tokens(tokenizer), named, str(folder))
     config = sft_config(model, options, shape, seed, scratch, packing=True, packing_strategy="wrapped")
-    rows: Rows = [{"text": text} for text in texts]
+    rows = [{"text": text} for text in texts]
     trainer = trainer_of(model, shape, folder, tokenizer, rows, config, out / "plain_text.csv")
     policy = ready(trainer)
     trainer.train()
@@ -85,21 +85,21 @@ def pretrain(
 def pretraining(trainer: SFTTrainer, texts: int) -> Pretraining:
     """Return the record of a continued pre-training on a number of texts."""
     blocks = cast(Dataset, trainer.train_dataset).to_list()
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in steps(trainer.state)]
     tokens = sum(len(block["input_ids"]) for block in blocks)
     return Pretraining(texts=texts, blocks=len(blocks), tokens=tokens, first_loss=losses[0], last_loss=losses[-1])
 
 
 def trainer_of(
-    model: Model, shape: Train, folder: Path, tokenizer: PreTrainedTokenizerFast, rows: Rows, config: SFTConfig,
-    log: Path,
+    model: Model, shape: Train, folder: Path, tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Mapping[str, Any]], config: SFTConfig, log: Path,
 ) -> SFTTrainer:  # fmt: skip
     """Return a trainer of a new adapter on the base, with its log at `log`."""
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     trainer = SFTTrainer(
         model=str(folder),
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
         quantization_config=quantization_config(model),
         peft_config=lora_config(shape),

@@ -22,6 +22,7 @@ from stance.data.preferences import Pair, Turn
 from stance.data.training import FineTuning, Piece
 from stance.errors import InputError
 from stance.machine.files import first_problem, read_jsonl
+from stance.training.progress import steps
 
 IGNORED = -100
 """The label of a token that is not trained on."""
@@ -141,7 +142,7 @@ def fine_tuning(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerFast) -> Fine
     """Return the record of a fine-tuning that has ended."""
     rows = cast(Dataset, trainer.train_dataset).to_list()
     marks = [[label != IGNORED for label in labels(trainer, row)] for row in rows]
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in steps(trainer.state)]
     return FineTuning(
         rows=len(rows),
         tokens=sum(map(len, marks)),

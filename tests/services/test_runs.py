@@ -114,9 +114,9 @@ def test_uncommitted_edits_are_in_a_run_only_when_asked_for(project: Path, git):
 
 def test_edits_of_the_parameters_are_noticed_and_those_of_other_files_are_not_taken_for_them(project: Path):
     (project / "new.txt").write_text("new")
-    assert not workspace.edited_params()
+    assert workspace.edited("params.yaml") == []
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# a note\n")
-    assert workspace.edited_params()
+    assert workspace.edited("params.yaml") == ["params.yaml"]
 
 
 def test_the_reasons_name_parameters_with_both_values_and_files(project: Path):

@@ -24,18 +24,16 @@ FLOW_RUN = str(UUID(int=7))
 def test_a_run_whose_process_has_died_is_no_longer_shown_as_running(
     monkeypatch, tmp_path, state, alive, shown, crashed
 ):
-    record, ended = (
-        SimpleNamespace(
-            name="one",
-            state=state,
-            open=state == "running",
-            alive=lambda: alive,
-            flow_run_id=FLOW_RUN,
-            tries=1,
-            updated=lambda *a, **k: None,
-        ),
-        [],
+    record = SimpleNamespace(
+        name="one",
+        state=state,
+        open=state == "running",
+        alive=lambda: alive,
+        flow_run_id=FLOW_RUN,
+        tries=1,
+        updated=lambda folder, **changes: None,
     )
+    ended = []
     monkeypatch.setattr(deployments.workspace, "all_runs", lambda: [(tmp_path, record)])
     monkeypatch.setattr(deployments.workspace, "clean_up", lambda folder: None)
     monkeypatch.setattr(deployments, "show_crashed", lambda flow_run, tries: ended.append((flow_run, tries)))

@@ -80,7 +80,7 @@ def test_a_run_without_the_edits_of_the_parameters_warns(monkeypatch, caplog, tm
     module = import_module("flows.align")
     monkeypatch.setattr(module, "flow_run", SimpleNamespace(name="one", id="1"))
     monkeypatch.setattr(module, "get_run_logger", logging.getLogger)
-    monkeypatch.setattr(module.workspace, "edited_params", lambda: True)
+    monkeypatch.setattr(module.workspace, "edited", lambda *paths: [*paths])
     monkeypatch.setattr(module.workspace, "of_flow_run", lambda name, ident: tmp_path)
     assert module.own_workspace(Settings(), uncommitted) == tmp_path
     assert (module.LEFT_OUT in caplog.text) == warned
