@@ -24,7 +24,7 @@ from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, withou
 from stance.machine.files import read_json
 from stance.machine.memory import gib, own_memory
 from stance.models.base import bf16_bytes
-from stance.models.loading import ENGINE, require_devices
+from stance.models.loading import ENGINE, arithmetic, require_devices
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ BLOCK = 128
 IN_4_BITS = 0.5
 """Size of a model in 4 bits (bitsandbytes) as a share of its size in bf16: 0.33 for 7 B parameters, and more for a
 smaller model, whose embeddings weigh more."""
+BF16 = 2
+"""Bytes of a number in bf16."""
 SEED = 0
 """The seed of the engine, and of drawn answers without a `seed` of their own. `params.seed` does not reach the engine,
 so that two runs with different seeds draw alike; the stage `sample` gives every answer its own."""
@@ -91,7 +93,7 @@ def start_engine(folder: Path, settings: Mapping[str, Any]) -> Any:
     from vllm import LLM  # vLLM reads the environment when it is imported
 
     gc.freeze()  # the engine collects garbage eleven times while it starts
-    return LLM(model=str(folder), dtype="bfloat16", seed=SEED, generation_config="vllm", **settings)
+    return LLM(model=str(folder), seed=SEED, generation_config="vllm", **settings)
 
 
 def lora_settings(rank: int) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def require_window(folder: Path, longest: int) -> None:
 
 
 def engine_settings(folder: Path, model: Model, options: Answers, lengths: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's memory settings: a cache for the whole batch, or for as much of it as fits into free memory.
+    """Return vLLM's arithmetic and memory: a cache for the whole batch, or for as much of it as fits into free memory.
 
     Args:
         folder: The model.
@@ -136,10 +138,11 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     free, total = own_memory(model.device, model.parts)
     allowed = min(free, int(total * options.gpu_memory_utilization))
     limit = allowed - (model.parts * ENGINE if model.device == "cuda" else 0)
-    weights = bf16_bytes(folder)
+    dtype = arithmetic(model.device)
+    weights = bf16_bytes(folder) * dtype.itemsize // BF16
     if options.quantization == "bitsandbytes":
         weights = int(weights * IN_4_BITS)
-    per_token = cache_bytes_per_token(folder)
+    per_token = cache_bytes_per_token(folder, dtype.itemsize)
     least = per_token * (max(lengths) + BLOCK)
     if weights + least > limit:
         raise InputError(
@@ -149,6 +152,7 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
         )
     cache = min(per_token * sum(length + BLOCK for length in lengths), limit - weights)
     return {
+        "dtype": str(dtype).removeprefix("torch."),
         "max_model_len": max(lengths),
         "kv_cache_memory_bytes": cache // model.parts,  # on each device
         "gpu_memory_utilization": (weights + cache) / total,  # the engine only checks that so much is free
@@ -158,13 +162,18 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
     }
 
 
-def cache_bytes_per_token(folder: Path) -> int:
-    """Return the bytes of one token in the key-value cache, in bf16, from the model's configuration."""
+def cache_bytes_per_token(folder: Path, itemsize: int = BF16) -> int:
+    """Return the bytes of one token in the key-value cache, from the model's configuration.
+
+    Args:
+        folder: The model.
+        itemsize: Bytes of a number in the cache.
+    """
     config = AutoConfig.from_pretrained(str(folder)).get_text_config()
     groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
     heads = groups or config.num_attention_heads  # each attention head has keys of its own where no number is named
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * 2 * int(config.num_hidden_layers * heads * head_dim)
+    return 2 * itemsize * int(config.num_hidden_layers * heads * head_dim)
 
 
 def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:

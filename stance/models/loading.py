@@ -1,4 +1,4 @@
-"""Loading of a model's weights as the block `model` says: on which device, and in 4 bits or in bf16."""
+"""Loading of a model's weights as the block `model` says: on which device, in 4 bits or whole, in which arithmetic."""
 
 from pathlib import Path
 
@@ -47,23 +47,33 @@ def require_devices(model: Model) -> None:
         )
 
 
-def nf4() -> BitsAndBytesConfig:
-    """Return the 4-bit format of QLoRA (arXiv 2305.14314): NF4, double quantisation, bf16 compute."""
+def arithmetic(device: str) -> torch.dtype:
+    """Return the type that models compute in on a device: bf16, or float32 on a CPU that has no products of bf16.
+
+    A CPU with AVX2 and without AVX-512, as most laptops have, takes five times as long for bf16 (docs/smollm2.md).
+    float32 holds every bf16 weight exactly.
+    """
+    emulated = device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.float32 if emulated else torch.bfloat16
+
+
+def nf4(device: str) -> BitsAndBytesConfig:
+    """Return the 4-bit format of QLoRA (arXiv 2305.14314): NF4, double quantisation, products in `arithmetic`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=arithmetic(device),
     )
 
 
 def quantization_config(model: Model) -> BitsAndBytesConfig | None:
-    """Return the quantisation of the base during training; None for bf16."""
-    return nf4() if model.quantization == "nf4" else None
+    """Return the quantisation of the base during training; None for whole weights."""
+    return nf4(model.device) if model.quantization == "nf4" else None
 
 
 def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
-    """Load a causal language model from a folder. Weights that are not quantised are in bf16."""
+    """Load a causal language model from a folder. Weights that are not quantised are in the type of `arithmetic`."""
     return AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.bfloat16, device_map={"": device}, quantization_config=quantization
+        str(folder), dtype=arithmetic(device), device_map={"": device}, quantization_config=quantization
     )

@@ -71,17 +71,22 @@ def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) ->
 
 
 def floor(model: torch.nn.Module, texts: Sequence[Text], scores: Sequence[Scores]) -> Floor:
-    """Return the floor of a bf16 model, on a sample of texts that are spread over all of them.
+    """Return the floor of a model with bf16 weights, on a sample of texts that are spread over all of them.
 
     Args:
-        model: The bf16 model.
+        model: The model. One in float32 is turned into bf16 in place.
         texts: The texts that were scored.
-        scores: Its bf16 scores, one per text.
+        scores: Its scores, one per text, in the arithmetic that the model has.
     """
     step = max(1, len(texts) // FLOOR_TEXTS)
-    with float32_arithmetic(model):
-        exact = score(model, texts[::step])
-    found = drift(exact, scores[::step], bound=0)
+    sample, own = texts[::step], scores[::step]
+    if model.dtype == torch.float32:
+        with float32_products(model.bfloat16()):
+            exact, rounded = own, score(model, sample)
+    else:
+        with float32_arithmetic(model):
+            exact, rounded = score(model, sample), own
+    found = drift(exact, rounded, bound=0)
     return Floor(mean=found.mean, worst=found.worst)
 
 
@@ -92,20 +97,36 @@ def float32_arithmetic(model: torch.nn.Module) -> Iterator[None]:
     A module's weights are float32 only while the module works, so that one module and not the model needs twice the
     memory. bf16 to float32 and back loses nothing.
     """
+    own = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    with _in_float32(own, torch.float32):
+        yield
 
+
+@contextmanager
+def float32_products(model: torch.nn.Module) -> Iterator[None]:
+    """Let a bf16 model calculate the products of its linear layers in float32 and round the results to bf16.
+
+    A processor with products of bf16 does the same: it adds in float32. Without them, float32 is five times as fast.
+    """
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    with _in_float32(linear, torch.bfloat16):
+        yield
+
+
+@contextmanager
+def _in_float32(modules: Sequence[torch.nn.Module], result: torch.dtype) -> Iterator[None]:
     def widen(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.float()
-        return tuple(_float(value) for value in args)
+        return tuple(_to(value, torch.float32) for value in args)
 
     def narrow(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.bfloat16()
-        return _float(output)
+        return _to(output, result)
 
-    own = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-    handles = [module.register_forward_pre_hook(widen) for module in own]
-    handles += [module.register_forward_hook(narrow) for module in own]
+    handles = [module.register_forward_pre_hook(widen) for module in modules]
+    handles += [module.register_forward_hook(narrow) for module in modules]
     try:
         yield
     finally:
@@ -113,8 +134,8 @@ def float32_arithmetic(model: torch.nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _float(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _score_batch(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:

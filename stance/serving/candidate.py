@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -66,8 +66,10 @@ class ServableModel(BaseModel):
     """Does an engine on this machine run on a GPU?"""
     devices: int = 1
     """Number of GPUs that the model is split over."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """The type that an engine on this machine computes in."""
     weights: int
-    """Bytes in bf16, of the adapter too."""
+    """Bytes in that type, of the adapter too."""
     cache_per_token: int
     """Bytes."""
     window: int
@@ -210,18 +212,20 @@ def sizes(model: Path, adapter: Path | None, devices: int) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig
 
-    from stance.inference.batch import cache_bytes_per_token
-    from stance.models.loading import ENGINE
+    from stance.inference.batch import BF16, cache_bytes_per_token
+    from stance.models.loading import ENGINE, arithmetic
 
     gpu = torch.cuda.is_available()
+    dtype = arithmetic("cuda" if gpu else "cpu")
     parts = devices if gpu and len(visible()) >= devices else 1
     lora = sum(path.stat().st_size for path in adapter.glob("*.safetensors")) if adapter else 0
     window = AutoConfig.from_pretrained(str(model)).get_text_config().max_position_embeddings
     return {
         "gpu": gpu,
         "devices": parts,
-        "weights": bf16_bytes(model) + lora,
-        "cache_per_token": cache_bytes_per_token(model),
+        "dtype": str(dtype).removeprefix("torch."),
+        "weights": bf16_bytes(model) * dtype.itemsize // BF16 + lora,
+        "cache_per_token": cache_bytes_per_token(model, dtype.itemsize),
         "window": int(window),
         "overhead": parts * ENGINE if gpu else HOST_ENGINE,
     }

@@ -243,12 +243,13 @@ def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], 
     ]  # fmt: skip
     template = ["--chat-template", str(candidate.template)] if candidate.template else []
     split = ["--tensor-parallel-size", str(parts)] if parts > 1 else []
-    return [*common, *split, *template, *names(candidate), *([] if candidate.gpu else on_cpu())]
+    return [*common, *split, *template, *names(candidate), *([] if candidate.gpu else on_cpu(candidate))]
 
 
-def on_cpu() -> list[str]:
+def on_cpu(candidate: ServableModel) -> list[str]:
     """Return the further arguments of vLLM on a CPU."""
-    return ["--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
+    float32 = ["--dtype", candidate.dtype] if candidate.dtype == "float32" else []
+    return [*float32, "--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
 
 
 def names(candidate: ServableModel) -> list[str]:

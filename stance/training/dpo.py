@@ -25,7 +25,7 @@ from stance.data.chat import (
 )
 from stance.data.preferences import read_pairs, read_retained_pairs
 from stance.errors import InputError
-from stance.models.loading import load, quantization_config
+from stance.models.loading import arithmetic, load, quantization_config
 from stance.training import parallel
 from stance.training.retaining import Retained
 
@@ -71,11 +71,11 @@ def dpo_config(model: Model, options: Train, seed: int, output_dir: Path) -> DPO
         gradient_accumulation_steps=accumulated,
         max_length=options.max_length,
         gradient_checkpointing=options.gradient_checkpointing,
-        model_init_kwargs={"dtype": torch.bfloat16, "device_map": {"": model.device}},
+        model_init_kwargs={"dtype": arithmetic(model.device), "device_map": {"": model.device}},
         use_cpu=model.device == "cpu",
         ddp_backend="gloo" if model.device == "cpu" and parallel.processes() > 1 else None,
         ddp_find_unused_parameters=False,
-        bf16=True,
+        bf16=arithmetic(model.device) == torch.bfloat16,
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
         logging_nan_inf_filter=False,  # otherwise a loss of NaN is logged as 0
@@ -171,7 +171,7 @@ def prepare_policy(policy: PeftModel, dropout: float | None = None) -> None:
 
 
 def adapter_in_fp32(model: torch.nn.Module) -> None:
-    """Store the trainable weights in fp32. Products are still computed in bf16.
+    """Store the trainable weights in fp32. Products are still computed in `arithmetic`.
 
     On a 4-bit base TRL converts them to bf16, but PEFT loads those of a checkpoint in fp32. A resumed run would then
     continue in another precision.

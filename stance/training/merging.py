@@ -176,10 +176,10 @@ def candidate_scores(
     changed = frozenset[str]()
     for name, change in changes.items():
         for key, tensor in read_weights(folder, changed, device):
-            weights[key].data = tensor
+            weights[key].data = tensor.to(model.dtype)
         changed = change.names() & weights.keys()
         for key in changed:
-            weights[key].data = change(key, weights[key].data)
+            weights[key].data = change(key, weights[key].data.bfloat16()).to(model.dtype)  # as the file will hold it
         scores[name] = score(model, texts)
     return scores
 

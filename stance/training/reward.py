@@ -34,7 +34,7 @@ from stance.config.road import Reward
 from stance.data.chat import Fingerprint, Message, encode_conversation, fingerprint
 from stance.data.comparisons import Comparison, Scored
 from stance.errors import InputError
-from stance.models.loading import quantization_config
+from stance.models.loading import arithmetic, quantization_config
 from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32
 
@@ -78,14 +78,14 @@ def load_base(folder: Path, model: Model, pad_token_id: int) -> PreTrainedModel:
 
     Args:
         folder: The model.
-        model: Device, and on a GPU the quantisation. On a CPU the weights are in bf16.
+        model: Device, and on a GPU the quantisation. On a CPU the weights are whole.
         pad_token_id: The reward is read at the last token that is none of these.
     """
     with suppress_seqcls_warning():
         base = AutoModelForSequenceClassification.from_pretrained(
             str(folder),
             num_labels=1,
-            dtype=torch.bfloat16,
+            dtype=arithmetic(model.device),
             device_map={"": model.device},
             quantization_config=quantization_config(model) if model.device == "cuda" else None,
         )
@@ -194,7 +194,7 @@ def _arguments(model: Model, options: Reward, seed: int, folder: Path) -> dict[s
         "gradient_checkpointing": options.gradient_checkpointing,
         "train_sampling_strategy": "sequential",  # the pairs of one question stay together
         "use_cpu": model.device == "cpu",
-        "bf16": True,
+        "bf16": arithmetic(model.device) == torch.bfloat16,
         "dataloader_pin_memory": model.device == "cuda",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
 from unittest.mock import patch
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback
@@ -26,7 +27,7 @@ from stance.data.chat import Message
 from stance.data.reinforcement import Drawn, Stretch
 from stance.data.training import Drift
 from stance.errors import InputError
-from stance.models.loading import load, quantization_config
+from stance.models.loading import arithmetic, load, quantization_config
 from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32, dequantize_scales
 from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog, restore
@@ -306,7 +307,7 @@ def arguments(model: Model, options: Rl, seed: int, folder: Path) -> dict[str, A
         "disable_dropout": True,
         "gradient_checkpointing": options.gradient_checkpointing,
         "use_cpu": model.device == "cpu",
-        "bf16": True,
+        "bf16": arithmetic(model.device) == torch.bfloat16,
         "dataloader_pin_memory": model.device == "cuda",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

@@ -22,6 +22,7 @@ from stance.data.preferences import Pair, Turn
 from stance.data.training import FineTuning, Piece
 from stance.errors import InputError
 from stance.machine.files import first_problem, read_jsonl
+from stance.models.loading import arithmetic
 from stance.training.progress import steps
 
 IGNORED = -100
@@ -82,9 +83,9 @@ def sft_config(
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         max_length=train.max_length,
         gradient_checkpointing=train.gradient_checkpointing,
-        model_init_kwargs={"dtype": torch.bfloat16, "device_map": {"": model.device}},
+        model_init_kwargs={"dtype": arithmetic(model.device), "device_map": {"": model.device}},
         use_cpu=model.device == "cpu",
-        bf16=True,
+        bf16=arithmetic(model.device) == torch.bfloat16,
         dataloader_pin_memory=model.device == "cuda",
         logging_steps=1,
         logging_nan_inf_filter=False,

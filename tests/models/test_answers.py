@@ -113,12 +113,29 @@ def test_cache_of_one_token_is_two_bf16_vectors_per_layer(tiny_model: Path):
     assert cache_bytes_per_token(tiny_model) == 256
 
 
-def test_cache_is_sized_for_the_work(tiny_model: Path):
-    """Two sequences of 100 and 50 tokens, each with a spare block of 128: 406 tokens of 256 bytes."""
+@pytest.mark.parametrize(("products", "dtype", "token"), [(True, "bfloat16", 256), (False, "float32", 512)])
+def test_cache_is_sized_for_the_work(
+    products: bool, dtype: str, token: int, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Sequences of 100 and 50 tokens, each with a spare block of 128: 406 tokens. A CPU may lack products of bf16."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: products)
     chosen = params(tiny_model)
     settings = engine_settings(tiny_model, chosen.model, chosen.answers, [100, 50])
-    assert settings["kv_cache_memory_bytes"] == 406 * 256
+    assert settings["kv_cache_memory_bytes"] == 406 * token
+    assert settings["dtype"] == dtype
     assert settings["max_model_len"] == 100
+
+
+def test_weights_in_float32_are_counted_as_such(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the bf16 weights and one sequence just fit, the same in float32 is refused."""
+    chosen = params(tiny_model)
+    needed = bf16_bytes(tiny_model) + 256 * (100 + 128)
+    monkeypatch.setattr("stance.inference.batch.own_memory", lambda device, count: Room(needed, needed * 100))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    engine_settings(tiny_model, chosen.model, chosen.answers, [100])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(InputError, match="weights take"):
+        engine_settings(tiny_model, chosen.model, chosen.answers, [100])
 
 
 def test_an_fp32_model_is_counted_as_the_bf16_it_becomes(tiny_model: Path, tmp_path: Path):

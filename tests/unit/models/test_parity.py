@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stance.data.noise import MERGED, SERVED, Floor
-from stance.models.loading import load
+from stance.models.loading import arithmetic, load, nf4
 from stance.models.parity import Scores, drift, floor, score
 
 
@@ -35,9 +35,28 @@ def test_texts_that_differ_are_an_error():
         drift([Scores([-1.0], [5], [1.0])], [], bound=0.5)
 
 
+@pytest.mark.parametrize("products", [True, False])
+def test_a_cpu_without_products_of_bf16_computes_in_float32(products: bool, tiny_model: Path, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: products)
+    assert arithmetic("cuda") == torch.bfloat16
+    assert load(tiny_model, "cpu").dtype == arithmetic("cpu") == (torch.bfloat16 if products else torch.float32)
+    assert nf4("cpu").bnb_4bit_compute_dtype == arithmetic("cpu")
+
+
+def test_the_floor_is_the_same_whether_the_model_computes_in_bf16_or_in_float32(tiny_model: Path):
+    """A float32 model is rounded to bf16; the products are then made in float32 and rounded, as bf16 hardware does."""
+    texts = [([1, 20, 30], [40, 50, 3, 9]), ([1, 9], [8, 7, 6, 5]), ([1, 2, 3, 4], [60, 61, 62, 63, 64])]
+    narrow, wide = load(tiny_model, "cpu").bfloat16(), load(tiny_model, "cpu").float()
+    weights = {name: weight.clone() for name, weight in narrow.state_dict().items()}
+    direct, through = (floor(model, texts, score(model, texts)) for model in (narrow, wide))
+    assert through.mean == pytest.approx(direct.mean, rel=0.1)
+    assert through.worst == pytest.approx(direct.worst, rel=0.25)
+    assert all(weight.equal(weights[name]) for name, weight in wide.state_dict().items())
+
+
 def test_the_floor_is_the_distance_from_float32_arithmetic_and_leaves_the_weights_as_they_were(tiny_model: Path):
     texts = [([1, 20, 30], [40, 50]), ([1, 9], [8, 7, 6, 5])]
-    model = load(tiny_model, "cpu")
+    model = load(tiny_model, "cpu").bfloat16()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     scores = score(model, texts)
     exact = drift(score(load(tiny_model, "cpu").float(), texts), scores, bound=0)

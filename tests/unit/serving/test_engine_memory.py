@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stance.machine.memory import GIB
+from stance.machine.memory import GIB, Room
 from stance.machine.supervisor import guarded, release
 from stance.serving import engine as engines
 from stance.serving import engine_memory
@@ -100,3 +100,12 @@ def test_what_an_engine_may_hold_is_what_it_needs_and_some_more():
     assert engine_memory.allowed(model, SETTINGS, 64 * GIB, 12) == 12 * GIB
     gpu = model.model_copy(update={"gpu": True})
     assert engine_memory.allowed(gpu, SETTINGS, 64 * GIB, None) == 8 * GIB + model.weights
+
+
+def test_an_engine_computes_in_float32_where_the_cpu_has_no_products_of_bf16():
+    started = engine("pass")
+    release(started.process)
+    settings = {**SETTINGS, "max-num-seqs": 1}
+    bf16, float32 = (started.candidate.model_copy(update={"dtype": dtype}) for dtype in ("bfloat16", "float32"))
+    assert "--dtype" not in engines.arguments(bf16, 1, settings, Room(64 * GIB, 64 * GIB))
+    assert "--dtype float32" in " ".join(engines.arguments(float32, 1, settings, Room(64 * GIB, 64 * GIB)))
