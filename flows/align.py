@@ -44,7 +44,7 @@ def align(
 
     Args:
         settings: The parameters; an empty field keeps the profile's value.
-        uncommitted: Include the working tree's uncommitted edits, and record them.
+        uncommitted: Include the working tree's uncommitted edits, and record them; off: start from the last commit.
         stage_minutes: Time limit of a stage in minutes; 0 for none.
         commit: The commit to work at, fetched if this machine lacks it; empty for the one that is checked out.
     """
