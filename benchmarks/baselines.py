@@ -26,6 +26,7 @@ from stance.data.questions import read_prompts  # noqa: E402
 from stance.machine.files import read_jsonl, write_json  # noqa: E402
 from stance.models.loading import load, nf4  # noqa: E402
 from stance.training.dpo import adapter_in_fp32  # noqa: E402
+from stance.training.progress import steps  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SYSTEM = "回覆請少於20字"
@@ -112,7 +113,7 @@ def trained(
     trainer.train()
     clock("train")
     answer(trainer.model, tokenizer, dataset, tokens, clock, "after")
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in steps(trainer.state)]
     peak = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
     return {"seconds": clock.seconds, "losses": losses, "peak_allocated": peak}
 

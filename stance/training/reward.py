@@ -37,6 +37,7 @@ from stance.errors import InputError
 from stance.models.loading import arithmetic, quantization_config
 from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32
+from stance.training.progress import steps
 
 BATCH = 16
 """Answers that are scored at once."""
@@ -208,7 +209,7 @@ def _trained(trainer: Trainer) -> Trained:
     trainer.remove_callback(PrinterCallback)
     adapter_in_fp32(cast(PeftModel, trainer.model))  # TRL has converted it to bf16 on a 4-bit base
     trainer.train()
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    losses = [row["loss"] for row in steps(trainer.state)]
     # The trainer has put autocast around the forward pass, which the saved model will not have.
     policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return Trained(cast(PeftModel, policy), losses)

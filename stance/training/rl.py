@@ -30,6 +30,7 @@ from stance.errors import InputError
 from stance.models.loading import arithmetic, load, quantization_config
 from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32, dequantize_scales
+from stance.training.progress import steps
 from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog, restore
 
 LENGTH, SHARE, ENGINE = "completions/mean_length", "ruler/share", "engine/drift"
@@ -89,7 +90,7 @@ class Reinforced(NamedTuple):
 
     policy: PeftModel
     rows: list[dict[str, float]]
-    """TRL's metrics of every step."""
+    """TRL's metrics of every step, but the count of tokens."""
     reason: str | None
     """Why the watchdog stopped; None if the training came to its end."""
     stopped_at: int | None
@@ -145,8 +146,7 @@ def reinforce(
     reference = compare(cast(PeftModel, trainer.model))  # with the autocast of the fine-tuning
     trained = cast(PeftModel, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
     kept = keep_best(trained, watchdog, trainer.state.global_step)
-    rows = [row for row in trainer.state.log_history if "loss" in row]
-    return Reinforced(trained, rows, watchdog.reason, watchdog.stopped_at, kept, reference)
+    return Reinforced(trained, steps(trainer.state), watchdog.reason, watchdog.stopped_at, kept, reference)
 
 
 def keep_best(trained: PeftModel, watchdog: RulerWatchdog, steps: int) -> int:

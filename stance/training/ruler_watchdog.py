@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stance.training.progress import steps
+
 logger = logging.getLogger(__name__)
 
 REWARD, RULER = "reward", "ruler"
@@ -50,7 +52,7 @@ class RulerWatchdog(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Compare the last steps with the best ones."""
-        rows = [row for row in state.log_history if "loss" in row]
+        rows = steps(state)
         if self.reason or not rows or "loss" not in state.log_history[-1]:
             return
         self.reason = no_number(rows[-1]) or self._parted(rows, state.global_step - 1)
@@ -59,12 +61,12 @@ class RulerWatchdog(TrainerCallback):
             logger.warning("stopped at step %d of %d: %s", state.global_step, state.max_steps, self.reason)
             control.should_training_stop = True
 
-    def _parted(self, rows: Sequence[Mapping[str, float]], steps: int) -> str | None:
+    def _parted(self, rows: Sequence[Mapping[str, float]], step: int) -> str | None:
         if len(rows) < self.window:
             return None
         reward, ruler = (fmean(row[name] for row in rows[-self.window :]) for name in (REWARD, RULER))
         if self.best is None or ruler > self.best.ruler:
-            self.best = Best(steps, reward, ruler, self._drawing)
+            self.best = Best(step, reward, ruler, self._drawing)
             return None
         if ruler < self.best.ruler - self.max_fall and reward > self.best.reward:
             return (

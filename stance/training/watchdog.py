@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stance.config.training import Train
 from stance.data.training import Watchdog
+from stance.training.progress import steps
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ class WatchdogCallback(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Check the steps so far."""
-        logged = [row for row in state.log_history if "loss" in row]
-        reason = alarm(logged, self.options.beta, self.options.max_chosen_fall, self.options.max_margin)
+        reason = alarm(steps(state), self.options.beta, self.options.max_chosen_fall, self.options.max_margin)
         if not reason or control.should_training_stop:
             return
         step = state.global_step
@@ -53,25 +53,25 @@ class WatchdogCallback(TrainerCallback):
         control.should_save = False  # a resumed run would reach the same step again
 
 
-def alarm(steps: Sequence[Mapping[str, Any]], beta: float, max_chosen_fall: float, max_margin: float) -> str | None:
+def alarm(rows: Sequence[Mapping[str, Any]], beta: float, max_chosen_fall: float, max_margin: float) -> str | None:
     """Return the reason to stop a training, or None.
 
     Args:
-        steps: TRL's metrics of every step from the first one.
+        rows: TRL's metrics of every step from the first one.
         beta: What TRL multiplies the rewards by.
         max_chosen_fall: Nats by which the chosen answers, averaged over `STEPS`, may be less likely than in the
             reference.
         max_margin: Largest reward margin, averaged over `STEPS`.
     """
-    if not steps:
+    if not rows:
         return None
     for name in ("loss", "rewards/chosen", "rewards/margins"):
-        if not math.isfinite(steps[-1][name]):
-            return f"{name} is {steps[-1][name]}"
-    if len(steps) <= STEPS:
+        if not math.isfinite(rows[-1][name]):
+            return f"{name} is {rows[-1][name]}"
+    if len(rows) <= STEPS:
         return None
-    fall = -fmean(row["rewards/chosen"] for row in steps[-STEPS:]) / beta
+    fall = -fmean(row["rewards/chosen"] for row in rows[-STEPS:]) / beta
     if fall > max_chosen_fall:
         return f"logps/chosen has fallen by {fall:.1f} nats, more than {max_chosen_fall:g}"
-    margin = fmean(row["rewards/margins"] for row in steps[-STEPS:])
+    margin = fmean(row["rewards/margins"] for row in rows[-STEPS:])
     return f"the reward margin is {margin:.1f}, above {max_margin:g}" if margin > max_margin else None
