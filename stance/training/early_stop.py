@@ -24,6 +24,7 @@ from stance.data.chat import conversation, encode_answer
 from stance.data.preferences import read_retained_pairs
 from stance.data.training import EarlyStop, Measured, Watchdog
 from stance.errors import InputError
+from stance.training.kept_weights import Weights, keep, restore
 from stance.training.parallel import all_rows
 from stance.training.progress import rewrite, steps
 from stance.training.retaining import TOKENS, Text, divergence
@@ -71,7 +72,7 @@ class EarlyStopCallback(TrainerCallback):
         """
         self.texts, self.bound, self.batch_size, self.out = texts, bound, batch_size, out
         self.kept_step = 0
-        self.kept_weights: dict[str, torch.Tensor] = {}
+        self.kept_weights: Weights = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -103,7 +104,7 @@ class EarlyStopCallback(TrainerCallback):
                 "or train.learning_rate, or raise train.max_drift"
             )
         logger.warning("stopped at step %d of %d; back to step %d", step, state.max_steps, self.kept_step)
-        self._restore(policy)
+        restore(policy, self.kept_weights)
         control.should_training_stop, control.should_save = True, False
 
     def on_train_end(
@@ -121,23 +122,13 @@ class EarlyStopCallback(TrainerCallback):
 
     def _keep(self, step: int, policy: PeftModel) -> None:
         self.kept_step = step
-        self.kept_weights = {name: weight.detach().cpu().clone() for name, weight in trained_weights(policy)}
-
-    def _restore(self, policy: PeftModel) -> None:
-        with torch.no_grad():
-            for name, weight in trained_weights(policy):
-                weight.copy_(self.kept_weights[name])
+        self.kept_weights = keep(policy, "cpu")
 
 
 def last_drift(state: TrainerState) -> dict[str, float]:
     """Return the last measured drift as a figure of the training; nothing where none was measured."""
     drifts = [row[DRIFT] for row in state.log_history if DRIFT in row]
     return {DRIFT: drifts[-1]} if drifts else {}
-
-
-def trained_weights(policy: PeftModel) -> list[tuple[str, torch.nn.Parameter]]:
-    """Return the weights of the adapter by their names."""
-    return [(name, weight) for name, weight in policy.named_parameters() if weight.requires_grad]
 
 
 def mean_drift(policy: PeftModel, texts: Sequence[Text], batch_size: int) -> float:

@@ -30,8 +30,9 @@ from stance.errors import InputError
 from stance.models.loading import arithmetic, load, quantization_config
 from stance.training.curves import Curves
 from stance.training.dpo import adapter_in_fp32, dequantize_scales
+from stance.training.kept_weights import restore
 from stance.training.progress import steps
-from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog, restore
+from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog
 
 LENGTH, SHARE, ENGINE = "completions/mean_length", "ruler/share", "engine/drift"
 COLUMNS = {

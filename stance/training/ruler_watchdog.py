@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stance.training.kept_weights import Weights, keep
 from stance.training.progress import steps
 
 logger = logging.getLogger(__name__)
 
 REWARD, RULER = "reward", "ruler"
 """Names of the two metrics in the trainer's log."""
-Weights = dict[str, torch.Tensor]
 
 
 class Best(NamedTuple):
@@ -48,7 +47,7 @@ class RulerWatchdog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep the weights of the policy that draws the answers of this step."""
-        self._drawing = trained_weights(kwargs["model"])
+        self._drawing = keep(kwargs["model"])
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Compare the last steps with the best ones."""
@@ -83,15 +82,3 @@ def no_number(row: Mapping[str, float | None]) -> str | None:
         if value is None or not math.isfinite(value):
             return f"{name} is {value}"
     return None
-
-
-def trained_weights(model: torch.nn.Module) -> Weights:
-    """Return a copy of the weights that are trained."""
-    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
-
-
-def restore(model: torch.nn.Module, weights: Weights) -> None:
-    """Give a model the weights of `trained_weights`."""
-    parameters = dict(model.named_parameters())
-    for name, value in weights.items():
-        parameters[name].data.copy_(value)
