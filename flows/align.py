@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -44,7 +45,7 @@ def align(
 
     Args:
         settings: The parameters; an empty field keeps the profile's value.
-        uncommitted: Include the working tree's uncommitted edits, and record them.
+        uncommitted: Include the working tree's uncommitted edits, and record them; off: start from the last commit.
         stage_minutes: Time limit of a stage in minutes; 0 for none.
         commit: The commit to work at, fetched if this machine lacks it; empty for the one that is checked out.
     """
@@ -72,12 +73,12 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     """Run the stages in a workspace, where an earlier try may have stopped, and return the outcome of each stage."""
     workspace.clean_up(folder)
     holder = {"tries": flow_run.run_count, **record.this_process()}
-    run = Run.read(folder).updated(folder, state="running", problem=None, **holder)
+    run = Run.read(folder).updated(folder, state="running", problem=None, stages={}, **holder)
     get_run_logger().info("the workspace is %s, at commit %s", folder, run.snapshot[:12])
     outcomes: dict[str, str] = {}
     cost = Cost(dict(run.seconds), dict(run.memory), dict(run.gpu_memory))
     try:
-        work(folder, outcomes, minutes, cost)
+        work(folder, outcomes, minutes, cost, lambda: run.updated(folder, stages=outcomes, **cost._asdict()))
         run = run.updated(folder, state="completed", stages=outcomes, **cost._asdict())
     except BaseException as error:
         state: record.State = "failed" if isinstance(error, Exception) else "cancelled"
@@ -97,7 +98,7 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
 def align_here() -> dict[str, str]:
     """Run the whole pipeline in the working tree, and return the outcome of each stage."""
     outcomes: dict[str, str] = {}
-    work(Path.cwd(), outcomes, 0, Cost({}, {}, {}))
+    work(Path.cwd(), outcomes, 0, Cost({}, {}, {}), lambda: None)
     return outcomes
 
 
@@ -109,8 +110,8 @@ class Cost(NamedTuple):
     gpu_memory: dict[str, int]
 
 
-def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> None:
-    """Run every stage in a folder, and add its outcome to `outcomes` and its cost to `cost`."""
+def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost, ended: Callable[[], object]) -> None:
+    """Run every stage in a folder, add its outcome to `outcomes` and its cost to `cost`, and call `ended` after it."""
     check(folder)
     for stage in stages.names(folder):
         began = time.monotonic()
@@ -123,6 +124,7 @@ def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost) -> 
         except Exception as error:
             outcomes[stage] = f"{FAILED}: {error}"
             raise
+        ended()
     table = "\n".join(f"| {stage} | {outcome} |" for stage, outcome in outcomes.items())
     create_markdown_artifact(f"| stage | outcome |\n|---|---|\n{table}\n", key="stages")
 

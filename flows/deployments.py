@@ -6,7 +6,7 @@ retried in the UI continues in its workspace.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import Any, cast
@@ -15,6 +15,7 @@ from uuid import UUID
 from prefect import Flow, serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -29,6 +30,7 @@ from stance.errors import prepare
 from stance.machine.processes import name_the_user
 from stance.runs import workspace
 
+DIED = "The process of this run has died. Retry the run to continue it."
 EVERY = 3
 """Seconds between two looks for new runs, grids and values for the launch forms."""
 
@@ -39,9 +41,8 @@ def mark_crashed() -> list[str]:
     A run that ended itself together with its server has its state in the record, but not in the UI.
     """
     dead = [(folder, run) for folder, run in workspace.all_runs() if run.state != "completed" and not run.alive()]
+    show_crashed({UUID(run.flow_run_id): run.tries for _, run in dead if run.flow_run_id})
     for folder, run in dead:
-        if run.flow_run_id:
-            show_crashed(UUID(run.flow_run_id), run.tries)
         if not run.open:
             continue
         workspace.clean_up(folder)
@@ -52,23 +53,27 @@ def mark_crashed() -> list[str]:
     return [run.name for _, run in dead if run.open]
 
 
-def show_crashed(flow_run: UUID, tries: int) -> None:
-    """Show a run as crashed in the UI, unless it has ended there, is scheduled again, or was begun again elsewhere.
+def show_crashed(flow_runs: Mapping[UUID, int]) -> None:
+    """Show runs as crashed in the UI, unless they have ended there, are scheduled again, or were begun again elsewhere.
 
     Args:
-        flow_run: The id of Prefect's flow run.
-        tries: How often it had been begun when it was begun here.
+        flow_runs: By the id of Prefect's flow run, how often it had been begun when it was begun here.
     """
+    if not flow_runs:
+        return
     with get_client(sync_client=True) as client:
-        try:
-            there = client.read_flow_run(flow_run)
-        except ObjectNotFound:  # the run of another server
-            return
-        if there.run_count > max(tries, 1):
-            return
-        if there.state is None or not (there.state.is_final() or there.state.is_scheduled()):
-            state: State[None] = Crashed(message="The process of this run has died. Retry the run to continue it.")
-            client.set_flow_run_state(flow_run, state, force=True)
+        for flow_run, tries in flow_runs.items():
+            with suppress(ObjectNotFound):  # the run of another server
+                if stopped(client.read_flow_run(flow_run), tries):
+                    state: State[None] = Crashed(message=DIED)
+                    client.set_flow_run_state(flow_run, state, force=True)
+
+
+def stopped(flow_run: FlowRun, tries: int) -> bool:
+    """Does the server still take a run for running that was begun here last, as its `tries`-th try?"""
+    begun_elsewhere = flow_run.run_count > max(tries, 1)
+    state = flow_run.state
+    return not begun_elsewhere and (state is None or not (state.is_final() or state.is_scheduled()))
 
 
 def refresh(flows: Sequence[Flow[Any, Any]], schemas: dict[str, dict[str, Any]]) -> None:

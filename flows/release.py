@@ -76,7 +76,7 @@ def release(
     Args:
         run: The run to release; empty: align one first.
         settings: The parameters of a new run; for an existing run only `hub.*` counts. Empty: as in params.yaml.
-        uncommitted: Include the working tree's uncommitted edits in a new run, and record them.
+        uncommitted: Include uncommitted edits in a new run, and record them; off: start it from the last commit.
         stage_minutes: Time limit of a stage of a new run in minutes; 0 for none.
         approval_minutes: Minutes that a person has to approve; 0 for no approval.
         answering: Serve the model behind this machine's endpoint; if not, the release is only put into `data/release`.

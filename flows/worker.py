@@ -1,6 +1,6 @@
 """`make worker`: a worker of a Prefect work pool, which runs in this checkout the flows launched at another server.
 
-`PREFECT_API_URL` names the server, `deploy/prefect.yaml` the deployments (docs/deploy.md).
+`PREFECT_API_URL` names the server, `deploy/prefect.yaml` the deployments (docs/scale.md).
 """
 
 import argparse
@@ -28,7 +28,7 @@ def worker(pool: str) -> int:
     if not server:
         raise InputError(
             "PREFECT_API_URL is not set; name the server, as in "
-            "`PREFECT_API_URL=http://127.0.0.1:4200/api make worker` (docs/deploy.md)"
+            "`PREFECT_API_URL=http://127.0.0.1:4200/api make worker` (docs/scale.md)"
         )
     if not answers(f"{server}/health"):
         raise InputError(f"no Prefect server answers at {server}; start it, or open the tunnel to it (docs/deploy.md)")

@@ -41,7 +41,7 @@ class Run(BaseModel):
     tries: int = 0
     """How often the flow run had been begun, on any machine, when it was last begun here; 0 before the first stage."""
     stages: dict[str, str] = {}
-    """The outcome of each stage, and why it ran."""
+    """The outcome of each stage that has ended, and why it ran."""
     seconds: dict[str, float] = {}
     """How long each stage took that ran here."""
     memory: dict[str, int] = {}

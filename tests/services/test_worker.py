@@ -115,10 +115,10 @@ def test_sweeping_up_spares_a_run_that_was_asked_for_again(ui: Ui):
     deployment = ui.call("GET", "/deployments/name/align/align")["id"]
     run = ui.call("POST", f"/deployments/{deployment}/create_flow_run", {"state": later})  # nobody takes it
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}):
-        show_crashed(UUID(run["id"]), 1)
+        show_crashed({UUID(run["id"]): 1})
         assert ui.state(run) == "SCHEDULED"
         ui.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-        show_crashed(UUID(run["id"]), 1)
+        show_crashed({UUID(run["id"]): 1})
         assert ui.state(run) == "CRASHED"
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
+from flows.align import align
 from flows.settings import Settings
 from stance.config.profiles import compose
 from stance.errors import InputError
@@ -24,15 +26,28 @@ def test_the_form_has_the_ranges_of_the_parameters():
 
 
 def test_a_field_shows_its_range_and_its_present_value(tmp_path, monkeypatch):
-    now = read_yaml(PARAMS)["pairs"]["support_ratio"]
-    field = Settings.model_json_schema()["properties"]["support_ratio"]
-    assert field["description"].endswith(f"Range: at least 0 and at most 1. Now in params.yaml: {now}.")
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("pairs: {support_ratio: 0.25}\nseed: 7\n")
     fields = Settings.model_json_schema()["properties"]
-    assert fields["support_ratio"]["description"].endswith("Now in params.yaml: 0.25.")
+    assert fields["support_ratio"]["description"].endswith("Range: at least 0 and at most 1. Now in params.yaml: 0.25.")
     assert fields["seed"]["description"].endswith("Now in params.yaml: 7.")
     assert "Now" not in fields["beta"]["description"]
+
+
+def test_an_edited_value_stands_beside_the_committed_one_with_which_a_run_starts(tmp_path, monkeypatch, git):
+    folder = tmp_path / "part-of-a-repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("params.yaml").write_text("pairs: {support_ratio: 1.0}\nseed: 7\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "parameters")
+    Path("params.yaml").write_text("pairs: {support_ratio: 0.25}\nseed: 7\n")
+    fields = parameter_schema(align).model_dump()["definitions"]["Settings"]["properties"]
+    assert fields["support_ratio"]["description"].endswith(
+        "Now in params.yaml: 1.0 in the last commit, 0.25 with the switch `uncommitted`."
+    )
+    assert fields["seed"]["description"].endswith("Now in params.yaml: 7.")
 
 
 def test_every_field_of_the_form_is_described():
