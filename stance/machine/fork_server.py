@@ -71,7 +71,7 @@ def serve(owner: int) -> tuple[Request, dict[str, str]] | None:
             return None
         import_packages()
         added = {name: value for name, value in os.environ.items() if environment.get(name) != value}
-        while owned not in select.select([owned, listener], [], [])[0]:
+        while owned not in select.select([owned, listener.fileno()], [], [])[0]:
             client, _ = listener.accept()
             if not os.fork():
                 listener.close()
@@ -110,7 +110,7 @@ def mind(client: socket.socket, environment: Mapping[str, str]) -> Request:
         client.close()
         return request
     handle = os.pidfd_open(stage)
-    while handle not in select.select([client, handle], [], [])[0]:
+    while handle not in select.select([client.fileno(), handle], [], [])[0]:
         received = client.recv(1)
         os.killpg(stage, received[0] if received else signal.SIGKILL)
         if not received:
