@@ -82,12 +82,11 @@ def floor(model: torch.nn.Module, texts: Sequence[Text], scores: Sequence[Scores
     sample, own = texts[::step], scores[::step]
     if model.dtype == torch.float32:
         with float32_products(model.bfloat16()):
-            exact, rounded = own, score(model, sample)
+            difference = drift(own, score(model, sample), bound=0)
     else:
         with float32_arithmetic(model):
-            exact, rounded = score(model, sample), own
-    found = drift(exact, rounded, bound=0)
-    return Floor(mean=found.mean, worst=found.worst)
+            difference = drift(score(model, sample), own, bound=0)
+    return Floor(mean=difference.mean, worst=difference.worst)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from networkx import lexicographical_topological_sort
 
 from stance.machine.devices import NONE, SEVERAL, Lease
 from stance.machine.files import flat, read_yaml
+from stance.machine.fork_client import OWNER
 from stance.machine.processes import environment
 from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release
 
@@ -89,7 +90,7 @@ def dvc(
 ) -> tuple[int, str]:
     """Run DVC under a guard and return its exit code and its output; arguments as for `reproduce`."""
     command = ["timeout", f"--kill-after={GRACE}", str(60 * minutes), sys.executable, "-m", "dvc", *arguments]
-    variables = {**environment(), **lease.variables(), MARK: str(folder)}
+    variables = {**environment(), **lease.variables(), MARK: str(folder), OWNER: str(os.getpid())}
     files = [file.fileno() for file in lease.files]
     process = guarded(
         command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=files

@@ -38,7 +38,7 @@ def shared_out(ui: Ui) -> list[dict[str, Any]]:
             runs = [ui.launch(support_ratio=0.25, num_epoch=12)]
             runs += [ui.launch(seed=seed, num_epoch=12) for seed in (20, 21, 22, 75)]
             assert ui.training(runs, 4) == 4
-        assert ui.together(runs, within=180) == 4
+        assert ui.together(runs, within=360) == 4
     return runs
 
 
