@@ -19,9 +19,9 @@ from networkx import lexicographical_topological_sort
 
 from stance.machine.devices import NONE, SEVERAL, Lease
 from stance.machine.files import flat, read_yaml
-from stance.machine.fork_client import OWNER
 from stance.machine.processes import environment
 from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release
+from stance.runs.fork_client import OWNER
 
 TIMED_OUT = 124
 """The exit code of coreutils' `timeout` when the time was up."""

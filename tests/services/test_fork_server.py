@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from stance.machine.fork_client import DETACHED, OWNER, RUN
 from stance.machine.supervisor import PEAK
+from stance.runs.fork_client import DETACHED, OWNER, RUN
 from tests.doubles.hub_jobs import ROOT
 
 PROBE = """
@@ -84,7 +84,7 @@ def server_of(owner: int) -> psutil.Process | None:
 
 def is_server(process: psutil.Process, owner: int) -> bool:
     try:
-        return process.cmdline()[1:] == [str(ROOT / "stance/machine/fork_server.py"), str(owner)]
+        return process.cmdline()[1:] == [str(ROOT / "stance/runs/fork_server.py"), str(owner)]
     except psutil.Error:
         return False
 

@@ -32,7 +32,7 @@ STARTED_IN = dict(os.environ)
 """The environment before any import has changed it: `stance` itself sets variables."""
 
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others  # noqa: E402
-from stance.machine.fork_client import END, LENGTH, address, common, of_this_user  # noqa: E402
+from stance.runs.fork_client import END, LENGTH, address, common, of_this_user  # noqa: E402
 
 PACKAGES = (
     "torch",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stance.machine.fork_client import OWNER, STAGE, address, common
+from stance.runs.fork_client import OWNER, STAGE, address, common
 
 ROOT = Path(__file__).parents[3]
-ASK = f"PYTHONPATH={ROOT} {sys.executable} -c 'from stance.machine.fork_client import owner; print(owner())'"
+ASK = f"PYTHONPATH={ROOT} {sys.executable} -c 'from stance.runs.fork_client import owner; print(owner())'"
 
 
 def owner(**variables: str) -> str:
