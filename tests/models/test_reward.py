@@ -24,6 +24,7 @@ from stance.data.samples import SampledAnswer, Samples, answer_hash, write_sampl
 from stance.data.votes import Score, Vote, append_vote
 from stance.errors import InputError
 from stance.evaluation.fitted import Fitted, fit
+from stance.models.loading import arithmetic
 from stance.training.reward import (
     answer_ids,
     load_base,
@@ -316,10 +317,10 @@ def test_a_reward_model_of_another_tokenizer_is_refused(root: Path, tiny_model: 
         require_same_tokenizer(tokenizer, root / "by-pairs/fingerprint.json", tiny_model)
 
 
-def test_the_base_is_in_bf16_on_a_cpu_even_where_the_policy_is_not(tiny_model: Path):
+def test_the_base_has_whole_weights_on_a_cpu_even_where_the_policy_is_in_4_bits(tiny_model: Path):
     chosen = params(tiny_model).model
     assert chosen.quantization == "nf4"
     base = load_base(tiny_model, chosen, 1)
-    assert base.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert base.model.layers[0].mlp.up_proj.weight.dtype == arithmetic("cpu")
     assert base.score.weight.dtype == torch.float32
     assert not base.score.weight.any()
