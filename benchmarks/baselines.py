@@ -53,7 +53,7 @@ class Clock:
 def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
     """Load in NF4, answer one prompt after the other, train with batch 1 x accumulation 8, answer again."""
     clock = Clock()
-    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4(DEVICE))
     clock("load")
     if DEVICE == "cuda":  # on a CPU this would spoil the training, see stance/training/preference_training.py
         answer(model, tokenizer, dataset, tokens, clock, "before")
@@ -63,7 +63,7 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
 def padded(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
     """The notebook's training with its texts padded, which should change nothing: how much rounding alone does."""
     clock = Clock()
-    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4(DEVICE))
     clock("load")
     return trained(notebook_config(pairs, pad_to_multiple_of=16), model, tokenizer, dataset, pairs, tokens, clock)
 
@@ -90,7 +90,7 @@ def notebook_config(pairs: Path, **changes: Any) -> DPOConfig:
 def trl(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) -> dict[str, Any]:
     """The same base, adapter, pairs and epochs, with TRL's own defaults for the training."""
     clock = Clock()
-    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4())
+    tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4(DEVICE))
     clock("load")
     config = DPOConfig(output_dir=str(pairs.parent / "trl"), num_train_epochs=3, **common())
     return trained(config, model, tokenizer, dataset, pairs, tokens, clock)

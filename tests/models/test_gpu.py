@@ -46,16 +46,16 @@ def losses(root: Path, chosen: Params, name: str) -> list[float]:
 
 def test_gradients_on_4_bit_weights_equal_those_on_the_dequantised_weights(root: Path, tiny_model: Path):
     chosen = on_gpu(tiny_model)
-    packed = gradients(chosen, root, load(tiny_model, "cuda", nf4()))
-    plain = gradients(chosen, root, load(tiny_model, "cuda", nf4()).dequantize(torch.bfloat16))
+    packed = gradients(chosen, root, load(tiny_model, "cuda", nf4("cuda")))
+    plain = gradients(chosen, root, load(tiny_model, "cuda", nf4("cuda")).dequantize(torch.bfloat16))
     assert apart(packed, plain) < 0.05
 
 
 def test_gradients_survive_an_eval_mode_forward(root: Path, tiny_model: Path):
     """The trap that a CPU has, so that reference log-probabilities may be computed first."""
     chosen = on_gpu(tiny_model)
-    fresh = gradients(chosen, root, load(tiny_model, "cuda", nf4()))
-    model = load(tiny_model, "cuda", nf4()).eval()
+    fresh = gradients(chosen, root, load(tiny_model, "cuda", nf4("cuda")))
+    model = load(tiny_model, "cuda", nf4("cuda")).eval()
     with torch.no_grad():
         model(torch.tensor([[1, 2, 3]], device="cuda"))
     assert apart(gradients(chosen, root, model), fresh) < 0.05

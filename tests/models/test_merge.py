@@ -49,7 +49,7 @@ def measured(root: Path, merged: Path, tiny_model: Path) -> Parity:
     """Parity of a merged folder with the trained model, measured here."""
     tokenizer = load_tokenizer(tiny_model)
     texts = [text for row in all_pairs(root) for text in answer_texts(tokenizer, row)]
-    trained = score(with_adapter(load(tiny_model, "cpu", nf4()), root / "adapter"), texts)
+    trained = score(with_adapter(load(tiny_model, "cpu", nf4("cpu")), root / "adapter"), texts)
     model = load(merged, "cpu")
     scores = score(model, texts)
     noise = floor(model, texts, scores)
@@ -89,7 +89,7 @@ def test_every_candidate_is_measured_on_the_base_and_not_on_the_one_before(root:
 def test_merged_weight_is_the_dequantised_weight_plus_the_scaled_product(root: Path, tiny_model: Path):
     """W + B A * alpha / r, worked out here for one layer; alpha 16, r 8."""
     layer = "model.layers.1.mlp.up_proj"
-    base = load(tiny_model, "cpu", nf4()).dequantize(torch.bfloat16).state_dict()[f"{layer}.weight"].float()
+    base = load(tiny_model, "cpu", nf4("cpu")).dequantize(torch.bfloat16).state_dict()[f"{layer}.weight"].float()
     adapter = load_file(root / "adapter/adapter_model.safetensors")
     a, b = (adapter[f"base_model.model.{layer}.lora_{side}.weight"].float() for side in "AB")
     merged = load_file(root / "merged/model.safetensors")[f"{layer}.weight"].float()

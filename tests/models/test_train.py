@@ -89,8 +89,8 @@ def apart(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 def test_gradients_on_4_bit_weights_equal_those_on_the_dequantised_weights(root: Path, tiny_model: Path):
     """In the order of the stage: policy with the adapter on, reference with it off, backward; step after step."""
     chosen = params(tiny_model)
-    quantised = gradients(chosen, root, str(tiny_model), quantization_config=nf4())
-    plain = gradients(chosen, root, load(tiny_model, "cpu", nf4()).dequantize(torch.bfloat16))
+    quantised = gradients(chosen, root, str(tiny_model), quantization_config=nf4("cpu"))
+    plain = gradients(chosen, root, load(tiny_model, "cpu", nf4("cpu")).dequantize(torch.bfloat16))
     assert len(quantised) == 6
     assert apart(quantised, plain) < 0.05
 
@@ -276,8 +276,8 @@ from tests.builders.small_run import params
 
 root, folder = map(Path, sys.argv[1:])
 chosen = params(folder)
-plain = gradients(chosen, root, load(folder, "cpu", nf4()).dequantize(torch.bfloat16))
-model = load(folder, "cpu", nf4()).eval()
+plain = gradients(chosen, root, load(folder, "cpu", nf4("cpu")).dequantize(torch.bfloat16))
+model = load(folder, "cpu", nf4("cpu")).eval()
 with torch.no_grad():
     model(torch.tensor([[1, 2, 3]]))
 print(apart(gradients(chosen, root, model), plain))
