@@ -54,7 +54,7 @@ from stance.preflight.road import require_road
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from stance.preflight.footprint import Sizes
+    from stance.preflight.sizes import Sizes
 
 
 MINIATURE = GIB
@@ -186,15 +186,17 @@ def check_model(
             rows.append(check_disk(shutil.disk_usage(".").free))
         return rows
     from stance.preflight import footprint
+    from stance.preflight.sizes import shapes
 
     with failing(rows, "base model"):
         folder = footprint.describing(params.base, recorded)
-        size = footprint.sizes(footprint.configuration(folder), params.train)
+        found = shapes(footprint.configuration(folder), params)
+        size = found["train"]
         require_parts(params.model, footprint.configuration(folder))
         rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
-        rows += check_fit(params, size, questions)
+        rows += check_fit(params, found, questions)
         if isinstance(params.base, FolderBase):
             with failing(rows, "weights"):
                 rows.append(check_weights(folder))
@@ -281,23 +283,24 @@ def _configured_tokens(folder: Path) -> set[str]:
     return {str(name) for name in [*names, *(token["content"] for token in added if token.get("special"))] if name}
 
 
-def check_fit(params: Params, size: "Sizes", questions: Sequence[Question]) -> list[Row]:
+def check_fit(params: Params, found: Mapping[str, "Sizes"], questions: Sequence[Question]) -> list[Row]:
     """Compare the needs of the stages with this machine: a row for each kind of memory, and one for the disk."""
     from stance.preflight import footprint
+    from stance.preflight.sizes import longest
+    from stance.preflight.stages import needs
 
-    # Without a data set, texts count as empty. What does not fit then, fits with no data set.
-    tokens = footprint.longest(questions, params.model.system_prompt) if questions else 0
+    texts = longest(questions, params.model.system_prompt)  # what does not fit without a data set, fits with none
     here = footprint.available(params.model.device)
     if not here.gpu:
         here = here._replace(gpu=math.inf)  # a missing GPU has a row of its own
-    needs = footprint.needs(params, size, tokens, here)
+    stages = needs(params, found, texts, here)
     rows: list[Row] = []
-    for kind, size_here, *takes in zip(footprint.KINDS, here, *needs.values(), strict=True):
+    for kind, size_here, *takes in zip(footprint.KINDS, here, *stages.values(), strict=True):
         if math.isinf(size_here):
             continue
         with failing(rows, kind):
-            footprint.check(params, size, tokens, here, [kind])
-            most, stage = max(zip(takes, needs, strict=True))
+            footprint.check(params, found, texts, here, [kind])
+            most, stage = max(zip(takes, stages, strict=True))
             rows.append(Row(kind, "ok", f"{gib(size_here)} GiB", f"about {gib(most)} GiB for {stage}"))
     return rows
 

@@ -1,191 +1,43 @@
-"""GPU memory, host memory and disk that each stage will take, computed before a run.
+"""The memory and the disk space of a run, compared with this machine before it starts.
 
-In: a model's configuration, from which transformers builds an outline without weights. The outline gives the sizes and
-the layers, so that no name of a key in the configuration is assumed.
-
-`python -m stance footprint` prints these needs, the sizes of this machine, and the largest micro-batch that fits.
-Weights, adapter and optimiser are counted exactly. The activations per token are what autograd saves in one layer,
-counted on a CPU, and agree with measurements on a GPU (docs/performance.md). Sizes are in bytes, and in gibibytes where
-they are printed.
+`python -m stance footprint` prints the needs of the stages (`stance.preflight.stages`), the sizes of this machine, and
+for each training the largest batch that fits. Sizes are in bytes, and in gibibytes where they are printed.
 """
 
 import logging
 import shutil
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from torch.nn import ModuleList
 from transformers import PretrainedConfig
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
-from stance.config.training import Train
-from stance.data.questions import Question, read_questions
+from stance.data.questions import read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError
 from stance.machine.files import from_project
-from stance.machine.memory import GIB, gib, gpu_size, memory
+from stance.machine.memory import gib, gpu_size, memory
 from stance.models import hub, package
 from stance.models import outline as outlines
 from stance.models.base import MODEL, RECORD, Base
-from stance.models.loading import ENGINE
-from stance.models.outline import adapted_layers, embedding_shape, linear_layers, outline
 from stance.models.weights import CONFIG, read_config, require_whole_model
+from stance.preflight.sizes import Sizes, Texts, longest, shapes
+from stance.preflight.stages import Here, Need, needs
 
 logger = logging.getLogger(__name__)
 
 
-BF16, FP32 = 2, 4
-NF4 = 0.5 + FP32 / 64
-"""Bytes per weight: four bits, and a scale for every 64 weights."""
-MASK = 1
-"""Bytes by which dropout remembers an input that it has kept or dropped."""
-STATE_8_BIT, STATE_32_BIT = 2, 8
-"""Bytes of Adam's two moments per parameter."""
-PROCESS = 3 * GIB
-"""Host memory of Python, torch and its libraries with CUDA."""
-CONTEXT = 0.6 * GIB
-"""GPU memory of the CUDA context and its libraries' workspaces."""
-SHARD = 5 * 10**9
-"""Bytes of the largest file of weights of a model on the Hub."""
-TEMPLATE = 40
-"""Number of tokens that a chat template adds."""
 KINDS = ("GPU memory", "host memory", "disk")
 """Names of the fields of `Need` and `Here`, in their order."""
 TOKENIZER, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
 DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE)
 """Files that are fetched from the Hub to measure a model before its weights."""
 
-
-class Sizes(NamedTuple):
-    """Number of parameters of a model, and bytes per token of its activations."""
-
-    linear: int
-    """Parameters in layers that are quantised."""
-    other: int
-    """Parameters in embeddings, head and norms."""
-    adapter: int
-    """Parameters of the adapter."""
-    kept: int
-    """Bytes per token that the forward pass keeps for the backward pass."""
-    checkpointed: int
-    """The same with gradient checkpointing: the inputs of all layers, and the inside of one."""
-
-    @property
-    def bf16(self) -> int:
-        """Bytes of the weights in bf16."""
-        return BF16 * (self.linear + self.other)
-
-    @property
-    def nf4(self) -> int:
-        """Bytes of the weights in 4 bits, the rest in bf16."""
-        return int(NF4 * self.linear) + BF16 * self.other
-
-
-class Need(NamedTuple):
-    """Bytes that a stage takes. On a CPU the model is in host memory, and `gpu` is 0."""
-
-    gpu: float
-    """On each GPU that the stage uses."""
-    host: float
-    disk: float
-
-
-class Here(NamedTuple):
-    """Bytes that this machine has."""
-
-    gpu: float
-    """Total memory of a GPU, used or free; 0 if there is no GPU."""
-    host: float
-    disk: float
-    """Free bytes, including those of the merged model that the run will replace."""
-
-
-def sizes(config: PretrainedConfig, options: Train) -> Sizes:
-    """Return the sizes of a model from its configuration.
-
-    For the backward pass a layer keeps, per token: the inputs of three products of its MLP, and query, keys, values and
-    result of its attention, all in bf16; the inputs of its two norms in fp32; and the inputs of the adapted layers.
-
-    Raises:
-        InputError: It is no causal language model, or lacks a layer that `target_modules` names.
-    """
-    model = outline(config)
-    layers = linear_layers(model)
-    linear = sum(module.weight.numel() for module in layers.values())
-    chosen = list(adapted_layers(model, options.target_modules).values())
-    adapter = sum(options.r * (module.in_features + module.out_features) for module in chosen)
-    _, hidden = embedding_shape(model)
-    inside = max(module.in_features for module in layers.values())
-    depth = next(len(module) for module in model.modules() if isinstance(module, ModuleList))  # the outermost list
-    per_input = BF16 + (MASK if options.lora_dropout else 0)
-    adapted = per_input * sum(module.in_features for module in chosen) // depth  # each has its own copy of its input
-    layer = adapted + BF16 * (3 * inside + 4 * hidden) + FP32 * 2 * hidden
-    backward = layer  # the gradients of a layer, while they are computed
-    kept, checkpointed = layer * depth + backward, layer + backward + BF16 * hidden * depth
-    return Sizes(linear, model.num_parameters() - linear, adapter, kept, checkpointed)
-
-
-def needs(params: Params, size: Sizes, tokens: int, here: Here) -> dict[str, Need]:
-    """Return the needs of the stages that take much memory.
-
-    Args:
-        params: All of them.
-        size: Sizes of the base model.
-        tokens: Tokens of the longest prompt with its answer.
-        here: Sizes of this machine. If the merged model does not fit on the GPU, it is scored on the CPU.
-    """
-    devices, parts = params.model.devices, params.model.parts
-    (micro, _), checkpointing = params.train.shared(devices), params.train.gradient_checkpointing
-    answers = size.nf4 if params.answers.quantization == "bitsandbytes" else size.bf16
-    stages = {
-        "train": Need(
-            training(params, size, tokens, micro, checkpointing), devices * PROCESS, checkpoints(params, size)
-        ),
-        "merge": Need(size.bf16 + CONTEXT + GIB, PROCESS + min(SHARD, size.bf16), size.bf16),
-        "answers": Need(answers / parts + ENGINE, PROCESS * (parts + (parts > 1)), 0),
-    }
-    if params.model.device == "cpu":
-        stages["answers"] = Need(answers, PROCESS, 0)
-        several = {"train": devices}  # each process has a model of its own
-        return {
-            stage: Need(0, need.gpu * several.get(stage, 1) + need.host, need.disk) for stage, need in stages.items()
-        }
-    if stages["merge"].gpu > here.gpu:
-        stages["merge"] = Need(size.nf4 + CONTEXT + GIB, PROCESS + size.bf16, size.bf16)
-    return stages
-
-
-def training(params: Params, size: Sizes, tokens: int, pairs: int, checkpointing: bool) -> float:
-    """Return the bytes of device memory that the training takes with `pairs` pairs at once."""
-    weights = size.nf4 if params.model.quantization == "nf4" else size.bf16
-    kept = size.checkpointed if checkpointing else size.kept
-    activations = 2 * pairs * min(tokens, params.train.max_length) * kept
-    return weights + size.adapter * (2 * FP32 + moments(params)) + activations + CONTEXT
-
-
-def checkpoints(params: Params, size: Sizes) -> int:
-    """Return the bytes of the two newest checkpoints, which are kept."""
-    return 2 * size.adapter * (FP32 + moments(params))
-
-
-def moments(params: Params) -> int:
-    """Return the bytes of Adam's moments per trained parameter."""
-    return STATE_8_BIT if "8bit" in params.train.optim else STATE_32_BIT
-
-
-def suggestion(params: Params, size: Sizes, tokens: int, free: float) -> tuple[int, bool] | None:
-    """Return the largest micro-batch that fits, and whether it needs gradient checkpointing; None if none fits."""
-    total = params.train.global_batch_size
-    for checkpointing in (False, True):
-        for pairs in sorted((n for n in range(1, total + 1) if total % n == 0), reverse=True):
-            split = {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": total // pairs}
-            micro, _ = params.train.model_copy(update=split).shared(params.model.devices)
-            if training(params, size, tokens, micro, checkpointing) <= free:
-                return pairs, checkpointing
-    return None
+Changes = dict[str, Any]
+"""New values of parameters, by block and key: `rl.use_vllm`."""
 
 
 def available(device: str, merged: Path = Path("data/merged")) -> Here:
@@ -195,13 +47,13 @@ def available(device: str, merged: Path = Path("data/merged")) -> Here:
     return Here(gpu, memory().total, shutil.disk_usage(".").free + replaced)
 
 
-def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[str] = KINDS) -> None:
+def check(params: Params, found: Mapping[str, Sizes], texts: Texts, here: Here, kinds: Sequence[str] = KINDS) -> None:
     """Refuse a run if one of its stages does not fit on this machine, even when nothing else is running.
 
     Args:
         params: All of them.
-        size: Sizes of the base model.
-        tokens: Tokens of the longest prompt with its answer.
+        found: Sizes of the base model, as `shapes` returns them.
+        texts: Tokens of the longest texts.
         here: Sizes of this machine.
         kinds: Kinds of memory to check.
 
@@ -210,8 +62,8 @@ def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[
     """
     problems = [
         f"{stage} takes about {gib(needed)} GiB of {kind} and there are {gib(available)}; "
-        f"{advice(stage, kind, params, size, tokens, here)}"
-        for stage, need in needs(params, size, tokens, here).items()
+        f"{advice(stage, kind, params, found, texts, here)}"
+        for stage, need in needs(params, found, texts, here).items()
         for kind, needed, available in zip(KINDS, need, here, strict=True)
         if kind in kinds and needed > available
     ]
@@ -219,27 +71,98 @@ def check(params: Params, size: Sizes, tokens: int, here: Here, kinds: Sequence[
         raise InputError("; ".join(problems))
 
 
-def advice(stage: str, kind: str, params: Params, size: Sizes, tokens: int, here: Here) -> str:
+def advice(stage: str, kind: str, params: Params, found: Mapping[str, Sizes], texts: Texts, here: Here) -> str:
     """Return the change that would make a stage fit."""
     if kind == "disk":
-        return "make room, or take a smaller model"
-    if stage == "train":
-        free = here.host / params.model.devices - PROCESS if params.model.device == "cpu" else here.gpu
-        return _smaller_batch(params, suggestion(params, size, tokens, free))
-    if stage == "answers" and params.model.device == "cuda":
+        return f"make room, or {'set rl.use_vllm to false' if stage == 'rl' else 'take a smaller model'}"
+    if fitting := suggestion(stage, params, found, texts, here):
+        return f"set {in_words(fitting)}"
+    if stage in TRAININGS:
+        smaller = "take a smaller model"
+        return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"
+    if stage in ("sample", "answers") and params.model.device == "cuda":
         return "set answers.quantization to bitsandbytes, or take a smaller model"
     return "take a smaller model, or a larger machine"
 
 
-def _smaller_batch(params: Params, fitting: tuple[int, bool] | None) -> str:
-    if not fitting:
-        smaller = "take a smaller model"
-        return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"
-    pairs, checkpointing = fitting
-    return (
-        f"set train.per_device_train_batch_size to {pairs}, gradient_accumulation_steps to "
-        f"{params.train.global_batch_size // pairs} and gradient_checkpointing to {str(checkpointing).lower()}"
+def suggestion(stage: str, params: Params, found: Mapping[str, Sizes], texts: Texts, here: Here) -> Changes | None:
+    """Return the first change that makes a training fit, with the other trainings that have its batches.
+
+    None if no change does, or if the stage trains nothing.
+    """
+    if stage not in TRAININGS:
+        return None
+    for changes in TRAININGS[stage](params):
+        stages = needs(changed(params, changes), found, texts, here)
+        alike = [need for name, need in stages.items() if TRAININGS.get(name) is TRAININGS[stage]]
+        if all(need.gpu <= here.gpu and need.host <= here.host for need in alike):
+            return changes
+    return None
+
+
+def changed(params: Params, changes: Changes) -> Params:
+    """Return the parameters with other values. They are not checked."""
+    blocks: dict[str, Changes] = {}
+    for name, value in changes.items():
+        block, _, key = name.partition(".")
+        blocks.setdefault(block, {})[key] = value
+    return params.model_copy(
+        update={block: getattr(params, block).model_copy(update=values) for block, values in blocks.items()}
     )
+
+
+def divisors(total: int) -> list[int]:
+    """Return the divisors of a number, the largest first."""
+    return [number for number in range(total, 0, -1) if total % number == 0]
+
+
+def smaller_batches(params: Params) -> Iterator[Changes]:
+    """Give the batches of `train`, which are those of `sft`, without and with checkpointing. The result is the same."""
+    total = params.train.global_batch_size
+    for checkpointing in (False, True):
+        for micro in divisors(total):
+            yield {
+                "train.per_device_train_batch_size": micro,
+                "train.gradient_accumulation_steps": total // micro,
+                "train.gradient_checkpointing": checkpointing,
+            }
+
+
+def smaller_reward_batches(params: Params) -> Iterator[Changes]:
+    """Give checkpointing first: the batch of `reward` is that of an optimiser step, so that it changes the result."""
+    if not params.reward:
+        return
+    whole = params.reward.per_device_train_batch_size
+    for micro, checkpointing in [(whole, False), *((micro, True) for micro in range(whole, 0, -1))]:
+        yield {"reward.per_device_train_batch_size": micro, "reward.gradient_checkpointing": checkpointing}
+
+
+def smaller_rl_batches(params: Params) -> Iterator[Changes]:
+    """Give the batches of `rl`, without and with checkpointing; and then those without vLLM."""
+    if not params.rl:
+        return
+    for use_vllm in (True, False) if params.rl.use_vllm else (False,):
+        for checkpointing in (False, True):
+            for micro in divisors(params.rl.num_generations * params.rl.prompts_per_step):
+                changes = {"rl.per_device_train_batch_size": micro, "rl.gradient_checkpointing": checkpointing}
+                yield changes | ({"rl.use_vllm": False} if use_vllm != params.rl.use_vllm else {})
+
+
+TRAININGS = {
+    "sft": smaller_batches,
+    "train": smaller_batches,
+    "reward": smaller_reward_batches,
+    "rl": smaller_rl_batches,
+}
+"""The changes that may make a training fit, by stage, the best first."""
+
+
+def in_words(changes: Changes) -> str:
+    """Return changes of one block in words: `rl.r to 8 and use_vllm to false`."""
+    block = next(iter(changes)).partition(".")[0]
+    steps = [f"{name.removeprefix(f'{block}.')} to {str(value).lower()}" for name, value in changes.items()]
+    *first, last = steps
+    return f"{block}.{', '.join(first)} and {last}"
 
 
 def describing(base: FolderBase | HubBase | PackageBase, recorded: Path) -> Path:
@@ -300,12 +223,6 @@ def _fetched(base: HubBase) -> Path:
     return folder
 
 
-def longest(questions: Sequence[Question], system_prompt: str) -> int:
-    """Return the tokens of the longest prompt with its answer, if every character is a token."""
-    rows = (len(row.prompt) + max(len(row.support), len(row.oppose)) for row in questions)
-    return max(rows) + len(system_prompt) + TEMPLATE
-
-
 def table(stages: dict[str, Need], here: Here) -> list[str]:
     """Return the needs and the sizes of this machine, in lines."""
     rows: list[tuple[str, Need | Here]] = [*stages.items(), ("there is", here)]
@@ -318,18 +235,18 @@ def main() -> None:
     """Print what the run in `params.yaml` takes: `python -m stance footprint`."""
     ArgumentParser(
         description="Show the memory and the disk space that each stage of the run in params.yaml needs, and the "
-        "largest micro-batch that fits on this machine."
+        "largest batch of each training that fits on this machine."
     ).parse_args()
     params = Params.load()
     if isinstance(params.base, MiniatureBase):
         raise InputError("the miniature fits anywhere; set base.source to folder, hub or package to measure a model")
     with source_folder(params.dataset) as folder:
-        tokens = longest(read_questions(folder), params.model.system_prompt)
-    size = sizes(configuration(describing(params.base, Path("data/base"))), params.train)
+        texts = longest(read_questions(folder), params.model.system_prompt)
+    found = shapes(configuration(describing(params.base, Path("data/base"))), params)
     here = available(params.model.device)
-    for line in table(needs(params, size, tokens, here), here):
+    stages = needs(params, found, texts, here)
+    for line in table(stages, here):
         logger.info(line)
-    fitting = suggestion(params, size, tokens, here.gpu or here.host / params.model.devices - PROCESS)
-    logger.info(
-        "micro-batch that fits: %s", f"{fitting[0]}{' with gradient checkpointing' * fitting[1]}" if fitting else "none"
-    )
+    for stage in [stage for stage in stages if stage in TRAININGS]:
+        fitting = suggestion(stage, params, found, texts, here)
+        logger.info("what fits for %s: %s", stage, in_words(fitting) if fitting else "none")

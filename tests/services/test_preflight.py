@@ -34,7 +34,7 @@ from stance.preflight.checks import (
     preflight,
     refuse_failures,
 )
-from stance.preflight.footprint import Here
+from stance.preflight.stages import Here
 from tests.doubles.hub import Hub
 from tests.doubles.hub_faults import Fault
 from tests.doubles.hub_jobs import Job, environment, jobs

@@ -18,7 +18,7 @@ from transformers import (
 from stance.errors import InputError
 from stance.inference.batch import cache_bytes_per_token
 from stance.models.outline import adapted_layers, outline
-from stance.preflight.footprint import sizes
+from stance.preflight.sizes import sizes
 from tests.builders.small_run import params
 
 SIZES = {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

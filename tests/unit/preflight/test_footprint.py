@@ -12,12 +12,15 @@ from stance.data.questions import Question
 from stance.errors import InputError
 from stance.machine.memory import GIB
 from stance.preflight.checks import check_model, require_parts
-from stance.preflight.footprint import Here, check, configuration, describing, longest, needs, sizes, suggestion
+from stance.preflight.footprint import changed, check, configuration, describing, suggestion
+from stance.preflight.sizes import Texts, longest, shapes, sizes
+from stance.preflight.stages import Here, needs
 from tasks.base import base as base_stage
 from tests.builders.gguf_package import tiny_llama, write_package
 from tests.builders.small_run import params
 
 ROOMY = Here(1e15, 1e15, 1e15)
+TEXTS = Texts(answered=80, asked=50, chinese=True)
 
 
 def breeze(**overrides: object) -> Params:
@@ -29,6 +32,11 @@ def breeze(**overrides: object) -> Params:
 @pytest.fixture(scope="module")
 def shape():
     return sizes(MistralConfig(**BREEZE), breeze().train)
+
+
+@pytest.fixture(scope="module")
+def found(shape):
+    return {"train": shape}
 
 
 def test_parameters_are_counted_layer_by_layer(tiny_model: Path):
@@ -83,15 +91,15 @@ def test_weights_of_breeze_in_4_bits_are_as_large_as_was_measured(shape):
 
 
 @pytest.mark.parametrize(("longest_text", "measured"), [(48, 9.8), (103, 14.6)])
-def test_the_training_of_breeze_takes_what_was_measured(shape, longest_text, measured):
+def test_the_training_of_breeze_takes_what_was_measured(longest_text, measured):
     """On an H200, in use on the whole device: texts of 43 tokens on average, and the course's of 76.
 
     Then TRL still turned the dropout of the adapter off, and the optimiser kept 8 bits.
     """
     options = {"train__optim": "paged_adamw_8bit", "train__lora_dropout": 0.0}
     chosen = breeze(**options)
-    size = sizes(MistralConfig(**BREEZE), chosen.train)
-    assert needs(chosen, size, longest_text, ROOMY)["train"].gpu / GIB == pytest.approx(measured, rel=0.1)
+    found, texts = shapes(MistralConfig(**BREEZE), chosen), TEXTS._replace(answered=longest_text)
+    assert needs(chosen, found, texts, ROOMY)["train"].gpu / GIB == pytest.approx(measured, rel=0.1)
 
 
 def test_dropout_and_more_adapted_layers_take_more(shape):
@@ -100,19 +108,19 @@ def test_dropout_and_more_adapted_layers_take_more(shape):
     assert plain.kept < shape.kept < every.kept
 
 
-def test_a_larger_micro_batch_takes_more_and_checkpointing_less(shape):
+def test_a_larger_micro_batch_takes_more_and_checkpointing_less(found):
     def gpu(**overrides: object) -> float:
-        return needs(breeze(**overrides), shape, 80, ROOMY)["train"].gpu
+        return needs(breeze(**overrides), found, TEXTS, ROOMY)["train"].gpu
 
     halved = {"train__per_device_train_batch_size": 4, "train__gradient_accumulation_steps": 2}
     assert gpu(**halved) < gpu()
     assert gpu(train__gradient_checkpointing=True) < gpu(**halved)
 
 
-def test_devices_share_the_batch_and_a_model_that_answers(shape):
-    alone, shared = (needs(breeze(model__devices=count), shape, 80, ROOMY) for count in (1, 2))
+def test_devices_share_the_batch_and_a_model_that_answers(shape, found):
+    alone, shared = (needs(breeze(model__devices=count), found, TEXTS, ROOMY) for count in (1, 2))
     halved = breeze(train__per_device_train_batch_size=4, train__gradient_accumulation_steps=2)
-    assert shared["train"].gpu == needs(halved, shape, 80, ROOMY)["train"].gpu
+    assert shared["train"].gpu == needs(halved, found, TEXTS, ROOMY)["train"].gpu
     assert shared["train"].host == 2 * alone["train"].host
     assert alone["answers"].gpu - shared["answers"].gpu == pytest.approx(shape.bf16 / 2)
     assert shared["merge"] == alone["merge"]
@@ -128,53 +136,56 @@ def test_a_model_is_split_over_a_number_of_devices_that_shares_its_heads():
         require_parts(chosen.model_copy(update={"devices": 64}), config)
 
 
-def test_the_suggested_micro_batch_divides_the_batch_and_fits(shape):
+def test_the_suggested_micro_batch_divides_the_batch_and_fits(found):
     chosen = breeze()
     for gib in (6, 7, 8, 12):
-        found = suggestion(chosen, shape, 80, gib * GIB)
-        assert found
-        pairs, checkpointing = found
-        fitting = breeze(
-            train__per_device_train_batch_size=pairs,
-            train__gradient_accumulation_steps=8 // pairs,
-            train__gradient_checkpointing=checkpointing,
-        )
-        assert needs(fitting, shape, 80, ROOMY)["train"].gpu <= gib * GIB
-    assert suggestion(chosen, shape, 80, 4 * GIB) is None
-    assert suggestion(chosen, shape, 80, 100 * GIB) == (8, False)
+        here = ROOMY._replace(gpu=gib * GIB)
+        changes = suggestion("train", chosen, found, TEXTS, here)
+        assert changes
+        fitting = Params.model_validate(changed(chosen, changes).model_dump())
+        assert fitting.train.global_batch_size == 8
+        assert needs(fitting, found, TEXTS, ROOMY)["train"].gpu <= gib * GIB
+    assert suggestion("train", chosen, found, TEXTS, ROOMY._replace(gpu=4 * GIB)) is None
+    assert suggestion("train", chosen, found, TEXTS, ROOMY) == {
+        "train.per_device_train_batch_size": 8,
+        "train.gradient_accumulation_steps": 1,
+        "train.gradient_checkpointing": False,
+    }
 
 
-def test_a_training_that_does_not_fit_is_refused_with_what_would(shape):
+def test_a_training_that_does_not_fit_is_refused_with_what_would(found):
     with pytest.raises(
         InputError, match=r"train takes about .* GiB of GPU memory and there are 7.0; set train.per_dev"
     ):
-        check(breeze(), shape, 80, ROOMY._replace(gpu=7 * GIB))
+        check(breeze(), found, TEXTS, ROOMY._replace(gpu=7 * GIB))
 
 
-def test_answers_beyond_the_gpu_are_refused_with_4_bits_as_a_way_out(shape):
+def test_answers_beyond_the_gpu_are_refused_with_4_bits_as_a_way_out(found):
     with pytest.raises(InputError, match=r"answers takes about 16.9 GiB .*; set answers.quantization to bitsandbytes"):
-        check(breeze(), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
-    check(breeze(answers__quantization="bitsandbytes"), shape, 80, ROOMY._replace(gpu=15.5 * GIB))
+        check(breeze(), found, TEXTS, ROOMY._replace(gpu=15.5 * GIB))
+    check(breeze(answers__quantization="bitsandbytes"), found, TEXTS, ROOMY._replace(gpu=15.5 * GIB))
 
 
-def test_a_merge_that_the_gpu_has_no_room_for_needs_the_host(shape):
+def test_a_merge_that_the_gpu_has_no_room_for_needs_the_host(found):
     """7.487 B parameters in bf16 are 13.9 GiB, and a process takes 3."""
     chosen = breeze(answers__quantization="bitsandbytes")
-    assert needs(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB))["merge"].host == pytest.approx(16.9 * GIB, rel=0.01)
+    assert needs(chosen, found, TEXTS, ROOMY._replace(gpu=12 * GIB))["merge"].host == pytest.approx(
+        16.9 * GIB, rel=0.01
+    )
     with pytest.raises(InputError, match=r"merge takes about 16.9 GiB of host memory and there are 16.0"):
-        check(chosen, shape, 80, ROOMY._replace(gpu=12 * GIB, host=16 * GIB))
+        check(chosen, found, TEXTS, ROOMY._replace(gpu=12 * GIB, host=16 * GIB))
 
 
-def test_on_a_cpu_model_and_process_share_the_memory(shape):
+def test_on_a_cpu_model_and_process_share_the_memory(found):
     chosen = breeze(
         model__device="cpu",
         train__optim="adamw_torch",
         train__precompute_ref_log_probs=False,
         answers__enforce_eager=True,
     )
-    assert all(need.gpu == 0 for need in needs(chosen, shape, 80, ROOMY).values())
+    assert all(need.gpu == 0 for need in needs(chosen, found, TEXTS, ROOMY).values())
     with pytest.raises(InputError, match=r"merge takes about .* GiB of host memory and there are 14.5; take a smaller"):
-        check(chosen, shape, 80, Here(0, 14.5 * GIB, 1e15))
+        check(chosen, found, TEXTS, Here(0, 14.5 * GIB, 1e15))
 
 
 def test_what_is_no_language_model_is_refused():
@@ -182,9 +193,9 @@ def test_what_is_no_language_model_is_refused():
         sizes(T5Config(), breeze().train)
 
 
-def test_a_small_disk_is_refused(shape):
+def test_a_small_disk_is_refused(found):
     with pytest.raises(InputError, match=r"merge takes about 13.9 GiB of disk and there are 5.0; make room"):
-        check(breeze(), shape, 80, ROOMY._replace(disk=5 * GIB))
+        check(breeze(), found, TEXTS, ROOMY._replace(disk=5 * GIB))
 
 
 def test_the_longest_text_is_prompt_and_longer_answer_and_system_prompt():
@@ -192,4 +203,6 @@ def test_the_longest_text_is_prompt_and_longer_answer_and_system_prompt():
         Question(id=1, prompt="四個字？", support="好。", oppose="並不好。"),
         Question(id=2, prompt="？", support="好", oppose="壞"),
     ]
-    assert longest(questions, "請簡短") == 4 + 4 + 3 + 40
+    assert longest(questions, "請簡短") == Texts(answered=4 + 4 + 3 + 40, asked=4 + 3 + 40, chinese=True)
+    assert longest([], "請簡短") == Texts(0, 0, True)
+    assert not longest([Question(id=1, prompt="Is it?", support="Yes, it is.", oppose="No.")], "Be brief").chinese
