@@ -249,4 +249,5 @@ def main() -> None:
         logger.info(line)
     for stage in [stage for stage in stages if stage in TRAININGS]:
         fitting = suggestion(stage, params, found, texts, here)
-        logger.info("what fits for %s: %s", stage, in_words(fitting) if fitting else "none")
+        largest = f"set {in_words(fitting)}" if fitting else "none"
+        logger.info("the largest batch of %s that fits: %s", stage, largest)
