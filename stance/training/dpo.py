@@ -165,7 +165,7 @@ def prepare_policy(policy: PeftModel, dropout: float | None = None) -> None:
         if dropout is not None and name.endswith(".lora_dropout.default") and isinstance(module, torch.nn.Dropout):
             module.p = dropout
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
-    adapter_in_fp32(policy)
+    begin_as_reference(policy)
     dequantize_scales(policy)
     cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer calls it in every step, 10 ms each
 
@@ -179,6 +179,18 @@ def adapter_in_fp32(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def begin_as_reference(policy: PeftModel) -> None:
+    """Make a policy that TRL has prepared begin exactly as its reference, if it has one, with weights in fp32.
+
+    On a 4-bit base TRL rounds the trained adapter to bf16, after it has copied it to `ref`.
+    """
+    adapter_in_fp32(policy)
+    parameters = dict(policy.named_parameters())
+    for name, value in parameters.items():
+        if ".ref." in name:
+            parameters[name.replace(".ref.", ".default.")].data.copy_(value.data)
 
 
 def dequantize_scales(model: torch.nn.Module) -> None:

@@ -29,7 +29,7 @@ from stance.data.training import Drift
 from stance.errors import InputError
 from stance.models.loading import arithmetic, load, quantization_config
 from stance.training.curves import Curves
-from stance.training.dpo import adapter_in_fp32, dequantize_scales
+from stance.training.dpo import begin_as_reference, dequantize_scales
 from stance.training.kept_weights import restore
 from stance.training.progress import steps
 from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog
@@ -143,6 +143,7 @@ def reinforce(
     )
     trainer.remove_callback(PrinterCallback)
     begin_as_reference(cast(PeftModel, trainer.model))
+    dequantize_scales(cast(PeftModel, trainer.model))
     trainer.train()
     reference = compare(cast(PeftModel, trainer.model))  # with the autocast of the fine-tuning
     trained = cast(PeftModel, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
@@ -235,19 +236,6 @@ def new_adapter(options: Rl) -> LoraConfig:
         lora_dropout=0.0,
         target_modules=modules if isinstance(modules, str) else list(modules),
     )
-
-
-def begin_as_reference(policy: PeftModel) -> None:
-    """Make a policy that TRL has prepared begin exactly as its reference, with weights in fp32.
-
-    On a 4-bit base TRL rounds the trained adapter to bf16, after it has copied it to `ref`.
-    """
-    adapter_in_fp32(policy)
-    dequantize_scales(policy)
-    parameters = dict(policy.named_parameters())
-    for name, value in parameters.items():
-        if ".ref." in name:
-            parameters[name.replace(".ref.", ".default.")].data.copy_(value.data)
 
 
 def end_ids(policy: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast) -> set[int]:

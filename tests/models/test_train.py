@@ -19,7 +19,7 @@ from stance.config.params import Params
 from stance.config.training import Loss
 from stance.data.chat import load_tokenizer
 from stance.errors import InputError
-from stance.models.loading import load, nf4
+from stance.models.loading import arithmetic, load, nf4
 from stance.training.checkpoints import last_complete
 from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config, require_no_control_tokens
 from tasks.train import train
@@ -90,7 +90,7 @@ def test_gradients_on_4_bit_weights_equal_those_on_the_dequantised_weights(root:
     """In the order of the stage: policy with the adapter on, reference with it off, backward; step after step."""
     chosen = params(tiny_model)
     quantised = gradients(chosen, root, str(tiny_model), quantization_config=nf4("cpu"))
-    plain = gradients(chosen, root, load(tiny_model, "cpu", nf4("cpu")).dequantize(torch.bfloat16))
+    plain = gradients(chosen, root, load(tiny_model, "cpu", nf4("cpu")).dequantize(arithmetic("cpu")))
     assert len(quantised) == 6
     assert apart(quantised, plain) < 0.05
 
@@ -270,13 +270,13 @@ def test_changed_chat_template_is_refused(root: Path, tiny_model: Path, tmp_path
 TRAP = """
 import sys, torch
 from pathlib import Path
-from stance.models.loading import load, nf4
+from stance.models.loading import arithmetic, load, nf4
 from tests.models.test_train import apart, gradients
 from tests.builders.small_run import params
 
 root, folder = map(Path, sys.argv[1:])
 chosen = params(folder)
-plain = gradients(chosen, root, load(folder, "cpu", nf4("cpu")).dequantize(torch.bfloat16))
+plain = gradients(chosen, root, load(folder, "cpu", nf4("cpu")).dequantize(arithmetic("cpu")))
 model = load(folder, "cpu", nf4("cpu")).eval()
 with torch.no_grad():
     model(torch.tensor([[1, 2, 3]]))
