@@ -128,11 +128,18 @@ def stop(connection: socket.socket) -> None:
 
 
 def start_server(pid: int) -> None:
-    """Start a server for the owner; it ends at once if another one has started."""
+    """Start a server for the owner, unless one has started. It gets a socket that takes connections already."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(address(pid))
+    except OSError:
+        return
+    listener.listen()
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:
         subprocess.Popen(
-            [sys.executable, str(SERVER), str(pid)],
+            [sys.executable, str(SERVER), str(pid), str(listener.fileno())],
+            pass_fds=[listener.fileno()],
             env={**common(os.environ), DETACHED: "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,4 +1,4 @@
-"""A process that has imported the packages of the stages, and forks for each stage: `fork_server.py OWNER`.
+"""A process that has imported the packages of the stages, and forks for each stage: `fork_server.py OWNER SOCKET`.
 
 `fork_client.py` starts it and says what it is for. Each connection gets a *minder*, a fork that starts the stage as a
 child of its own, passes the client's signals on to it, and kills it when the client is gone. The kernel kills a minder
@@ -32,7 +32,7 @@ STARTED_IN = dict(os.environ)
 """The environment before any import has changed it: `stance` itself sets variables."""
 
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others  # noqa: E402
-from stance.runs.fork_client import END, LENGTH, address, common, of_this_user  # noqa: E402
+from stance.runs.fork_client import END, LENGTH, common, of_this_user  # noqa: E402
 
 PACKAGES = (
     "torch",
@@ -55,29 +55,30 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Request = dict[str, Any]
 
 
-def serve(owner: int) -> tuple[Request, dict[str, str]] | None:
+def serve(owner: int, listener: socket.socket) -> tuple[Request, dict[str, str]] | None:
     """Import the packages, and fork until the owner ends.
+
+    Args:
+        owner: The process that the server belongs to.
+        listener: Takes the connections; clients that come during the imports wait.
 
     Returns:
         In a fork, the request that it is for and the variables that the packages have set; None in the server.
     """
     environment = common(STARTED_IN)
-    with socket.socket(socket.AF_UNIX) as listener:
-        try:
-            listener.bind(address(owner))
-            listener.listen()  # clients that come during the imports wait
-            owned = os.pidfd_open(owner)
-        except OSError:  # another server has started, or the owner has ended
-            return None
-        import_packages()
-        added = {name: value for name, value in os.environ.items() if environment.get(name) != value}
-        while owned not in select.select([owned, listener.fileno()], [], [])[0]:
-            client, _ = listener.accept()
-            if not os.fork():
-                listener.close()
-                request = mind(client, environment)
-                return request, added
-            client.close()
+    try:
+        owned = os.pidfd_open(owner)
+    except ProcessLookupError:
+        return None
+    import_packages()
+    added = {name: value for name, value in os.environ.items() if environment.get(name) != value}
+    while owned not in select.select([owned, listener.fileno()], [], [])[0]:
+        client, _ = listener.accept()
+        if not os.fork():
+            listener.close()
+            request = mind(client, environment)
+            return request, added
+        client.close()
     return None
 
 
@@ -192,7 +193,7 @@ def leave(code: int) -> NoReturn:
 
 def main() -> None:
     """Serve; in a fork, run the stage."""
-    forked = serve(int(sys.argv[1]))
+    forked = serve(int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])))
     if not forked:
         leave(0)
     become(*forked)

@@ -22,6 +22,7 @@ PROBE = """
 import json, os, sys
 early = sorted(name for name in ("torch", "vllm", "trl", "stance", "tasks.train") if name in sys.modules)
 import stance
+sys.stdout.reconfigure(errors="replace")  # as every stage does; the server's own file is no pipe
 print("to out"); print("to err", file=sys.stderr)
 print(json.dumps({
     "early": early, "argv": sys.argv[1:], "name": __name__, "folder": os.getcwd(), "code": stance.CODE,
@@ -84,7 +85,7 @@ def server_of(owner: int) -> psutil.Process | None:
 
 def is_server(process: psutil.Process, owner: int) -> bool:
     try:
-        return process.cmdline()[1:] == [str(ROOT / "stance/runs/fork_server.py"), str(owner)]
+        return process.cmdline()[1:3] == [str(ROOT / "stance/runs/fork_server.py"), str(owner)]
     except psutil.Error:
         return False
 
