@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from stance.config.evaluation import Answers
 from stance.config.models import Model
@@ -163,17 +163,22 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
 
 
 def cache_bytes_per_token(folder: Path, itemsize: int = BF16) -> int:
+    """Return the bytes of one token in the key-value cache of the model in a folder; `itemsize` as below."""
+    return cache_per_token(AutoConfig.from_pretrained(str(folder)), itemsize)
+
+
+def cache_per_token(config: PretrainedConfig, itemsize: int) -> int:
     """Return the bytes of one token in the key-value cache, from the model's configuration.
 
     Args:
-        folder: The model.
+        config: The configuration.
         itemsize: Bytes of a number in the cache.
     """
-    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
-    groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
-    heads = groups or config.num_attention_heads  # each attention head has keys of its own where no number is named
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * itemsize * int(config.num_hidden_layers * heads * head_dim)
+    text = config.get_text_config()
+    groups = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None)
+    heads = groups or text.num_attention_heads  # each attention head has keys of its own where no number is named
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * itemsize * int(text.num_hidden_layers * heads * head_dim)
 
 
 def decoding_settings(options: Answers, prompts: int) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from stance.config.params import Params
 from stance.config.road import Reward, Rl
 from stance.config.training import Train
 from stance.data.questions import Question
+from stance.inference.batch import BF16, cache_per_token
 from stance.language.detect import language_of
 from stance.models.loading import arithmetic
 from stance.models.outline import adapted_layers, embedding_shape, linear_layers, outline
 
-BF16, FP32 = 2, 4
+FP32 = 4
 NF4 = 0.5 + FP32 / 64
 """Bytes per weight: four bits, and a scale for every 64 weights."""
 MASK = 1
@@ -133,15 +134,6 @@ def head_parameters(model: PreTrainedModel) -> int:
     """Return the parameters of a model's head that its embeddings do not have."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     return 0 if head is None or head.weight is embeddings.weight else head.weight.numel()
-
-
-def cache_per_token(config: PretrainedConfig, itemsize: int) -> int:
-    """Return the bytes of the keys and values of one token."""
-    text = config.get_text_config()
-    named = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None)
-    heads = named or text.num_attention_heads  # each attention head has keys of its own where no number is named
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * itemsize * int(text.num_hidden_layers * heads * width)
 
 
 def shapes(config: PretrainedConfig, params: Params) -> dict[str, Sizes]:

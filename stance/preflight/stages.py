@@ -11,9 +11,10 @@ from typing import NamedTuple
 from stance.config.params import Params
 from stance.config.road import Reward, Rl
 from stance.config.training import Sft
+from stance.inference.batch import BF16, BLOCK
 from stance.machine.memory import GIB
 from stance.models.loading import ENGINE
-from stance.preflight.sizes import BF16, FP32, Sizes, Texts
+from stance.preflight.sizes import FP32, Sizes, Texts
 
 STATE_8_BIT, STATE_32_BIT = 2, 8
 """Bytes of Adam's two moments per parameter."""
@@ -23,8 +24,6 @@ CONTEXT = 0.6 * GIB
 """GPU memory of the CUDA context and its libraries' workspaces."""
 SHARD = 5 * 10**9
 """Bytes of the largest file of weights of a model on the Hub."""
-BLOCK = 128
-"""Tokens of the cache that every drawn answer may leave empty (`stance.inference.batch`)."""
 
 
 class Need(NamedTuple):
