@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +76,24 @@ def of_endpoint(asked: Sequence[list[Message]], opinion: EndpointJudge) -> tuple
     """Return what the model behind an endpoint says, and what is wrong with that, or None."""
     from openai import APIStatusError, OpenAI, OpenAIError
 
-    client = OpenAI(base_url=opinion.url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=PATIENCE)
+    key = os.environ.get("OPENAI_API_KEY", "none")
 
-    def ask(messages: list[Message]) -> str:
+    def ask(client: OpenAI, messages: list[Message]) -> str:
         given: Any = messages
         answer = client.chat.completions.create(model=opinion.model, messages=given, temperature=0, max_tokens=TOKENS)
         return str(answer.choices[0].message.content or "")
 
     try:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            said = list(pool.map(ask, asked))
+        with (
+            OpenAI(base_url=opinion.url, api_key=key, timeout=PATIENCE) as client,
+            ThreadPoolExecutor(AT_ONCE) as pool,
+        ):
+            replies = list(pool.map(partial(ask, client), asked))
     except (OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
         # The last four: a reply with status 200 that is no chat completion, as of a login page.
         what = "refuses" if isinstance(error, APIStatusError) else "gives no answer of an OpenAI-style endpoint"
         return [""] * len(asked), f"{opinion.url} {what} ({' '.join(str(error).split())[:200]})"
-    return said, None
+    return replies, None
 
 
 def unreadable(inquiry: Inquiry, replies: Sequence[str]) -> str | None:
