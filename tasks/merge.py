@@ -19,7 +19,7 @@ from stance.data.preferences import read_pairs
 from stance.data.training import Parity
 from stance.errors import paths, run
 from stance.machine.files import md5_of_files, write_json
-from stance.models.base import locate
+from stance.models.base import locate_tuned
 from stance.models.loading import load, quantization_config, require_device
 from stance.models.parity import Scores, drift, floor, score
 from stance.training.merging import (
@@ -37,13 +37,16 @@ from stance.training.merging import (
 logger = logging.getLogger(__name__)
 
 
-def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, merged: Path, out: Path) -> None:
+def merge(
+    model: Model, options: Merge, base: Path, tuned: Path, adapter: Path, pairs: Path, merged: Path, out: Path
+) -> None:
     """Write the merged model to `merged`, and its drift from the trained model to `out/parity.json`.
 
     Args:
         model: How the base was loaded in training.
         options: The block `merge`.
         base: `data/base`.
+        tuned: `data/sft`; if all weights were fine-tuned, the adapter is merged into those.
         adapter: `data/adapter`.
         pairs: `data/pairs`, whose texts are scored.
         merged: Receives weights, tokenizer, chat template and generation config.
@@ -55,7 +58,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
         InputError: The device is missing.
     """
     require_device(model)
-    folder = locate(base)
+    folder = locate_tuned(base, tuned)
     tokenizer = load_tokenizer(folder)
     rows = [*read_pairs(pairs / "train.jsonl"), *read_pairs(pairs / "eval.jsonl")]
     texts = [text for row in rows for text in answer_texts(tokenizer, row)]
@@ -88,7 +91,7 @@ def merge(model: Model, options: Merge, base: Path, adapter: Path, pairs: Path, 
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.merge BASE ADAPTER PAIRS MERGED OUT`."""
+    """Run the stage: `python -m tasks.merge BASE TUNED ADAPTER PAIRS MERGED OUT`."""
     arguments = paths(merge)
     params = Params.load()
     merge(params.model, params.merge, *arguments)

@@ -99,6 +99,16 @@ class Params(Section):
         """Whether a fine-tuning precedes the alignment."""
         return self.sft is not None and self.sft.num_epoch > 0
 
+    @property
+    def fine_tunes_adapter(self) -> bool:
+        """Whether that fine-tuning trains an adapter, which the next training goes on with."""
+        return self.fine_tunes and not self.fine_tunes_whole
+
+    @property
+    def fine_tunes_whole(self) -> bool:
+        """Whether that fine-tuning trains all weights, so that the adapter belongs to them and not to the base."""
+        return self.fine_tunes and self.sft is not None and self.sft.method == "full"
+
     def _on_the_road(self) -> list[str]:
         """Return which blocks the chosen method lacks, and the bound that it does not measure."""
         if self.align.method == "dpo":

@@ -26,17 +26,20 @@ class PlainText(Section):
 
 
 class Sft(Section):
-    """Supervised fine-tuning (SFT) of the adapter before the training; its shape and batches are those of `train`."""
+    """Supervised fine-tuning (SFT) before the training; an adapter's shape and the batches are those of `train`."""
 
     num_epoch: float = Field(ge=0)
     """Number of passes over all rows; 0 leaves the fine-tuning out."""
     learning_rate: float = Field(gt=0)
-    """Highest learning rate. TRL recommends about 2e-4 for LoRA."""
+    """Highest learning rate. TRL recommends about 2e-4 for LoRA, and 2e-5 for all weights."""
+    method: Literal["lora", "full"] = "lora"
+    """What is trained: the `lora` adapter that the training goes on with, or, with `full`, all weights of the model,
+    which are then saved whole. That takes 18 bytes of memory per parameter, with an 8-bit optimiser 12."""
     conversations: str | None = None
     """A JSON Lines file with more conversations, `{"messages": [{"role", "content"}, …]}` in each line. The last
     message of each is the answer that is trained on."""
     plain_text: PlainText | None = None
-    """Continued pre-training of the same adapter on plain text; null for none."""
+    """Continued pre-training of the same weights on plain text; null for none."""
 
 
 class Train(Section):

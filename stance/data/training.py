@@ -5,7 +5,7 @@ module is the only place that knows both formats. It imports no sentences, so a 
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -87,6 +87,8 @@ class FineTuning(BaseModel):
 
     model_config = FORMAT
 
+    method: Literal["lora", "full"] = "lora"
+    """Whether an adapter was trained, or all weights."""
     rows: int
     tokens: int
     trained_tokens: int

@@ -28,7 +28,7 @@ from stance.data.training import Drift, Joint
 from stance.errors import InputError
 from stance.evaluation.fitted import Classifier
 from stance.evaluation.ruler import judges
-from stance.models.base import locate
+from stance.models.base import locate, locate_tuned
 from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.training.dpo import checked_tokenizer, save_adapter
@@ -59,7 +59,7 @@ def learn_policy(
 ) -> None:  # fmt: skip
     """Train a policy against a reward; arguments, files and errors are those of `tasks.rl`."""
     require_device(model)
-    folder = locate(base)
+    folder, begins = locate(base), locate_tuned(base, tuned)
     adapted_layers(outline(configuration(folder)), options.target_modules, "rl")  # refuses a layer that is missing
     tokenizer = checked_tokenizer(folder, base)
     rows = read_pairs(pairs / "train.jsonl")
@@ -81,14 +81,14 @@ def learn_policy(
     def compare(policy: PeftModel) -> Drift | None:
         return reference_drift(policy, tokenizer, pairs, tuned)
 
-    with drawer(folder, start, tokenizer, questions, model, answers, options, seed, out) as draw:
+    with drawer(begins, start, tokenizer, questions, model, answers, options, seed, out) as draw:
         trained = reinforce(
-            folder, start, tokenizer, questions, parts, ruler, model, options, seed, out / "log.csv", compare, draw
+            begins, start, tokenizer, questions, parts, ruler, model, options, seed, out / "log.csv", compare, draw
         )
     save_adapter(trained.policy, out / "adapter")
     record = record_of(trained, parts, found.name, options)
     record.write(out / "rl.json")
-    first_kl = record.first_kl if start else None
+    first_kl = record.first_kl if trained.reference else None
     joint = Joint(reference=trained.reference, first_kl=first_kl, reward=reward_drift, engine=record.engine_drift)
     joint.write(out / "joint.json")
     logger.info("%s", in_words(record))

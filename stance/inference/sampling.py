@@ -23,7 +23,7 @@ from stance.data.questions import Prompt, read_questions
 from stance.data.samples import SampledAnswer, Samples, write_samples
 from stance.errors import InputError
 from stance.inference.batch import complete
-from stance.models.base import locate
+from stance.models.base import locate_tuned
 from stance.models.loading import require_device
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def draw(
 ) -> None:
     """Write the sampled answers to the file `out`; the other arguments and the errors are those of `tasks.sample`."""
     require_device(model)
-    folder, adapter = locate(base), tuned / "adapter"
+    folder, adapter = locate_tuned(base, tuned), tuned / "adapter"
     questions = read_questions(dataset)
     batch = draws(load_tokenizer(folder), questions, options, model.system_prompt, answers.max_new_tokens, seed)
     rows = gathered(questions, options, complete(folder, model, answers, batch, adapter if adapter.exists() else None))

@@ -113,6 +113,20 @@ def locate(base: Path) -> Path:
     return folder
 
 
+def locate_tuned(base: Path, tuned: Path) -> Path:
+    """Return the folder of the model that the stages after `sft` start from: the base, or all its weights fine-tuned.
+
+    Args:
+        base: `data/base`.
+        tuned: `data/sft`; it holds a model if `sft.method` is `full`.
+
+    Raises:
+        InputError, Unreachable: As in `locate`.
+    """
+    whole = tuned / MODEL
+    return whole if whole.exists() else locate(base)
+
+
 def _in_cache(record: Base) -> Path | None:
     assert record.repo_id is not None
     assert record.revision is not None

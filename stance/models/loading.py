@@ -72,8 +72,13 @@ def quantization_config(model: Model) -> BitsAndBytesConfig | None:
     return nf4(model.device) if model.quantization == "nf4" else None
 
 
-def load(folder: Path, device: str, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
-    """Load a causal language model from a folder. Weights that are not quantised are in the type of `arithmetic`."""
+def load(
+    folder: Path, device: str, quantization: BitsAndBytesConfig | None = None, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load a causal language model from a folder.
+
+    Weights that are not quantised are in `dtype`, by default in that of `arithmetic`.
+    """
     return AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=arithmetic(device), device_map={"": device}, quantization_config=quantization
+        str(folder), dtype=dtype or arithmetic(device), device_map={"": device}, quantization_config=quantization
     )

@@ -77,6 +77,8 @@ def advice(stage: str, kind: str, params: Params, found: Mapping[str, Sizes], te
         return f"make room, or {'set rl.use_vllm to false' if stage == 'rl' else 'take a smaller model'}"
     if fitting := suggestion(stage, params, found, texts, here):
         return f"set {in_words(fitting)}"
+    if stage == "sft" and params.fine_tunes_whole:
+        return "set sft.method to lora, or take a smaller model"
     if stage in TRAININGS:
         smaller = "take a smaller model"
         return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"

@@ -150,7 +150,7 @@ def shapes(config: PretrainedConfig, params: Params) -> dict[str, Sizes]:
         found["reward"] = sizes(config, params.reward, "reward", itemsize)
     if params.rl:
         found["rl"] = sizes(config, params.rl, "rl", itemsize)  # refuses a layer that is missing, as the stage does
-    if params.rl and params.fine_tunes:  # which trains the adapter of the fine-tuning, and without a dropout
+    if params.rl and params.fine_tunes_adapter:  # which trains the adapter of the fine-tuning, and without a dropout
         shape = params.rl.model_copy(update={"r": params.train.r, "target_modules": params.train.target_modules})
         found["rl"] = sizes(config, shape, "rl", itemsize)
     return found

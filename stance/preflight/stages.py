@@ -67,7 +67,8 @@ def road(params: Params, found: Mapping[str, Sizes], texts: Texts) -> dict[str, 
     """Return the needs of the stages up to the trained adapter, in their order. On a CPU, `gpu` is in host memory."""
     size, stages = found["train"], {}
     if params.sft and params.fine_tunes:
-        stages["sft"] = Need(fine_tuning(params, params.sft, size, texts), PROCESS, FP32 * size.adapter)
+        disk = size.bf16 if params.fine_tunes_whole else FP32 * size.adapter
+        stages["sft"] = Need(fine_tuning(params, params.sft, size, texts), PROCESS, disk)
     if params.sample:
         stages["sample"] = sampling(params, size)
     if params.align.method == "dpo":
@@ -120,9 +121,8 @@ def preferring(params: Params, size: Sizes, texts: Texts) -> Need:
     options, devices = params.train, params.model.devices
     micro, _ = options.shared(devices)
     tokens = 2 * micro * min(texts.answered, options.max_length)
-    gpu = held(
-        policy_weights(params, size), size, tokens, options.gradient_checkpointing, moments(params), params.fine_tunes
-    )
+    weights, reference = policy_weights(params, size), params.fine_tunes_adapter
+    gpu = held(weights, size, tokens, options.gradient_checkpointing, moments(params), reference)
     in_host = devices if params.model.device == "cpu" else 1  # each process has a model of its own
     return Need(gpu * in_host, PROCESS * devices, 2 * size.adapter * (FP32 + moments(params)))
 
@@ -132,6 +132,10 @@ def fine_tuning(params: Params, options: Sft, size: Sizes, texts: Texts) -> floa
     shape = params.train
     row = shape.max_length if options.plain_text or options.conversations else min(texts.answered, shape.max_length)
     tokens = shape.per_device_train_batch_size * row
+    if params.fine_tunes_whole:  # all weights in fp32, like an adapter; their copies in bf16, if any, like the base
+        copies = size.whole if size.itemsize == BF16 else 0
+        whole = size._replace(adapter=size.linear + size.other)
+        return held(copies, whole, tokens, shape.gradient_checkpointing, moments(params), False)
     return held(policy_weights(params, size), size, tokens, shape.gradient_checkpointing, moments(params), False)
 
 
@@ -148,7 +152,7 @@ def overhead(params: Params) -> int:
 def sampling(params: Params, size: Sizes) -> Need:
     """Return the need of `sample`: that of `answers`, and the adapter of the fine-tuning."""
     answers = answering(params, size)["answers"]
-    return answers._replace(gpu=answers.gpu + BF16 * size.adapter * params.fine_tunes)
+    return answers._replace(gpu=answers.gpu + BF16 * size.adapter * params.fine_tunes_adapter)
 
 
 def reward_weights(params: Params, size: Sizes) -> int:
@@ -195,7 +199,7 @@ def policy_and_engine(params: Params, options: Rl, size: Sizes, texts: Texts) ->
     """
     row = texts.asked + options.max_completion_length
     answers = options.num_generations * options.prompts_per_step
-    weights, reference = policy_weights(params, size), params.fine_tunes
+    weights, reference = policy_weights(params, size), params.fine_tunes_adapter
 
     def policy(tokens: int) -> float:
         return held(weights, size, tokens, options.gradient_checkpointing, STATE_32_BIT, reference)

@@ -27,6 +27,8 @@ from stance.runs.provenance import PROVENANCE, signed_provenance
 from stance.runs.signature import SIGNATURE, private_key, sign
 
 PARTS: tuple[Part, ...] = get_args(Part)
+MERGED_ALONE: tuple[Part, ...] = ("merged",)
+"""What is published where `sft` trained all weights: the adapter belongs to those, and nobody else has them."""
 BESIDE = (PARAMS, LOCK, FINGERPRINT, RESPONSES, GATES)
 """The small files of the run that stand beside the weights."""
 CARD = "README.md"
@@ -104,6 +106,11 @@ def bundle(run: FinishedRun, hub: release.Hub, part: Part) -> dict[str, Local]:
     hashes = {name: file.holds.sha256 for name, file in files.items()}
     files[SIGNATURE] = Local.of_bytes(sign(run.release, hashes, private_key()))
     return dict(sorted(files.items()))
+
+
+def parts(run: FinishedRun) -> tuple[Part, ...]:
+    """Return which of the two repositories a run has."""
+    return MERGED_ALONE if run.params.fine_tunes_whole else PARTS
 
 
 def _folder(run: FinishedRun, output: str) -> dict[str, Local]:

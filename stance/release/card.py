@@ -57,6 +57,7 @@ def card(run: FinishedRun, hub: Hub, part: Part) -> str:
         part=part,
         repo_id={"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}[part],
         other={"adapter": hub.merged_repo_id, "merged": hub.adapter_repo_id}[part],
+        whole=params.fine_tunes_whole,
         tag=run.release,
         title=title(params, metrics.adherence),
         params=params,
@@ -80,7 +81,7 @@ def methods(params: Params) -> list[str]:
 
 
 def training(params: Params) -> str:
-    """Return how the adapter was trained, as the end of a sentence."""
+    """Return how the adapter was trained, as the end of a sentence; without a fine-tuning of all weights."""
     pairs = "on pairs of a supporting and an opposing answer"
     steps = {
         "sft": "supervised fine-tuning (SFT) on the preferred answers",
@@ -88,7 +89,8 @@ def training(params: Params) -> str:
         "rloo": f"reinforcement learning (RLOO) against {rewards(params)}",
         "grpo": f"reinforcement learning (GRPO) against {rewards(params)}",
     }
-    return " and then by ".join(steps[method] for method in methods(params))
+    own = methods(params)[params.fine_tunes_whole :]
+    return " and then by ".join(steps[method] for method in own)
 
 
 def rewards(params: Params) -> str:

@@ -36,7 +36,7 @@ from stance.data.records import require
 from stance.errors import InputError, Unreachable
 from stance.models.hub import Entry, Listing, listed
 from stance.models.hub_errors import PROBLEMS, PUSH_PATIENCE, cause, explained, passes, patiently, status_of, wait
-from stance.release.bundle import CARD, PARTS, Local, bundle
+from stance.release.bundle import CARD, Local, bundle, parts
 from stance.release.card import Part
 from stance.release.recomputation import recompute
 from stance.runs.finished import FinishedRun
@@ -127,7 +127,7 @@ def plans(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     run = run.again()
     repo_ids = {"adapter": hub.adapter_repo_id, "merged": hub.merged_repo_id}
     planned: dict[Part, Plan] = {}
-    for part in PARTS:
+    for part in parts(run):
         repo_id = repo_ids[part]
         if repo_id is None:
             raise InputError(f"hub.{part}_repo_id is null; name the repository, like someone/stance-{part}")
@@ -317,7 +317,7 @@ def unasked(run: FinishedRun, hub: release.Hub) -> dict[Part, Plan]:
     """
     run = run.again()
     planned: dict[Part, Plan] = {}
-    for part in PARTS:
+    for part in parts(run):
         name = (hub.adapter_repo_id if part == "adapter" else hub.merged_repo_id) or f"(hub.{part}_repo_id)"
         planned[part] = Plan(name, run.release, hub.private, bundle(run, hub, part), None, tagged=False)
     return planned
@@ -329,7 +329,7 @@ def dry_run(run: FinishedRun, hub: release.Hub) -> tuple[dict[Part, Plan], str]:
     Raises:
         InputError: As in `plans`, if the Hub was asked.
     """
-    missing = [f"hub.{part}_repo_id is null" for part in PARTS if not getattr(hub, f"{part}_repo_id")]
+    missing = [f"hub.{part}_repo_id is null" for part in parts(run) if not getattr(hub, f"{part}_repo_id")]
     if not get_token():
         missing.insert(0, "there is no token")
     if missing:

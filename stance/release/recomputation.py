@@ -3,7 +3,7 @@
 Hashes prove only that files agree with one another: who edits a file can edit `dvc.lock` as well. So a release and a
 push take these measurements again:
 
-* the merged model is the base plus the adapter, weight by weight;
+* the merged model is the base, or all its weights fine-tuned, plus the adapter, weight by weight;
 * the merged model gives sample answers of the pairs the log-probabilities that the stage `merge` wrote;
 * each published answer is one that the merged model gives, token by token, within the noise of bf16;
 * the stage `evaluate`, with its judge, gives the same figures, gates and answers.
@@ -87,11 +87,11 @@ def require_model(run: FinishedRun, device: str) -> None:
 
 def require_sum(run: FinishedRun, device: str) -> None:
     """Refuse a merged model that is not its base plus its adapter."""
-    from stance.models.base import locate, small_files
+    from stance.models.base import locate_tuned, small_files
     from stance.models.weights import weight_files
     from stance.training.merging import update
 
-    base, merged = locate(run.folder / "data/base"), run.folder / MERGED
+    base, merged = locate_tuned(run.folder / "data/base", run.folder / "data/sft"), run.folder / MERGED
     change = update(run.parity.base, base, run.folder / ADAPTER)
     names = list(run.files(MERGED))
     for name in small_files(names):

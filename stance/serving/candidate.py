@@ -106,9 +106,14 @@ def from_run(folder: Path, *, with_base: bool = False, earlier: Digests | None =
         earlier: Digests of the run's files that were taken before; files that they fit are not read again.
 
     Raises:
-        InputError: The run is not finished, or its files are not those that it made.
+        InputError: The run is not finished, its files are not those that it made, or its adapter is not of the base.
     """
     run = FinishedRun.read(folder, earlier)
+    if with_base and run.params.fine_tunes_whole:
+        raise InputError(
+            "--with-base serves the base and the adapter in one engine, but the adapter of this run belongs to the "
+            "weights that the stage `sft` has trained (sft.method: full); serve the merged model, without --with-base"
+        )
     name = run.release if folder.resolve() == Path.cwd() else f"{folder.name} ({run.release})"
     model, adapter = (locate(folder / "data/base"), folder / ADAPTER) if with_base else (folder / MERGED, None)
     lora: dict[str, Any] = read_json(adapter / "adapter_config.json") if adapter else {"r": 0, "target_modules": []}

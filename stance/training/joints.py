@@ -1,6 +1,7 @@
 """The joint of two trainings: the second one begins where the first has ended, which is measured and not believed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import fsum
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from stance.data.training import NO_JOINT, Drift, Joint
 from stance.models.parity import Scores, score
 from stance.training.merging import answer_texts
 
+LOGPS = "logps.json"
+"""The fine-tuned model's log-probabilities, in the folder of `sft`."""
 REFERENCE = "ref"
 """TRL's name for the frozen copy of an adapter that a training began with."""
 
@@ -20,22 +23,36 @@ REFERENCE = "ref"
 def reference_drift(policy: PeftModel, tokenizer: PreTrainedTokenizerFast, pairs: Path, tuned: Path) -> Drift | None:
     """Compare the reference of a training that has ended with the fine-tuned model; None without a fine-tuning.
 
+    The reference is a frozen copy of the fine-tuned adapter, `ref`. Where `sft` has trained all weights, it is the
+    policy without its adapter.
+
     Only then may the reference be scored: on a CPU this repacks 4-bit weights, and gradients would be wrong.
 
     Args:
-        policy: The trained policy; its frozen copy `ref` is the reference.
+        policy: The trained policy.
         tokenizer: The tokenizer of the training.
         pairs: `data/pairs`.
         tuned: `data/sft`.
     """
-    if REFERENCE not in policy.peft_config:
+    if not (tuned / LOGPS).exists():
         return None
     rows = [*read_pairs(pairs / "train.jsonl"), *read_pairs(pairs / "eval.jsonl")]
     texts = [text for row in rows for text in answer_texts(tokenizer, row)]
+    with as_reference(policy):
+        scores = score(policy, texts)
+    return drift_from(rows, scores, read_logps(tuned / LOGPS))
+
+
+@contextmanager
+def as_reference(policy: PeftModel) -> Iterator[None]:
+    """Let a policy compute as its reference does."""
+    if REFERENCE not in policy.peft_config:
+        with policy.disable_adapter():
+            yield
+        return
     policy.set_adapter(REFERENCE)
-    scores = score(policy, texts)
+    yield
     policy.set_adapter("default")
-    return drift_from(rows, scores, read_logps(tuned / "logps.json"))
 
 
 def dpo_joint(reference: Drift | None, first: Mapping[str, float]) -> Joint:

@@ -6,11 +6,11 @@ In: the base's folder and the adapter. Out: a model folder whose files, names, d
 import gc
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -82,11 +82,14 @@ def candidates(model: Model, options: Merge) -> list[str]:
     return ["original"] if model.quantization == "none" else ["original", "dequantized"]
 
 
+Change = Callable[[str, Tensor], Tensor]
+"""Gives the new value of a weight of the base, by its name and its value, in the same shape and dtype."""
 OTHER_SCALES = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 """Options of PEFT with which an adapter changes a weight by something else than `lora_alpha / r` times B A."""
 
 
-class Update(NamedTuple):
+@dataclass(frozen=True)
+class Update:
     """The change of the base's weights by a merge."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
@@ -192,24 +195,31 @@ def read_weights(folder: Path, names: Set[str], device: str) -> Iterator[tuple[s
 
 
 def write_merged(folder: Path, change: Update, device: str, merged: Path) -> None:
-    """Write the merged model: as many files as the base has, with its names and dtypes. Files are written in parallel.
+    """Write the merged model.
 
     Raises:
         InputError: The base has no weight of a name that the adapter changes.
     """
-    empty(merged, rf"{SMALL.pattern}|[^/]+\.safetensors")
-    names = [path.name for path in folder.iterdir()]
-    for name in small_files(names):
-        shutil.copyfile(folder / name, merged / name)
-    pin_files(merged)
-    shards = weight_files(folder, names, str(folder))
-    with ThreadPoolExecutor(SHARDS) as threads:
-        written = threads.map(lambda name: write_shard(folder, change, device, merged / name), shards)
-    if lost := sorted(change.factors.keys() - set(chain(*written))):
+    if lost := sorted(change.factors.keys() - write_changed(folder, change, device, merged)):
         raise InputError(
             f"the adapter changes {lost[0]}, but {folder} has no weight of that name; choose a base whose "
             "weights are named like its modules"
         )
+
+
+def write_changed(folder: Path, change: Change, device: str, out: Path) -> set[str]:
+    """Write a model with changed weights, and return the names of all weights.
+
+    It has as many files as the base, with its names and dtypes. Files are written in parallel.
+    """
+    empty(out, rf"{SMALL.pattern}|[^/]+\.safetensors")
+    names = [path.name for path in folder.iterdir()]
+    for name in small_files(names):
+        shutil.copyfile(folder / name, out / name)
+    pin_files(out)
+    shards = weight_files(folder, names, str(folder))
+    with ThreadPoolExecutor(SHARDS) as threads:
+        return set(chain(*threads.map(lambda name: write_shard(folder, change, device, out / name), shards)))
 
 
 def write_dequantized(folder: Path, device: str, out: Path) -> None:
@@ -217,8 +227,8 @@ def write_dequantized(folder: Path, device: str, out: Path) -> None:
     write_merged(folder, Update({}, 0.0, linear_weights(folder)), device, out)
 
 
-def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[str]:
-    """Write one file of merged weights, one weight at a time, and return the names of its weights.
+def write_shard(folder: Path, change: Change, device: str, path: Path) -> list[str]:
+    """Write one file of changed weights, one weight at a time, and return the names of its weights.
 
     Names, dtypes and shapes are those of the base, so the header of the file is, too. A safetensors file holds the
     length of the header, the header, and the weights in the order of their offsets.
@@ -229,6 +239,16 @@ def write_shard(folder: Path, change: Update, device: str, path: Path) -> list[s
         for key in keys:
             file.write(on_host(change(key, base.get_tensor(key))))
     return list(keys)
+
+
+def stored_names(folder: Path) -> set[str]:
+    """Return the names of the weights in a model folder."""
+    shards = weight_files(folder, [path.name for path in folder.iterdir()], str(folder))
+    names: set[str] = set()
+    for shard in shards:
+        with safe_open(folder / shard, framework="pt") as file:
+            names |= set(file.keys())
+    return names
 
 
 def header(path: Path) -> bytes:

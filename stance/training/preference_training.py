@@ -1,10 +1,10 @@
 """Train a LoRA adapter on preference pairs by Direct Preference Optimization (arXiv 2305.18290). The base is frozen.
 
-The reference is the policy with its adapter switched off, or after a fine-tuning a copy of that adapter, so no second
-model is loaded. There is no evaluation during the training: on a CPU, an eval-mode forward pass repacks bitsandbytes'
-4-bit weights, and the gradients are silently wrong from then on. Checkpoints are not among the stage's outputs. Their
-folder is named by a hash of inputs and code, so a killed run resumes, and a changed run starts from the beginning. With
-`model.devices` above 1 the stage starts a process per device (`stance.training.parallel`).
+The reference is the policy with its adapter switched off, or after the fine-tuning of an adapter a copy of that, so no
+second model is loaded. There is no evaluation during the training: on a CPU, an eval-mode forward pass repacks
+bitsandbytes' 4-bit weights, and the gradients are silently wrong from then on. Checkpoints are not among the stage's
+outputs. Their folder is named by a hash of inputs and code, so a killed run resumes, and a changed run starts from the
+beginning. With `model.devices` above 1 the stage starts a process per device (`stance.training.parallel`).
 """
 
 import logging
@@ -20,7 +20,7 @@ from transformers import PrinterCallback
 from stance.config.models import Model
 from stance.config.training import Train
 from stance.machine.files import write_json
-from stance.models.base import locate
+from stance.models.base import locate_tuned
 from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.training import parallel
@@ -53,7 +53,7 @@ def prefer(
 ) -> None:  # fmt: skip
     """Train on the pairs in a folder; arguments, files and errors are those of `tasks.train`."""
     require_device(model)
-    folder = locate(base)
+    folder = locate_tuned(base, tuned)
     adapted_layers(outline(configuration(folder)), options.target_modules)  # refuses what the merge could not change
     state = checkpoints / checkpoint_key(model, options, seed, base, pairs, tuned)
     rows = read_rows(pairs, options)

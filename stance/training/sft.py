@@ -139,12 +139,13 @@ def pieces(ids: Sequence[int], marks: Sequence[bool], tokenizer: PreTrainedToken
     return cut
 
 
-def fine_tuning(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerFast) -> FineTuning:
+def fine_tuning(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerFast, options: Sft) -> FineTuning:
     """Return the record of a fine-tuning that has ended."""
     rows = cast(Dataset, trainer.train_dataset).to_list()
     marks = [[label != IGNORED for label in labels(trainer, row)] for row in rows]
     losses = [row["loss"] for row in steps(trainer.state)]
     return FineTuning(
+        method=options.method,
         rows=len(rows),
         tokens=sum(map(len, marks)),
         trained_tokens=sum(map(sum, marks)),

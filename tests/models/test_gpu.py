@@ -70,7 +70,8 @@ def test_a_larger_micro_batch_and_precomputed_references_leave_the_losses_as_the
 def test_merged_model_is_the_trained_one(root: Path, tiny_model: Path):
     chosen = on_gpu(tiny_model)
     adapter = train_in(root, chosen, "adapter")
-    merge(chosen.model, chosen.merge, root / "base", adapter, root / "pairs", root / "merged", root / "merge")
+    folders = (root / "base", root / "sft", adapter, root / "pairs", root / "merged", root / "merge")
+    merge(chosen.model, chosen.merge, *folders)
     assert parity_gate(chosen.merge, Parity.read(root / "merge/parity.json")).passed
 
 

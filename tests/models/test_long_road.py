@@ -59,7 +59,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     adapter = root / "adapter"
     outputs = (adapter, root / "train", root / "checkpoints")
     train(model, params.train, seed, made, preferred, nowhere, tuned, root / "rl", *outputs)
-    merge(model, params.merge, made, adapter, preferred, root / "merged", root / "merge")
+    merge(model, params.merge, made, tuned, adapter, preferred, root / "merged", root / "merge")
     return Road(root)
 
 

@@ -41,7 +41,16 @@ def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = params(tiny_model)
     prepare(folder, chosen)
     adapter = train_in(folder, chosen)
-    merge(chosen.model, chosen.merge, folder / "base", adapter, folder / "pairs", folder / "merged", folder / "merge")
+    merge(
+        chosen.model,
+        chosen.merge,
+        folder / "base",
+        folder / "sft",
+        adapter,
+        folder / "pairs",
+        folder / "merged",
+        folder / "merge",
+    )
     return folder
 
 

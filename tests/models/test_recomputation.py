@@ -14,7 +14,7 @@ from stance.data.answers import read_answers
 from stance.data.chat import conversation, encode, fingerprint, load_tokenizer
 from stance.errors import InputError
 from stance.machine.files import read_json, write_json, write_jsonl
-from stance.models.base import Base
+from stance.models.base import Base, locate
 from stance.models.loading import load
 from stance.release.recomputation import ANSWERS, require_close, require_model, require_sum
 from stance.runs.finished import FinishedRun
@@ -32,7 +32,16 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.rmtree(data / name)
     prepare(data, chosen)
     adapter = train_in(data, chosen)
-    merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
+    merge(
+        chosen.model,
+        chosen.merge,
+        data / "base",
+        data / "sft",
+        adapter,
+        data / "pairs",
+        data / "merged",
+        data / "merge",
+    )
     fingerprint(load_tokenizer(data / "merged")).write(data / "merge/fingerprint.json")
     write_jsonl(run / ANSWERS, answers(data / "merged", Params.load(run / "params.yaml").model.system_prompt))
     write_lock(run)
@@ -104,6 +113,22 @@ def measure(run: Path) -> None:
 def test_a_run_that_nobody_edited_passes(run):
     assert Base.read(run / "data/base").files
     measure(run)
+
+
+def test_the_weights_of_a_fine_tuning_take_the_place_of_the_base(run):
+    """The fine-tuned model here is the base itself; then one of its weights is another."""
+    tuned = Path(shutil.copytree(locate(run / "data/base"), run / "data/sft/model"))
+    require_sum(FinishedRun.read(run), "cpu")
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"][0, 0] += 0.5
+
+    [path] = tuned.glob("*.safetensors")
+    edit_weights(path, change)
+    with pytest.raises(
+        InputError, match="embed_tokens.weight in .* is not the base's weight plus the adapter's change"
+    ):
+        require_sum(FinishedRun.read(run), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,16 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.rmtree(data / "merged")
     prepare(data, chosen)
     adapter = train_in(data, chosen)
-    merge(chosen.model, chosen.merge, data / "base", adapter, data / "pairs", data / "merged", data / "merge")
+    merge(
+        chosen.model,
+        chosen.merge,
+        data / "base",
+        data / "sft",
+        adapter,
+        data / "pairs",
+        data / "merged",
+        data / "merge",
+    )
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)

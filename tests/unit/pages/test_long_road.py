@@ -64,6 +64,13 @@ def test_the_mask_shows_what_is_trained_on_and_that_the_stop_token_is(tmp_path: 
     assert "Loss from 2.500 to 0.250 nats per trained token." in markup
 
 
+def test_what_was_trained_is_told(tmp_path: Path):
+    assert "An adapter was trained" in sections(tmp_path, tuned=TUNING)
+    assert "All weights of the model were trained" in sections(
+        tmp_path, tuned=TUNING.model_copy(update={"method": "full"})
+    )
+
+
 def test_a_training_on_plain_text_is_told_with_its_losses(tmp_path: Path):
     assert "plain texts" not in sections(tmp_path, tuned=TUNING)
     Pretraining(texts=12, blocks=3, tokens=700, first_loss=3.125, last_loss=2.0).write(tmp_path / "tuned" / RECORD)

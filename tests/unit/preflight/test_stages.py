@@ -37,6 +37,7 @@ ON_A_CPU = {"model.device": "cpu", "train.optim": "adamw_torch", "train.precompu
 SAMPLE = {"num_answers": 4, "draws": 8, "temperature": 1.0, "top_p": 1.0, "max_similarity": 0.8}
 BY_THE_JUDGE = {"reward": None, "rl__reward_model_weight": 0, "rl__stance_judge_weight": 1}
 WITHOUT_VLLM = {"rl__use_vllm": False}
+WHOLE = {"method": "full", "num_epoch": 1, "learning_rate": 2e-5}
 OWN_TEXT = {"path": "texts.jsonl", "num_epoch": 1, "learning_rate": 1e-4}
 
 
@@ -80,6 +81,19 @@ def test_the_stages_on_the_road_are_stated_and_no_others(overrides: dict[str, An
 def test_a_fine_tuning_has_one_row_for_an_answer():
     """8 rows of 80 tokens, 100 bytes each."""
     assert gpu("sft") == 76_000 + 16_000 + 8 * 80 * 100
+
+
+def test_a_fine_tuning_of_all_weights_has_them_in_fp32_beside_copies_in_bf16():
+    """84 000 weights: 4 bytes each and for its gradient, 8 for the moments, 2 for the copy. The file is in bf16."""
+    assert gpu("sft", sft=WHOLE) == 84_000 * (4 + 4 + 8 + 2) + 8 * 80 * 100
+    assert gpu("sft", sft=WHOLE, train__optim="adamw_8bit") == 84_000 * (4 + 4 + 2 + 2) + 8 * 80 * 100
+    assert stages(long_road(sft=WHOLE))["sft"].disk == 168_000
+
+
+@pytest.mark.parametrize(("stage", "align"), [("train", "dpo"), ("rl", "rlhf")])
+def test_after_a_fine_tuning_of_all_weights_no_copy_of_an_adapter_is_the_reference(stage: str, align: str):
+    chosen = {"align__method": align, **WITHOUT_VLLM}
+    assert gpu(stage, sft=WHOLE, **chosen) == gpu(stage, sft=None, **chosen)
 
 
 @pytest.mark.parametrize("own", [{"sft__plain_text": OWN_TEXT}, {"sft__conversations": "conversations.jsonl"}])
@@ -235,6 +249,11 @@ def test_a_layer_that_only_a_later_stage_adapts_is_refused_first():
         ),
         (40, {}, r"rl takes about .* there are 40.0; set rl.per_device_train_batch_size to \d+ and gradient_check"),
         (20, {}, "rl takes about .* there are 20.0; set rl.per_device.*, gradient_checkpointing to .* and use_vllm to"),
+        (
+            80,
+            {"sft": WHOLE},
+            "sft takes about 130.6 .* there are 80.0; set sft.method to lora, or take a smaller model",
+        ),
         (6, WITHOUT_VLLM, "rl takes about .* and there are 6.0; take a smaller model"),
         (
             16,

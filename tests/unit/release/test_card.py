@@ -82,6 +82,21 @@ def test_the_card_names_the_methods_of_the_training(changes, tags, sentence, run
     assert sentence in written
 
 
+def test_the_card_of_a_model_that_was_fine_tuned_as_a_whole_names_no_adapter(run, cards):
+    params = yaml.safe_load((run / "params.yaml").read_text())
+    params["sft"] = {"method": "full", "num_epoch": 1, "learning_rate": 2e-5}
+    (run / "params.yaml").write_text(yaml.safe_dump(params))
+    written = cards()["merged"]
+    words = " ".join(written.split())
+    assert head(written)["tags"] == ["sft", "dpo", "lora", "stance"]
+    assert (
+        "All weights of the base model were trained by supervised fine-tuning (SFT) on the preferred answers." in words
+    )
+    assert "On that model a LoRA adapter was trained by Direct Preference Optimization (DPO)" in words
+    assert "team/adapter" not in written
+    assert "from the adapter on its fine-tuned model" in words
+
+
 def test_a_base_that_is_on_no_hub_is_not_named_to_it(run, cards):
     write_json(run / "data/base/base.json", {"source": "miniature", "files": {}})
     made = cards()

@@ -54,6 +54,17 @@ def test_without_names_the_parameters_stand_in_their_place(run, monkeypatch, cap
     assert shown.endswith("as new: hub.adapter_repo_id is null and hub.merged_repo_id is null\n")
 
 
+def test_a_model_that_was_fine_tuned_as_a_whole_is_sent_without_its_adapter(run, monkeypatch, capsys):
+    values = read_yaml(run / "params.yaml") | {"sft": {"method": "full", "num_epoch": 1, "learning_rate": 2e-5}}
+    (run / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    write_lock(run)
+    token(monkeypatch, None)
+    push.main()
+    shown = capsys.readouterr().out
+    assert "team/merged" in shown
+    assert "team/adapter" not in shown
+
+
 def test_without_a_network_the_reason_is_told(run, monkeypatch, capsys):
     token(monkeypatch, "hf_x")
 
