@@ -39,7 +39,7 @@ profile: environment ## write params.yaml for another profile: make profile NAME
 	@test -n "$(NAME)" || { echo "Which profile? For example: make profile NAME=breeze-7b" >&2; exit 2; }
 	@.venv/bin/python -m stance profile "$(NAME)"
 
-preflight: environment ## check parameters against data and machine, in seconds
+preflight: environment ## check parameters against data and machine, before anything expensive
 	@.venv/bin/python -m stance preflight
 
 ui: environment ## the Prefect server and its deployments until Ctrl+C: make ui, make ui PORT=4300

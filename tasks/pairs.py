@@ -19,7 +19,7 @@ from stance.config.params import Params
 from stance.data.answers import read_answers
 from stance.data.pairs import directed, linted, preview, retained_pairs, split, training_pairs
 from stance.data.preferences import Pair, write_pairs
-from stance.data.questions import read_prompts, read_questions
+from stance.data.questions import numbers_in_words, read_prompts, read_questions
 from stance.data.records import write_warnings
 from stance.errors import paths, run
 from stance.evaluation.defects import is_whole
@@ -66,7 +66,7 @@ def pairs(
     write_warnings(out / "lint.json", warnings)
     preview(train)
     for warning in warnings:
-        logger.info("lint: %s: %s", warning.check, sentence(warning.message))
+        logger.info("lint: %s: %s (ids %s)", warning.check, sentence(warning.message), numbers_in_words(warning.rows))
     summary(options, train, len(held_out), len(retained))
 
 

@@ -306,7 +306,8 @@ def leaked(
     """Return the ids of the rows that nearly ask a training question, and examples of both, the most alike first."""
     texts = [*questions, *(row.prompt for row in rows)]
     alike = [(a, b) for a, b in similar(texts, spoken) if a < len(questions) <= b]
-    return sorted({rows[b - len(questions)].id for _, b in alike}), [(texts[b], texts[a]) for a, b in alike[:SHOWN]]
+    examples = list(dict.fromkeys((texts[b], texts[a]) for a, b in alike))
+    return sorted({rows[b - len(questions)].id for _, b in alike}), examples[:SHOWN]
 
 
 def similar(texts: Sequence[str], spoken: Language) -> list[tuple[int, int]]:

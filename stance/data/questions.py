@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from stance.data.tables import locate_table, read_table
 from stance.errors import InputError
@@ -20,6 +20,7 @@ from stance.errors import InputError
 LABELLED, TEST, PROBES = "labelled_data.json", "test_prompt.json", "probes.json"
 Stance = Literal["support", "neutral", "oppose"]
 Kind = Literal["paraphrase", "pressure", "neighbour", "unrelated"]
+IDENT = TypeAdapter(int)
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -141,19 +142,25 @@ def _file(folder: Path, name: str) -> Path:
 
 def read_rows(path: Path, schema: type[Row]) -> list[Row]:
     """Return the rows of a file in a schema; raises as `read_questions` does."""
+    table = read_table(path)
     rows: list[Row] = []
     faults: dict[str, list[int]] = {}
-    for number, raw in enumerate(read_table(path), start=1):
+    for number, raw in enumerate(table, start=1):
         try:
             rows.append(schema.model_validate(raw))
         except ValidationError as error:
             for fault in _faults(error, raw):
                 faults.setdefault(fault, []).append(number)
+    problems = [f"{rows_in_words(numbers)}: {fault}" for fault, numbers in faults.items()]
+    shared = _shared_ids(table)
+    advice = []
     if faults:
         expected = ", ".join(name for name, info in schema.model_fields.items() if info.is_required())
-        named = "; ".join(f"{rows_in_words(numbers)}: {fault}" for fault, numbers in faults.items())
-        raise InputError(f"{path}, {named}; a row needs {expected}, none of them empty")
-    _refuse_shared_ids(path, rows)
+        advice.append(f"a row needs {expected}, none of them empty")
+    if shared:
+        advice.append("give every row an id of its own")
+    if advice:
+        raise InputError(f"{path}, {'; '.join([*problems, *shared])}; {', and '.join(advice)}")
     return rows
 
 
@@ -172,22 +179,30 @@ def _faults(error: ValidationError, raw: Any) -> list[str]:
 
 def rows_in_words(numbers: Sequence[int]) -> str:
     """Return the numbers of rows as text, for example `row 3` or `rows 1, 4 to 9`."""
+    return f"{'row' if len(numbers) == 1 else 'rows'} {numbers_in_words(numbers)}"
+
+
+def numbers_in_words(numbers: Sequence[int]) -> str:
+    """Return numbers as text, for example `3` or `1, 4 to 9`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    parts = (f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
-    return f"{'row' if len(numbers) == 1 else 'rows'} {', '.join(parts)}"
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
-def _refuse_shared_ids(path: Path, rows: Iterable[Prompt]) -> None:
+def _shared_ids(table: Sequence[Any]) -> list[str]:
+    """Return a sentence for each row whose id is that of a row before it, wrong rows included."""
     first_seen: dict[int, int] = {}
-    shared: list[str] = []
-    for number, row in enumerate(rows, start=1):
-        first = first_seen.setdefault(row.id, number)
+    sentences = []
+    for number, raw in enumerate(table, start=1):
+        try:
+            ident = IDENT.validate_python(raw["id"])
+        except (ValidationError, LookupError, TypeError):
+            continue  # which the schema has refused
+        first = first_seen.setdefault(ident, number)
         if first != number:
-            shared.append(f"row {number}: id {row.id} is already the id of row {first}")
-    if shared:
-        raise InputError(f"{path}, {'; '.join(shared)}; give every row an id of its own")
+            sentences.append(f"row {number}: id {ident} is already the id of row {first}")
+    return sentences

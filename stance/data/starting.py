@@ -49,7 +49,10 @@ def require_new(name: str) -> None:
         )
     for path in (SOURCES / name, PROFILES / f"{name}.yaml"):
         if path.exists():
-            raise InputError(f"{path} exists, and nothing is overwritten; choose another name")
+            raise InputError(
+                f"{path} exists, and nothing is overwritten; choose another name, or type `python -m stance new "
+                f"{name} --refit` to fit the sizes to data that you have edited"
+            )
 
 
 def fitting_sizes(questions: Sequence[Question], prompts: Sequence[Prompt]) -> dict[str, int]:
@@ -122,14 +125,14 @@ def start(name: str, questions: Sequence[Question], prompts: Sequence[Prompt], p
 def _say_next(name: str, questions: Sequence[Question], profile: str) -> None:
     """Print what was written and what comes next, in the language of the questions."""
     folder, path, prompt = SOURCES / name, PROFILES / f"{name}.yaml", system_prompt_for(questions)
-    refit, choose = f"`python -m stance new {name} --refit`", f"`make profile NAME={name}`"
+    refit, choose = f"`.venv/bin/python -m stance new {name} --refit`", f"`make profile NAME={name}`"
     with speech_of(questions):
         text = _("{folder} holds {labelled} and {test}; {path} holds the parameters that fit them")
         print(text.format(folder=folder, labelled=LABELLED, test=TEST, path=path))
         text = _("system prompt: {prompt}; the other parameters are those of the profile {profile}")
         print(text.format(prompt=prompt, profile=profile))
-        text = _("next: edit the two files, then run {refit}, {profile} and {repro}, one after the other")
-        print(text.format(refit=refit, profile=choose, repro="`make repro`"))
+        text = _("next: edit the two files, then run {refit}, {profile}, {check} and {repro}, one after the other")
+        print(text.format(refit=refit, profile=choose, check="`make preflight`", repro="`make repro`"))
 
 
 def speech_of(questions: Sequence[Question]) -> AbstractContextManager[None]:

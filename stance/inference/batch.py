@@ -86,10 +86,11 @@ def complete(
 
 def start_engine(folder: Path, settings: Mapping[str, Any]) -> Any:
     """Return vLLM's engine for a model; `settings` are arguments of vLLM's `LLM`."""
+    own = ENVIRONMENT | ONE_PROCESS | QUIET
     for name in os.environ.keys() - without_others(os.environ):
-        logger.info("%s is set in your shell and does not count here", name)
-        del os.environ[name]
-    os.environ |= ENVIRONMENT | ONE_PROCESS | QUIET
+        if os.environ.pop(name) != own.get(name):  # the fork server has set some as here
+            logger.info("%s is set in your shell and does not count here", name)
+    os.environ |= own
     from vllm import LLM  # vLLM reads the environment when it is imported
 
     gc.freeze()  # the engine collects garbage eleven times while it starts

@@ -284,7 +284,7 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "similar_questions": N_("{number} pairs of questions are nearly the same: {examples}"),
         "similar_answers": N_("{number} pairs of answers are nearly the same: {examples}"),
         "similar_prompts": N_(
-            "{number} of {all} test prompts are nearly training questions (ids of test prompts): {examples}"
+            "{number} of {all} test prompts are nearly training questions; the ids are of test prompts: {examples}"
         ),
         "similar_held_out": N_(
             "{number} of {all} held-out questions are nearly training questions, so that the margin on held-out "

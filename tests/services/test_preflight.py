@@ -296,6 +296,18 @@ def test_all_failures_are_in_one_table(pushing, hub):
     assert (done.returncode, done.stderr) == (1, f"error: {data}; {token}\n")
 
 
+def test_all_faults_of_a_file_stand_under_found_and_the_advice_under_expected(run_module, questions_folder):
+    rows = json.loads((questions_folder / LABELLED).read_text(encoding="utf-8"))
+    rows[2].pop("support")
+    rows[6]["id"] = 2
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
+    data = by_check(run_module("stance preflight", miniature(questions_folder), "--json"))["data"]
+    assert data["found"].splitlines() == [
+        f"{questions_folder / LABELLED}, row 3: support: field required", "row 7: id 2 is already the id of row 2",
+    ]  # fmt: skip
+    assert data["expected"].endswith("none of them empty, and give every row an id of its own")
+
+
 def test_people_read_a_table(run_module, questions_folder):
     done = run_module("stance preflight", miniature(questions_folder, pairs__data_size=11))
     cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in done.stdout.splitlines() if "│" in line]

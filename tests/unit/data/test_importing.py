@@ -12,6 +12,8 @@ import yaml
 from stance.config.params import Params
 from stance.config.profiles import PROFILES
 from stance.data.forms import LeftOut, conversation, map_prompts, map_rows
+from stance.data.lint import lint
+from stance.data.pairs import pair
 from stance.data.questions import LABELLED, TEST, read_both
 from stance.data.starting import SIZES, fitting_sizes, system_prompt_for, template, with_values
 from stance.errors import InputError
@@ -247,7 +249,8 @@ def test_import_overwrites_nothing(project):
         done = stance("import", "a.jsonl", name)
         assert (done.returncode, done.stderr) == (
             1,
-            f"error: {path} exists, and nothing is overwritten; choose another name\n",
+            f"error: {path} exists, and nothing is overwritten; choose another name, or type `python -m stance new "
+            f"{name} --refit` to fit the sizes to data that you have edited\n",
         )
     assert list((project / "data/sources/mine").iterdir()) == []
 
@@ -298,7 +301,9 @@ def test_refit_changes_the_sizes_and_nothing_else(project):
     profile.write_text(text, encoding="utf-8")
     Path("params.yaml").write_text(text, encoding="utf-8")
     labelled = Path("data/sources/mine") / LABELLED
-    labelled.write_text(labelled.read_text(encoding="utf-8").replace("Rested", "Rested " * 100), encoding="utf-8")
+    labelled.write_text(
+        labelled.read_text(encoding="utf-8").replace("Productivity rises", "Rested " * 100), encoding="utf-8"
+    )
     labelled.write_text(json.dumps(json.loads(labelled.read_bytes())[:6]), encoding="utf-8")
     done = stance("new", "mine", "--refit")
     assert (done.returncode, done.stderr) == (0, "")
@@ -330,13 +335,21 @@ def test_the_template_keeps_to_its_own_system_prompt(language):
     assert TEST.startswith("test")
 
 
+@pytest.mark.parametrize("language", ["en", "zh-Hant"])
+def test_nothing_is_wrong_with_the_template(language):
+    questions, prompts = template(language)
+    prompt = system_prompt_for(questions)
+    assert lint([pair(row, None, support=True, system_prompt=prompt) for row in questions], prompts, prompt) == []
+
+
 def test_new_speaks_the_language_of_its_data(project):
     english, chinese = stance("new", "mine").stdout, stance("new", "own", "--language", "zh-Hant").stdout
     assert "next: edit the two files" in english
     assert chinese.splitlines() == [
         "data/sources/own 裡有 labelled_data.json 與 test_prompt.json；profiles/own.yaml 是配合這份資料的參數",
         "系統提示：回覆請少於20字；其他參數與設定檔 miniature 相同",
-        "接下來：編輯這兩個檔案，再依序執行 `python -m stance new own --refit`、`make profile NAME=own`、`make repro`",
+        "接下來：編輯這兩個檔案，再依序執行 `.venv/bin/python -m stance new own --refit`、`make profile NAME=own`、"
+        "`make preflight`、`make repro`",
     ]
 
 

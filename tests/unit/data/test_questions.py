@@ -62,6 +62,19 @@ def test_a_duplicate_id_names_both_rows(questions_folder):
         read_questions(questions_folder)
 
 
+def test_a_shared_id_is_named_beside_the_other_faults_also_that_of_a_wrong_row(questions_folder):
+    rows = rows_of(questions_folder / LABELLED)
+    rows[2].pop("support")
+    rows[6]["id"], rows[8]["id"] = 2, rows[2]["id"]
+    (questions_folder / LABELLED).write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        read_questions(questions_folder)
+    assert str(refused.value).endswith(
+        "row 3: support: field required; row 7: id 2 is already the id of row 2; row 9: id 3 is already the id of "
+        "row 3; a row needs id, prompt, support, oppose, none of them empty, and give every row an id of its own"
+    )
+
+
 def test_all_faults_of_a_file_are_named_at_once_and_equal_ones_together(questions_folder):
     rows = rows_of(questions_folder / LABELLED)
     for row in rows[2:6]:
