@@ -35,7 +35,8 @@ PROMPTS = 10
 TOKENS = (30, 200)
 SMALL_TOKENS = (4, 8)
 STAGES = (
-    "dataset", "base", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate", "report"
+    "dataset", "base", "classifier", "answers_base", "pairs", "train", "merge", "answers_aligned", "judge", "evaluate",
+    "report",
 )  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "answers_eagerly": {"answers__enforce_eager": True},

@@ -13,7 +13,7 @@ from rich.table import Table
 from stance.config.params import Params
 from stance.data.answers import read_answers
 from stance.data.chat import Fingerprint
-from stance.data.metrics import Metrics
+from stance.data.metrics import ACCURACY, ClassifierAccuracy, Metrics
 from stance.data.preferences import read_pairs
 from stance.data.questions import PROBES, read_probes, read_questions
 from stance.data.records import Gate, write_gates
@@ -21,7 +21,7 @@ from stance.data.training import Joint, Parity, Watchdog
 from stance.data.verdicts import Opinion, write_probe_verdicts, write_prompt_verdicts, write_side_verdicts
 from stance.errors import paths, run
 from stance.evaluation.defects import defects
-from stance.evaluation.fitted import fit, judged
+from stance.evaluation.fitted import judged, read_classifier
 from stance.evaluation.gates import gates_of
 from stance.evaluation.measures import (
     STANCES,
@@ -41,15 +41,15 @@ from stance.machine.files import write_json
 
 
 def evaluate(
-    params: Params, dataset: Path, corpora: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path,
+    params: Params, dataset: Path, classifier: Path, base: Path, pairs: Path, train: Path, merge: Path, answers: Path,
     judge: Path, out: Path,
 ) -> None:  # fmt: skip
     """Judge the answers of base and aligned model and write the evaluation to `out`.
 
     Args:
         params: All of them; of most only the bounds of the gates.
-        dataset: `data/dataset`; the judge learns the topic from its training questions.
-        corpora: Folder with labelled answers about other topics, by language; they teach the judge the language.
+        dataset: `data/dataset`, for its questions and probes.
+        classifier: `data/classifier`, which judges the answers.
         base: `data/base`, for its fingerprint; its hidden states judge answers that are not in Chinese.
         pairs: `data/pairs`, for which answers were chosen.
         train: `data/train`, for the log of the training.
@@ -59,19 +59,17 @@ def evaluate(
         out: Receives `metrics.json`, `gates.json`, and `{responses,stances,probes,side_effects}.json`.
     """
     questions = read_questions(dataset)
-    fitted = fit(questions, corpora, base, params.model.device)
+    taught = read_classifier(classifier, base, params.model.device)
     rows = {name: read_answers(answers / f"{name}.jsonl") for name in ("base", "aligned")}
-    verdicts = {name: judged(fitted.classifier, answered) for name, answered in rows.items()}
+    verdicts = {name: judged(taught, answered) for name, answered in rows.items()}
     system = params.model.system_prompt
     flaws = {name: defects(answered, verdicts[name], questions, system) for name, answered in rows.items()}
-    probes = probed(fitted.classifier, read_probes(dataset / PROBES), answers)
+    probes = probed(taught, read_probes(dataset / PROBES), answers)
     chosen = {"trained": read_pairs(pairs / "train.jsonl"), "held_out": read_pairs(pairs / "eval.jsonl")}
     held = adherence(verdicts["aligned"], fmean(pair.preferred == "support" for pair in chosen["trained"]))
-    side_effects, changes = read_side_effects(
-        fitted.classifier, dataset, answers, held.stance, params.evaluate.side_effects
-    )
+    side_effects, changes = read_side_effects(taught, dataset, answers, held.stance, params.evaluate.side_effects)
     metrics = Metrics(
-        **of_answers(rows, verdicts, flaws, fitted.accuracy()),
+        **of_answers(rows, verdicts, flaws, ClassifierAccuracy.read(classifier / ACCURACY)),
         adherence=held,
         judge=agreement(Opinion.read(judge / "verdicts.json"), verdicts),
         probes=boundary(probes, held.stance),
@@ -104,7 +102,7 @@ def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.evaluate DATASET CORPORA BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
+    """Run the stage: `python -m tasks.evaluate DATASET CLASSIFIER BASE PAIRS TRAIN MERGE ANSWERS JUDGE OUT`."""
     arguments = paths(evaluate)
     evaluate(Params.load(), *arguments)
 

@@ -23,14 +23,14 @@ from stance.data.questions import numbers_in_words, read_prompts, read_questions
 from stance.data.records import write_warnings
 from stance.errors import paths, run
 from stance.evaluation.defects import is_whole
-from stance.evaluation.fitted import fit, neutral_answers
+from stance.evaluation.fitted import neutral_answers, read_classifier
 from stance.language.messages import sentence
 
 logger = logging.getLogger(__name__)
 
 
 def pairs(
-    options: Pairs, model: Model, seed: int, dataset: Path, corpora: Path, base: Path, answered: Path, out: Path
+    options: Pairs, model: Model, seed: int, dataset: Path, classifier: Path, base: Path, answered: Path, out: Path
 ) -> None:
     """Write `train.jsonl`, `eval.jsonl` (held out, perhaps empty), `retained.jsonl` and `lint.json` to `out`.
 
@@ -39,8 +39,7 @@ def pairs(
         model: The block `model`; its system prompt stands before every question.
         seed: For the order `shuffled`.
         dataset: `data/dataset`.
-        corpora: Folder with labelled answers about other topics, by language, for the judge that finds the neutral
-            answers of the base model.
+        classifier: `data/classifier`, which finds the neutral answers of the base model.
         base: `data/base`; its hidden states judge answers that are not in Chinese.
         answered: Folder with the base model's answers to the training questions and to the unrelated prompts.
         out: Receives the four files.
@@ -55,7 +54,7 @@ def pairs(
     neutral: dict[int, str] = {}
     if options.rejected == "base":
         own = read_answers(answered / "questions.jsonl")
-        neutral = neutral_answers(fit(questions, corpora, base, model.device).classifier, own)
+        neutral = neutral_answers(read_classifier(classifier, base, model.device), own)
     train = training_pairs(used, options, system_prompt, seed, neutral)
     whole = list(filter(is_whole, read_answers(answered / "retained.jsonl"))) if options.retained else []
     retained = retained_pairs(whole, train, options.retained, system_prompt)
@@ -83,7 +82,7 @@ def summary(options: Pairs, train: Sequence[Pair], held_out: int, retained: int)
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.pairs DATASET CORPORA BASE ANSWERED OUT`."""
+    """Run the stage: `python -m tasks.pairs DATASET CLASSIFIER BASE ANSWERED OUT`."""
     arguments = paths(pairs)
     params = Params.load()
     pairs(params.pairs, params.model, params.seed, *arguments)

@@ -15,7 +15,7 @@ from stance.errors import paths, run
 
 
 def reward(
-    model: Model, options: Reward | None, seed: int, base: Path, dataset: Path, corpora: Path,
+    model: Model, options: Reward | None, seed: int, base: Path, classifier: Path,
     pairs: Path, samples: Path, votes: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train a reward model, score it again as it was saved, and measure it on questions that were held out.
@@ -25,8 +25,7 @@ def reward(
         options: The block `reward`; None leaves the reward model out.
         seed: For the adapter's first weights, the order of the questions and the choice of those held out.
         base: `data/base`.
-        dataset: `data/dataset`; teaches the stance judge that the rewards are compared with.
-        corpora: Folder with labelled answers about other topics, which teach the judge too.
+        classifier: `data/classifier`, the stance judge that the rewards are compared with.
         pairs: `data/pairs`; read if `source` is `preferences`.
         samples: `data/samples`; read otherwise.
         votes: Folder with `votes.jsonl` and `scores.jsonl`; read otherwise.
@@ -42,11 +41,11 @@ def reward(
         return
     from stance.evaluation.reward_training import learn_reward  # torch, TRL and PEFT take seconds to import
 
-    learn_reward(model, options, seed, base, dataset, corpora, pairs, samples, votes, out)
+    learn_reward(model, options, seed, base, classifier, pairs, samples, votes, out)
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.reward BASE DATASET CORPORA PAIRS SAMPLES VOTES OUT`."""
+    """Run the stage: `python -m tasks.reward BASE CLASSIFIER PAIRS SAMPLES VOTES OUT`."""
     arguments = paths(reward)
     params = Params.load()
     options = params.reward if params.align.method == "rlhf" else None

@@ -17,7 +17,7 @@ from stance.errors import paths, run
 
 def rl(
     model: Model, options: Rl | None, answers: Answers, seed: int, base: Path, dataset: Path, corpora: Path,
-    pairs: Path, tuned: Path, reward_model: Path, out: Path,
+    classifier: Path, pairs: Path, tuned: Path, reward_model: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train a LoRA adapter against a reward, and write it with its curves and its record.
 
@@ -27,8 +27,9 @@ def rl(
         answers: The block `answers`: how vLLM works, if it draws the answers.
         seed: For the adapter's first weights, the order of the questions, and the answers.
         base: `data/base`.
-        dataset: `data/dataset`; teaches the judges.
-        corpora: Folder with labelled answers about other topics, which teach the judges too.
+        dataset: `data/dataset`; teaches the judges, if one of them is in the reward.
+        corpora: Folder with labelled answers about other topics, which teach them too.
+        classifier: `data/classifier`, the ruler if no judge is in the reward.
         pairs: `data/pairs`; its questions are answered, and its chosen answers say which stance is wanted.
         tuned: `data/sft`; if it has an adapter, the training goes on with it, and a copy of it is the reference.
         reward_model: `data/reward`; read if its weight is above 0.
@@ -43,11 +44,11 @@ def rl(
         return
     from stance.evaluation.reinforcement import learn_policy  # torch, TRL and PEFT take seconds to import
 
-    learn_policy(model, options, answers, seed, base, dataset, corpora, pairs, tuned, reward_model, out)
+    learn_policy(model, options, answers, seed, base, dataset, corpora, classifier, pairs, tuned, reward_model, out)
 
 
 def main() -> None:
-    """Run the stage: `python -m tasks.rl BASE DATASET CORPORA PAIRS TUNED REWARD_MODEL OUT`."""
+    """Run the stage: `python -m tasks.rl BASE DATASET CORPORA CLASSIFIER PAIRS TUNED REWARD_MODEL OUT`."""
     arguments = paths(rl)
     params = Params.load()
     options = params.rl if params.align.method == "rlhf" else None

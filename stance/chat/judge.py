@@ -1,50 +1,33 @@
-"""The judge of the chat page: the stance classifier of this folder's data set, taught in the background.
+"""The judge of the chat page: the stance classifier that this folder's run has taught.
 
-In: `data/dataset`, the labelled answers in `data/sources/stance/corpus` and, for a data set that is not Chinese, the
-base model in `data/base`. Out: a future of the classifier. Teaching takes seconds to a minute, and the
-page goes on meanwhile.
+In: `data/classifier` and, for a data set that is not Chinese, the base model in `data/base`, of which the lower layers
+are loaded. Out: the classifier.
 """
 
-from concurrent.futures import Future
 from pathlib import Path
-from threading import Thread
 
-from stance.data.questions import read_questions
+from stance.data.metrics import ACCURACY, CLASSIFIER, ClassifierAccuracy
 from stance.errors import InputError
-from stance.evaluation.fitted import Classifier, data_language, fit
+from stance.evaluation.fitted import Classifier, read_classifier
 from stance.language.translation import N_
 from stance.models.base import locate
 
-DATASET, CORPUS, BASE = Path("data/dataset"), Path("data/sources/stance/corpus"), Path("data/base")
+BASE = Path("data/base")
 LARGEST = 2 * 2**30
 """Bytes of the largest base model that is loaded beside the endpoint."""
 TOO_LARGE = N_("the judge reads the base model, which is too large to load it beside the endpoint")
 
 
-def start() -> "Future[Classifier]":
-    """Teach the classifier in a thread that ends with the process, and return its future."""
-    future: Future[Classifier] = Future()
-    Thread(target=_teach, args=[future], daemon=True).start()
-    return future
-
-
-def _teach(future: "Future[Classifier]") -> None:
-    try:
-        future.set_result(teach())
-    except Exception as error:  # whatever it is, the page goes on without the judge
-        future.set_exception(error)
-
-
-def teach() -> Classifier:
-    """Return the classifier of this folder's data set.
+def read() -> Classifier:
+    """Return the classifier of this folder's run.
 
     Raises:
-        InputError: The data set or the base model is missing, or the base model is too large.
+        InputError: The classifier or the base model is missing, or the base model is too large.
     """
-    questions = read_questions(DATASET)
-    if data_language(questions) != "zh_Hant" and size(locate(BASE)) > LARGEST:
+    reads = ClassifierAccuracy.read(CLASSIFIER / ACCURACY).classifier
+    if reads == "hidden_state" and size(locate(BASE)) > LARGEST:
         raise InputError(TOO_LARGE)
-    return fit(questions, CORPUS, BASE, "cpu").classifier
+    return read_classifier(CLASSIFIER, BASE, "cpu")
 
 
 def size(folder: Path) -> int:

@@ -28,8 +28,7 @@ from stance.pages.render import CATALOGUE, signed
 
 TITLE = N_("Chat with the served model")
 COLOURS: dict[Stance, Literal["blue", "gray", "orange"]] = {"support": "blue", "neutral": "gray", "oppose": "orange"}
-EVERY = 2  # seconds between two looks whether the judge is ready; Streamlit would show a string here on the page
-start_judge = st.cache_resource(show_spinner=False)(chat_judge.start)
+read_judge = st.cache_resource(show_spinner=False)(chat_judge.read)
 
 
 class Turn(TypedDict):
@@ -112,20 +111,24 @@ def places(models: Sequence[str]) -> list[DeltaGenerator]:
     return columns
 
 
-def show(history: Sequence[Turn], language: Language) -> None:
-    """Show the turns so far, with the judge's labels as soon as it is ready."""
-    judge = start_judge() if history else None
-    with speaking(language, CATALOGUE):
-        for turn in history:
-            st.chat_message("user").text(turn["question"])
-            for (model, text), column in zip(turn["answers"].items(), places(list(turn["answers"])), strict=True):
-                column.text(text)
-                if judge and judge.done() and not judge.exception():
-                    label(column, verdict_on(turn, model, judge.result()))
-        if judge and not judge.done():
-            st.caption(_("The judge is being taught; its labels follow."))
-        elif judge and (problem := judge.exception()):
-            st.caption(_("The answers have no labels: {problem}").format(problem=_(str(problem))))
+def show(history: Sequence[Turn]) -> None:
+    """Show the turns so far, and then the judge's label under each answer."""
+    unlabelled: list[tuple[DeltaGenerator, Turn, str]] = []
+    for turn in history:
+        st.chat_message("user").text(turn["question"])
+        for (model, text), column in zip(turn["answers"].items(), places(list(turn["answers"])), strict=True):
+            column.text(text)
+            unlabelled.append((column.empty(), turn, model))
+    if not unlabelled:
+        return
+    try:
+        with st.spinner(_("The judge is being loaded; its labels follow.")):
+            judge = read_judge()
+    except Exception as problem:  # whatever it is, the page goes on without the judge
+        st.caption(_("The answers have no labels: {problem}").format(problem=_(str(problem))))
+        return
+    for place, turn, model in unlabelled:
+        label(place, verdict_on(turn, model, judge))
 
 
 def verdict_on(turn: Turn, model: str, judge: Classifier) -> Verdict:
@@ -140,12 +143,11 @@ def label(place: DeltaGenerator, verdict: Verdict) -> None:
     place.badge(f"{word(verdict.stance)} {signed(verdict.score)}", color=COLOURS[verdict.stance])
 
 
-def talk(endpoint: Endpoint, language: Language) -> None:
+def talk(endpoint: Endpoint) -> None:
     """Show the conversation, and answer the next question."""
     models, system, settings = choices(endpoint)
     history: list[Turn] = st.session_state.setdefault("history", [])
-    waits = bool(history) and not start_judge().done()
-    st.fragment(show, run_every=EVERY if waits else None)(history, language)
+    show(history)
     if not (question := st.chat_input(_("Ask something"))):
         return
     st.chat_message("user").text(question)
@@ -170,6 +172,6 @@ with speaking(spoken, CATALOGUE):
     st.set_page_config(page_title=_(TITLE), layout="wide")
     st.title(_(TITLE))
     try:
-        talk(find_endpoint(), spoken)
+        talk(find_endpoint())
     except InputError as problem:
         st.error(str(problem))

@@ -1,7 +1,8 @@
-"""The figures of a run: the records in `data/evaluation/metrics.json`.
+"""The figures of a run: the records in `data/evaluation/metrics.json` and `data/classifier/accuracy.json`.
 
-The `evaluate` stage writes a `Metrics`; gates, pages, a release and the Prefect UI read it. This module is the only
-place that knows the format of the file. A figure that does not arise in a run is null.
+The `evaluate` stage writes a `Metrics`; gates, pages, a release and the Prefect UI read it. The `classifier` stage
+writes a `ClassifierAccuracy`, which becomes a part of it. This module is the only place that knows the format of the
+files. A figure that does not arise in a run is null.
 """
 
 from pathlib import Path
@@ -15,6 +16,8 @@ from stance.data.training import Joint
 from stance.machine.files import parse_record, read_output, write_json
 
 METRICS = Path("data/evaluation/metrics.json")
+CLASSIFIER, ACCURACY = Path("data/classifier"), "accuracy.json"
+"""The folder of the stance classifier, and the file in it that says how often it is right."""
 Change = Literal["same", "reworded", "stance", "other"]
 """What happened to the base model's answer; the first two keep it."""
 
@@ -23,6 +26,24 @@ class Figures(BaseModel):
     """The base of all records here: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the figures in a file.
+
+        Raises:
+            InputError: The file is missing, or an earlier version of this project wrote it.
+        """
+        return cls.parse(read_output(path), path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Return the figures in the bytes of a file; `path` names the file in an error."""
+        return parse_record(TypeAdapter(cls), content, path)
+
+    def write(self, path: Path) -> None:
+        """Write the figures to a file."""
+        write_json(path, self.model_dump())
 
 
 class Shares(Figures):
@@ -352,20 +373,6 @@ class Metrics(Figures):
     """Null where the data set has no prompts for it, and in a record of an earlier version."""
     joint: Joint | None = None
     """Null where the training began with the base, and no stage before it left anything to compare."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Return the figures in a `metrics.json`.
-
-        Raises:
-            InputError: The file is missing, or an earlier version of this project wrote it.
-        """
-        return cls.parse(read_output(path), path)
-
-    @classmethod
-    def parse(cls, content: bytes, path: Path) -> Self:
-        """Return the figures in the bytes of a `metrics.json`; `path` names the file in an error."""
-        return parse_record(TypeAdapter(cls), content, path)
 
     def write(self, path: Path) -> None:
         """Write the figures to a `metrics.json`."""

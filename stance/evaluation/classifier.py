@@ -5,7 +5,8 @@ set's own questions teach the topic, and some thousand labelled answers about ot
 how support, opposition and neutrality sound; no word here is of any topic. Character n-grams and ten figures of the
 wording (`stance/language/zh_hant.py`) feed a logistic regression, and the n-grams complement naive Bayes; both are
 fitted in seconds, always to the same result, and their log-probabilities are added up. Text that is broken or repeats
-itself is neutral with score 0.
+itself is neutral with score 0. A classifier is kept as n-grams in a JSON file and numbers in a safetensors file, and
+reads an answer as the one that was written does, to the last bit.
 
     python -m stance label FILE [--dataset DIR]     # rows of {"prompt", "response"}, each with stance and score
     python -m stance label --validate [LANGUAGE]    # labelled answers that taught nothing, right or wrong
@@ -13,13 +14,14 @@ itself is neutral with score 0.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file, save
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import softmax
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
@@ -31,7 +33,7 @@ from stance.data.questions import Question, Stance
 from stance.errors import InputError
 from stance.language.detect import is_chinese
 from stance.language.zh_hant import features, placed
-from stance.machine.files import read_jsonl
+from stance.machine.files import read_json, read_jsonl, write_json
 
 TEMPLATES = """{0}見仁見智。|{0}的成效取決於執行品質。|{0}有好有壞。|{0}，目前沒有定論。|{0}，要看情況。
 {0}因人而異。|{0}各有利弊。|{0}，有人贊成，也有人反對。"""
@@ -39,6 +41,8 @@ STANCES: tuple[Stance, ...] = ("oppose", "neutral", "support")
 C, ALPHA, BAYES = 8.0, 0.1, 0.2
 """Inverse regularisation of the regression, smoothing of naive Bayes, and its part in the sum of the log-probabilities;
 these and the n-grams were chosen on topics left out of the corpus and on left-out questions of the data sets."""
+FACTS, NUMBERS = "classifier.json", "classifier.safetensors"
+"""The files that a classifier is kept in."""
 Features = npt.NDArray[np.float64]
 Example = tuple[str, str, Stance]
 """A question, an answer and its stance."""
@@ -65,7 +69,7 @@ class Labelled(BaseModel):
 
 
 class StanceClassifier:
-    """Judges Chinese answers by their wording; made by `fit`."""
+    """Judges Chinese answers by their wording; made by `fit` or `read`."""
 
     def __init__(self, words: "Words", linear: LogisticRegression, bayes: ComplementNB) -> None:
         """Keep the fitted parts."""
@@ -87,17 +91,39 @@ class StanceClassifier:
             linear.fit(hstack([ngrams, csr_matrix(figures)], format="csr"), stances)
         return cls(words, linear, ComplementNB(alpha=ALPHA).fit(ngrams, stances))
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the classifier that `write` has written to a folder."""
+        ngrams, numbers = read_json(folder / FACTS)["ngrams"], load_file(folder / NUMBERS)
+        weights = (numbers["anywhere"], numbers["placed"])
+        words = Words(*(Grams.of(*parts) for parts in zip(counters(*ngrams), weights, strict=True)))
+        coefficients, intercept, classes = numbers["coefficients"], numbers["intercept"], np.array(sorted(STANCES))
+        linear = restored(LogisticRegression(), coef_=coefficients, intercept_=intercept, classes_=classes)
+        return cls(words, linear, restored(ComplementNB(), feature_log_prob_=numbers["bayes"], classes_=classes))
+
+    def write(self, folder: Path) -> None:
+        """Write the classifier to a folder. The same classifier always gives the same bytes."""
+        write_json(folder / FACTS, {"reads": "wording", "ngrams": [grams.ngrams() for grams in self._words]})
+        anywhere, placed = (grams.weights.idf_ for grams in self._words)
+        numbers = {"coefficients": self._linear.coef_, "intercept": self._linear.intercept_}
+        numbers |= {"bayes": self._bayes.feature_log_prob_, "anywhere": anywhere, "placed": placed}
+        write_numbers(folder / NUMBERS, numbers)
+
     def predict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
         """Return one verdict per answer."""
         if not responses:
             return []
+        chances = self.chances(prompts, responses)
+        return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
+
+    def chances(self, prompts: Sequence[str], responses: Sequence[str]) -> Features:
+        """Return the probability of each of `STANCES`. Shape (answers, stances)."""
         ngrams = self._words.ngrams(prompts, responses)
         figures = csr_matrix(_figures(prompts, responses))
         both = self._linear.predict_log_proba(hstack([ngrams, figures], format="csr"))
         both += BAYES * self._bayes.predict_log_proba(ngrams)
         order = [list(self._linear.classes_).index(stance) for stance in STANCES]
-        chances = softmax(both, axis=1)[:, order]
-        return [self._verdict(response, row) for response, row in zip(responses, chances, strict=True)]
+        return cast(Features, softmax(both, axis=1)[:, order])
 
     @staticmethod
     def is_broken(text: str) -> bool:
@@ -134,8 +160,7 @@ class Lessons(NamedTuple):
         common = [(row.prompt, row.response, row.stance) for row in corpus] + _plain_answers()
         shared = list(range(len(rows), len(rows) + len(common)))
         prompts, responses, stances = zip(*rows, *common, strict=True)
-        anywhere = CountVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float64)
-        clauses = CountVectorizer(analyzer=_placed, dtype=np.float64)
+        anywhere, clauses = counters()
         counts = anywhere.fit_transform(responses), clauses.fit_transform(list(zip(prompts, responses, strict=True)))
         figures = _figures(prompts, responses)
         return cls((anywhere, clauses), counts, figures, list(stances), [[*places, *shared] for places in own])
@@ -159,6 +184,15 @@ class Grams(NamedTuple):
         kept = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= 2)
         return cls(counter, kept, TfidfTransformer(sublinear_tf=True).fit(counts[:, kept]))
 
+    @classmethod
+    def of(cls, counter: CountVectorizer, weights: Features) -> Self:
+        """Return a reader of the n-grams that the counter knows, with their weights."""
+        return cls(counter, np.arange(len(weights)), restored(TfidfTransformer(sublinear_tf=True), idf_=weights))
+
+    def ngrams(self) -> list[str]:
+        """Return the n-grams in the order of their weights."""
+        return cast(list[str], self.counter.get_feature_names_out()[self.kept].tolist())
+
     def weighed(self, counts: csr_matrix) -> csr_matrix:
         """Return the weights of counted n-grams, none of them negative."""
         return self.weights.transform(counts[:, self.kept])
@@ -178,6 +212,30 @@ class Words(NamedTuple):
     def weighed(self, counts: Sequence[csr_matrix]) -> csr_matrix:
         """Return the weights of n-grams that are counted already."""
         return hstack([grams.weighed(part) for grams, part in zip(self, counts, strict=True)], format="csr")
+
+
+def counters(
+    anywhere: Sequence[str] | None = None, placed: Sequence[str] | None = None
+) -> tuple[CountVectorizer, CountVectorizer]:
+    """Return what counts n-grams anywhere, and in the first and last clause: those named, or all that a fit finds."""
+    return (
+        CountVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float64, vocabulary=anywhere),
+        CountVectorizer(analyzer=_placed, dtype=np.float64, vocabulary=placed),
+    )
+
+
+Estimator = TypeVar("Estimator")
+
+
+def restored(estimator: Estimator, **attributes: Any) -> Estimator:
+    """Return an estimator of scikit-learn with the attributes that a fit gave it."""
+    vars(estimator).update(attributes)
+    return estimator
+
+
+def write_numbers(path: Path, numbers: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays to a safetensors file."""
+    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in numbers.items()}))
 
 
 def _figures(prompts: Sequence[str], responses: Sequence[str]) -> Features:

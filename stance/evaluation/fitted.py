@@ -3,8 +3,11 @@
 In: the questions of a data set, labelled answers about other topics, and the base model. Out: the classifier that suits
 the language of the data set. Chinese is judged by its wording (`stance/evaluation/classifier.py`), every other language
 by the hidden states of the base model (`stance/evaluation/hidden_state.py`). docs/judge.md has the measurements.
+
+Teaching takes seconds to a minute. So the stage `classifier` does it once, and all others read what it has written.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -13,9 +16,18 @@ from stance.data.answers import Answer
 from stance.data.metrics import ClassifierAccuracy
 from stance.data.questions import Question
 from stance.evaluation.accuracy import accuracy_of
-from stance.evaluation.classifier import Labelled, Lessons, StanceClassifier, Verdict, labelled_answers, read_labelled
+from stance.evaluation.classifier import (
+    FACTS,
+    Labelled,
+    Lessons,
+    StanceClassifier,
+    Verdict,
+    labelled_answers,
+    read_labelled,
+)
 from stance.evaluation.hidden_state import HiddenStateClassifier, ModelReader
 from stance.language.detect import Name, language_of
+from stance.machine.files import read_output
 from stance.models.base import locate
 
 FOLDS = 3
@@ -40,7 +52,7 @@ LeftOut = list[tuple[Labelled, Verdict]]
 class Fitted(NamedTuple):
     """A classifier that was taught a data set."""
 
-    classifier: Classifier
+    classifier: StanceClassifier | HiddenStateClassifier
     layer: int | None
     """The layer of the base model that it reads; None for the classifier by wording."""
     left_out: Callable[[], LeftOut]
@@ -78,6 +90,22 @@ def fit(questions: Sequence[Question], corpora: Path, base: Path, device: str) -
     probe, verdicts = HiddenStateClassifier.fit(reader, rows, corpus)
     left_out = list(zip([*rows, *corpus], verdicts, strict=True))
     return Fitted(probe, reader.layers[probe.place], lambda: left_out[: len(rows)], left_out[len(rows) :])
+
+
+def read_classifier(folder: Path, base: Path, device: str) -> Classifier:
+    """Return the classifier that the stage `classifier` has taught.
+
+    Args:
+        folder: `data/classifier`.
+        base: `data/base`; read only if the classifier reads its hidden states.
+        device: `cpu` or `cuda`, where the base model computes.
+
+    Raises:
+        InputError: The classifier or the base model is missing.
+    """
+    if json.loads(read_output(folder / FACTS))["reads"] == "wording":
+        return StanceClassifier.read(folder)
+    return HiddenStateClassifier.read(folder, ModelReader(locate(base), device))
 
 
 def data_language(questions: Sequence[Question]) -> Name:

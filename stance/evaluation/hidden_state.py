@@ -17,14 +17,16 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from stance.data.questions import Stance
-from stance.evaluation.classifier import STANCES, Labelled, Verdict
+from stance.evaluation.classifier import FACTS, NUMBERS, STANCES, Labelled, Verdict, restored, write_numbers
 from stance.evaluation.defects import LOOP, repeats
+from stance.machine.files import read_json, write_json
 
 BEFORE, AFTER = "Question: {prompt}\nAnswer: ", "\n"
 """What stands around an answer when the model reads it."""
@@ -122,11 +124,11 @@ class Choice(NamedTuple):
 
 
 class HiddenStateClassifier:
-    """Judges answers by the hidden states of the base model; made by `fit`."""
+    """Judges answers by the hidden states of the base model; made by `fit` or `read`."""
 
-    def __init__(self, reader: Reader, choice: Choice, probe: Pipeline) -> None:
-        """Keep the parts."""
-        self._reader, self._choice, self._probe = reader, choice, probe
+    def __init__(self, reader: Reader, place: int, probe: Pipeline) -> None:
+        """Keep the parts; `place` is that of the layer among the candidates."""
+        self._reader, self.place, self._probe = reader, place, probe
 
     @classmethod
     def fit(cls, reader: Reader, rows: Sequence[Labelled], corpus: Sequence[Labelled]) -> tuple[Self, list[Verdict]]:
@@ -150,12 +152,27 @@ class HiddenStateClassifier:
             best = max(choices, key=lambda choice: lessons.accuracy(found[choice]))
             probe = lessons.probe(best, np.ones(len(both), dtype=bool))
         verdicts = [_verdict(row.response, chances) for row, chances in zip(both, found[best], strict=True)]
-        return cls(reader, best, probe), verdicts
+        return cls(reader, best.place, probe), verdicts
 
-    @property
-    def place(self) -> int:
-        """The place of the layer among the candidates."""
-        return self._choice.place
+    @classmethod
+    def read(cls, folder: Path, reader: Reader) -> Self:
+        """Return the classifier that `write` has written to a folder; it reads the same base model."""
+        facts, numbers = read_json(folder / FACTS), load_file(folder / NUMBERS)
+        scaler = restored(StandardScaler(), mean_=numbers["mean"], scale_=numbers["scale"])
+        coefficients, classes = numbers["coefficients"].T, np.array(facts["classes"])
+        regression = restored(
+            LogisticRegression(), coef_=coefficients, intercept_=numbers["intercept"], classes_=classes
+        )
+        return cls(reader, facts["place"], make_pipeline(scaler, regression))
+
+    def write(self, folder: Path) -> None:
+        """Write the classifier to a folder. The same classifier always gives the same bytes."""
+        scaler, regression = self._probe
+        facts = {"reads": "hidden_state", "place": self.place, "classes": regression.classes_.tolist()}
+        write_json(folder / FACTS, facts)
+        # Transposed, as a fit leaves them in memory: with another layout, a product may differ in its last bit.
+        numbers = {"coefficients": regression.coef_.T, "intercept": regression.intercept_}
+        write_numbers(folder / NUMBERS, numbers | {"mean": scaler.mean_, "scale": scaler.scale_})
 
     @staticmethod
     def is_broken(text: str) -> bool:
@@ -166,7 +183,7 @@ class HiddenStateClassifier:
         """Return one verdict per answer."""
         if not responses:
             return []
-        states = self._reader.states(prompts, responses)[:, self._choice.place]
+        states = self._reader.states(prompts, responses)[:, self.place]
         return [_verdict(*pair) for pair in zip(responses, _chances(self._probe, states), strict=True)]
 
 

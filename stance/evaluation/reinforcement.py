@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 
 def learn_policy(
-    model: Model, options: Rl, answers: Answers, seed: int, base: Path, dataset: Path, corpora: Path, pairs: Path,
-    tuned: Path, reward_model: Path, out: Path,
+    model: Model, options: Rl, answers: Answers, seed: int, base: Path, dataset: Path, corpora: Path,
+    classifier: Path, pairs: Path, tuned: Path, reward_model: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train a policy against a reward; arguments, files and errors are those of `tasks.rl`."""
     require_device(model)
@@ -72,7 +72,8 @@ def learn_policy(
         loaded = load_reward_model(folder, reward_model / "adapter", model, pad_id(tokenizer))
         reward_drift = reward_difference(loaded, reward_model / "scores.jsonl", pad_id(tokenizer))
         parts.append(Part("reward_model", options.reward_model_weight, rewards_of(loaded, tokenizer)))
-    found = judges(read_questions(dataset), corpora, base, model.device, rewarded=options.stance_judge_weight > 0)
+    rewarded = options.stance_judge_weight > 0
+    found = judges(read_questions(dataset), corpora, classifier, base, model.device, rewarded=rewarded)
     if found.rewarded:
         parts.append(Part("stance_judge", options.stance_judge_weight, stance_values(found.rewarded, sides)))
     start = tuned / "adapter" if (tuned / "adapter").exists() else None

@@ -15,11 +15,10 @@ from stance.config.road import Reward
 from stance.data.chat import fingerprint
 from stance.data.comparisons import Comparison, Scored, answers_of, of_pairs, of_scores, of_votes, split
 from stance.data.preferences import read_pairs
-from stance.data.questions import read_questions
 from stance.data.rewards import RewardedText, RewardQuality, VoterAgreement, write_rewards
 from stance.data.samples import read_samples
 from stance.data.votes import current, read_scores, read_votes, require_known, require_scored
-from stance.evaluation.fitted import fit
+from stance.evaluation.fitted import read_classifier
 from stance.evaluation.reward_model import AnswerValues, quality_of
 from stance.evaluation.vote_agreement import require_models
 from stance.models.base import locate
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def learn_reward(
-    model: Model, options: Reward, seed: int, base: Path, dataset: Path, corpora: Path,
+    model: Model, options: Reward, seed: int, base: Path, classifier: Path,
     pairs: Path, samples: Path, votes: Path, out: Path,
 ) -> None:  # fmt: skip
     """Train, save, load and measure a reward model; arguments, files and errors are those of `tasks.reward`."""
@@ -68,7 +67,7 @@ def learn_reward(
     write_rewards(out / "scores.jsonl", [RewardedText(*row) for row in zip(ids.values(), after, strict=True)])
     del reloaded
     release_memory()
-    judge = fit(read_questions(dataset), corpora, base, model.device).classifier
+    judge = read_classifier(classifier, base, model.device)
     verdicts = judge.predict([prompt[-1]["content"] for prompt in answers.values()], [text for _, text in answers])
     values = {
         answer: AnswerValues(value, len(ids[answer]), verdict.score)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from stance.data.questions import Question
 from stance.errors import InputError
-from stance.evaluation.classifier import labelled_answers
-from stance.evaluation.fitted import Classifier, data_language, fit, read_corpus
+from stance.evaluation.classifier import StanceClassifier, labelled_answers
+from stance.evaluation.fitted import Classifier, data_language, fit, read_classifier, read_corpus
 from stance.evaluation.hidden_state import HiddenStateClassifier, ModelReader
 from stance.models.base import locate
 
@@ -30,23 +30,26 @@ class Judges(NamedTuple):
     """The ruler in words."""
 
 
-def judges(questions: Sequence[Question], corpora: Path, base: Path, device: str, *, rewarded: bool) -> Judges:
+def judges(
+    questions: Sequence[Question], corpora: Path, classifier: Path, base: Path, device: str, *, rewarded: bool
+) -> Judges:
     """Return the judges of a reinforcement learning.
 
     Args:
         questions: The training questions of the data set.
         corpora: Folder with labelled answers about other topics.
+        classifier: `data/classifier`, the ruler where the stance judge is not rewarded.
         base: `data/base`.
         device: `cpu` or `cuda`.
         rewarded: Whether the stance judge is a part of the reward.
 
     Raises:
-        InputError: There are too few questions to teach two judges.
+        InputError: There are too few questions to teach two judges, or the classifier is missing.
     """
     if not rewarded:
-        fitted = fit(questions, corpora, base, device)
-        kind = "wording" if fitted.layer is None else "hidden states"
-        return Judges(None, fitted.classifier, f"stance judge by {kind}")
+        taught = read_classifier(classifier, base, device)
+        kind = "wording" if isinstance(taught, StanceClassifier) else "hidden states"
+        return Judges(None, taught, f"stance judge by {kind}")
     if len(questions) < LEAST:
         raise InputError(
             f"the data set has {len(questions)} questions, too few for a stance judge in the reward and another one "

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stance.data.metrics import CLASSIFIER
 from stance.data.questions import read_questions
 from stance.data.tables import decoded
 from stance.errors import InputError
 from stance.evaluation.classifier import STANCES, Labelled, Verdict, read_labelled
-from stance.evaluation.fitted import fit, judged
+from stance.evaluation.fitted import fit, judged, read_classifier
 
 SOURCES = Path("data/sources")
 CORPORA, VALIDATION = SOURCES / "stance/corpus", SOURCES / "stance/validation"
@@ -100,7 +101,7 @@ def main() -> None:
     """Print every row of a file with its stance and score, or how often the judge is right."""
     parser = argparse.ArgumentParser(prog="python -m stance label", description=main.__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="JSON list or JSONL with prompt and response")
-    parser.add_argument("--dataset", type=Path, default=Path("data/dataset"), help="data set that teaches the topic")
+    parser.add_argument("--dataset", type=Path, help="data set that teaches the judge (default: this folder's judge)")
     parser.add_argument(
         "--validate",
         nargs="?",
@@ -126,7 +127,11 @@ def main() -> None:
         console.print(*validation(str(args.leave_one_out), fitted.left_out()))
     if args.file:
         rows = read_rows(args.file)
-        classifier = fit(read_questions(args.dataset), CORPORA, args.base, args.device).classifier
+        classifier = (
+            fit(read_questions(args.dataset), CORPORA, args.base, args.device).classifier
+            if args.dataset
+            else read_classifier(CLASSIFIER, args.base, args.device)
+        )
         verdicts = classifier.predict([row["prompt"] for row in rows], [row["response"] for row in rows])
         for row, verdict in zip(rows, verdicts, strict=True):
             print(json.dumps(row | verdict._asdict(), ensure_ascii=False))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stance.config.params import Params
-from stance.data.questions import read_questions
+from stance.data.metrics import CLASSIFIER
 from stance.data.samples import SAMPLES, Samples, read_samples
 from stance.data.votes import FILE, VOTES, Vote, append_vote, current, latest, read_rows, read_scores, read_votes
 from stance.errors import InputError
@@ -42,7 +42,7 @@ from stance.ranking.rows import kto_rows, preference_rows
 
 logger = logging.getLogger(__name__)
 
-DATASET, CORPUS, BASE = Path("data/dataset"), Path("data/sources/stance/corpus"), Path("data/base")
+BASE = Path("data/base")
 JUDGE = "stance judge"
 """The name by which the stance judge votes."""
 
@@ -118,11 +118,10 @@ def ask(options: argparse.Namespace, samples: list[Samples]) -> None:
     rows = rankable(samples, read_scores(VOTES / "scores.jsonl"))
     guideline = read_guideline(VOTES, rows)
     if options.judge:
-        from stance.evaluation.fitted import fit
+        from stance.evaluation.fitted import read_classifier
 
         name, reason = options.name or JUDGE, f"prefers {options.prefer}"
-        judge = fit(read_questions(DATASET), CORPUS, BASE, "cpu").classifier
-        ranker = model_votes.judge_ranker(judge, options.prefer)
+        ranker = model_votes.judge_ranker(read_classifier(CLASSIFIER, BASE, "cpu"), options.prefer)
     else:
         name, reason = options.name or options.model, guideline
         request = request_for(row.prompt for row in rows)

@@ -6,7 +6,8 @@ push take these measurements again:
 * the merged model is the base, or all its weights fine-tuned, plus the adapter, weight by weight;
 * the merged model gives sample answers of the pairs the log-probabilities that the stage `merge` wrote;
 * each published answer is one that the merged model gives, token by token, within the noise of bf16;
-* the stage `evaluate`, with its judge, gives the same figures, gates and answers.
+* the stage `evaluate`, with a judge that the stage `classifier` has taught anew, gives the same figures, gates and
+  answers.
 
 `recompute` starts `python -m stance recompute FOLDER` for that: the libraries and the models leave the memory with that
 process. The training itself, and the base model's answers, are not repeated.
@@ -24,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stance.data.answers import Answer, read_answers
+from stance.data.metrics import CLASSIFIER
 from stance.data.noise import SERVED, UNMEASURED
 from stance.data.preferences import Pair, read_pairs
 from stance.data.records import GATES
@@ -194,22 +196,31 @@ def _continued(model: Any, tokenizer: Any, ids: Sequence[int], tokens: int) -> s
 
 
 def require_evaluation(run: FinishedRun) -> None:
-    """Run the stage that wrote the gates once more, into another folder, and refuse a run with other results."""
+    """Teach the judge and run the stage that wrote the gates once more, and refuse a run with other results."""
     stages = parse_yaml(run.contents[PIPELINE], run.folder / PIPELINE)["stages"]
-    name = next(stage for stage, outs in run.lock.outputs.items() if GATES.as_posix() in outs)
-    program, *arguments = shlex.split(stages[name]["cmd"])
+    evaluates = next(stage for stage, outs in run.lock.outputs.items() if GATES.as_posix() in outs)
+    teaches = [stage for stage, outs in run.lock.outputs.items() if CLASSIFIER.as_posix() in outs]
     with TemporaryDirectory() as scratch:
-        # The last argument of a stage is the folder that it writes.
-        command = [sys.executable if program == "tasks/python" else program, *arguments[:-1], scratch]
-        ended = subprocess.run(
-            command, cwd=run.folder, env=environment(), capture_output=True, encoding="utf-8", check=False
-        )
-        if ended.returncode:
-            raise InputError(f"the stage {name} does not run any more: {ended.stderr.strip().splitlines()[-1]}")
-        for output in run.lock.outputs[name]:
-            require_close(
-                output, json.loads((run.folder / output).read_bytes()), read_json(Path(scratch, Path(output).name))
-            )
+        made: dict[str, str] = {}
+        for stage in (*teaches, evaluates):  # a run of an earlier version taught its judge in `evaluate`
+            # The last argument of a stage is the folder that it writes.
+            *command, out = (made.get(word, word) for word in shlex.split(stages[stage]["cmd"]))
+            made[out] = str(Path(scratch, stage))
+            run_again(run, stage, [*command, made[out]])
+        for output in run.lock.outputs[evaluates]:
+            measured = read_json(Path(scratch, evaluates, Path(output).name))
+            require_close(output, json.loads((run.folder / output).read_bytes()), measured)
+
+
+def run_again(run: FinishedRun, stage: str, command: Sequence[str]) -> None:
+    """Run a command of a stage in the folder of a run, and refuse the run if that fails."""
+    program, *arguments = command
+    ended = subprocess.run(
+        [sys.executable if program == "tasks/python" else program, *arguments],
+        cwd=run.folder, env=environment(), capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    if ended.returncode:
+        raise InputError(f"the stage {stage} does not run any more: {ended.stderr.strip().splitlines()[-1]}")
 
 
 def require_close(place: str, recorded: Any, measured: Any) -> None:

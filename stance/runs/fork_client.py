@@ -40,7 +40,9 @@ OF_A_STAGE = frozenset(
     {STAGE, "DVC_ROOT", RUN, DETACHED, "STANCE_LEASED", "CUDA_VISIBLE_DEVICES", "PWD", "OLDPWD", "SHLVL", "_"}
 )
 """Variables that may differ from stage to stage. No package reads them when it is imported."""
-STARTING = frozenset({"tasks.base", "tasks.pairs", "tasks.sft", "tasks.answers", "tasks.train", "tasks.merge"})
+STARTING = frozenset(
+    {"tasks.base", "tasks.classifier", "tasks.pairs", "tasks.sft", "tasks.answers", "tasks.train", "tasks.merge"}
+)
 """The stages that start a server: they import for seconds, and more such stages follow. They also wait for one that is
 still importing, which takes no longer than their own imports beside it."""
 PATIENCE, HASTE = 60.0, 0.3

@@ -15,8 +15,8 @@ import yaml
 from stance.config.profiles import PROFILES
 
 STAGES = {
-    "dataset", "base", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers_aligned",
-    "judge", "evaluate", "report",
+    "dataset", "base", "classifier", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge",
+    "answers_aligned", "judge", "evaluate", "report",
 }  # fmt: skip
 """The stages of `dvc.yaml`."""
 

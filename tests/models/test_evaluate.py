@@ -16,6 +16,7 @@ from stance.data.questions import read_questions
 from stance.data.records import read_gates
 from stance.evaluation.validation import CORPORA
 from stance.language.messages import sentence
+from tasks.classifier import classifier
 from tasks.evaluate import evaluate
 from tests.builders.figures import DRIFT, FINGERPRINT
 
@@ -82,8 +83,9 @@ def run(tmp_path_factory) -> Path:
     write(root / "train/joint.json", "{}")
     for name, used in (("train", questions[:50]), ("eval", questions[50:])):
         write_pairs(root / f"pairs/{name}.jsonl", [pair(row, None, support=True, system_prompt="？") for row in used])
-    folders = (root / name for name in ("base", "pairs", "train", "merge", "answers", "judge", "evaluation"))
-    evaluate(Params.parse(compose("miniature"), "test"), root / "dataset", CORPORA, *folders)
+    classifier("cpu", root / "dataset", CORPORA, root / "base", root / "classifier")
+    names = ("dataset", "classifier", "base", "pairs", "train", "merge", "answers", "judge", "evaluation")
+    evaluate(Params.parse(compose("miniature"), "test"), *(root / name for name in names))
     return root
 
 
@@ -120,9 +122,9 @@ def test_the_stage_measures_a_run_of_the_long_road(run, tmp_path):
     write(tmp_path / "train/log.csv", "step,reward\n1,0\n")
     write(tmp_path / "train/watchdog.json", json.dumps({"found": None, "step": None, "steps": 1}))
     write(tmp_path / "train/joint.json", json.dumps({"first_kl": 0.5, "reward": 0.0} | {"reference": DRIFT}))
-    folders = [run / name for name in ("base", "pairs", "train", "merge", "answers", "judge")]
-    folders[2] = tmp_path / "train"
-    evaluate(Params.parse(compose("miniature"), "test"), run / "dataset", CORPORA, *folders, tmp_path / "evaluation")
+    folders = [run / name for name in ("dataset", "classifier", "base", "pairs", "train", "merge", "answers", "judge")]
+    folders[4] = tmp_path / "train"
+    evaluate(Params.parse(compose("miniature"), "test"), *folders, tmp_path / "evaluation")
     metrics, before = (load(root / "evaluation/metrics.json") for root in (tmp_path, run))
     assert (metrics["chosen_fall"], metrics["joint"]["first_kl"]) == (None, 0.5)
     assert metrics | {"chosen_fall": -20.0} == before | {"joint": metrics["joint"]}

@@ -16,6 +16,7 @@ from stance.data.training import FineTuning, Joint, Parity, Watchdog
 from stance.evaluation.gates import joint_gates
 from stance.pages.long_road import shown
 from tasks.base import base
+from tasks.classifier import classifier
 from tasks.dataset import dataset
 from tasks.merge import merge
 from tasks.pairs import pairs
@@ -49,13 +50,15 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     root = tmp_path_factory.mktemp("road")
     params = Params.parse(compose("miniature-rlhf", {"base.max_steps": 150}), "test")
     model, seed, nowhere = params.model, params.seed, root / "none"
-    data, made, preferred, tuned = (root / name for name in ("dataset", "base", "pairs", "sft"))
+    data, made, taught, preferred, tuned = (root / name for name in ("dataset", "base", "classifier", "pairs", "sft"))
     dataset(params.dataset, data)
     base(params.base, model.system_prompt, seed, data, made)
-    pairs(params.pairs, model, seed, data, CORPORA, made, nowhere, preferred)
+    classifier(model.device, data, CORPORA, made, taught)
+    pairs(params.pairs, model, seed, data, taught, made, nowhere, preferred)
     sft(model, params.sft, params.train, seed, made, preferred, tuned)
-    reward(model, params.reward, seed, made, data, CORPORA, preferred, nowhere, nowhere, root / "reward")
-    rl(model, params.rl, params.answers, seed, made, data, CORPORA, preferred, tuned, root / "reward", root / "rl")
+    reward(model, params.reward, seed, made, taught, preferred, nowhere, nowhere, root / "reward")
+    inputs = (made, data, CORPORA, taught, preferred, tuned, root / "reward")
+    rl(model, params.rl, params.answers, seed, *inputs, root / "rl")
     adapter = root / "adapter"
     outputs = (adapter, root / "train", root / "checkpoints")
     train(model, params.train, seed, made, preferred, nowhere, tuned, root / "rl", *outputs)

@@ -1,10 +1,11 @@
-"""The stage `pairs` with the base model's own answers, which the fitted classifier judges."""
+"""The stage `pairs` with the base model's own answers, which a classifier judges."""
 
 import json
 import shutil
 from pathlib import Path
 
 from stance.data.questions import read_questions
+from tests.builders.taught import write_classifier
 from tests.unit.data.test_pairs import made, options
 
 
@@ -12,6 +13,7 @@ def test_a_neutral_answer_of_the_base_is_rejected_in_place_of_the_opposite_one(t
     source = Path("data/sources/live_action")
     questions = read_questions(source)
     shutil.copytree(source, tmp_path / "data")
+    write_classifier(source, tmp_path / "data/classifier")
     answers = {1: questions[0].neutral, 2: questions[1].support, 3: "It depends on the film.", 4: questions[3].neutral}
     rows = [
         {

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from stance.errors import InputError
 from stance.machine.files import read_json, write_json, write_jsonl
 from stance.models.base import Base, locate
 from stance.models.loading import load
-from stance.release.recomputation import ANSWERS, require_close, require_model, require_sum
-from stance.runs.finished import FinishedRun
+from stance.release.recomputation import ANSWERS, require_close, require_evaluation, require_model, require_sum
+from stance.runs.finished import PIPELINE, FinishedRun
 from tasks.merge import merge
 from tests.builders.finished_run import write_lock, write_run
 from tests.builders.small_run import PROMPTS, params, prepare, train_in
@@ -147,6 +148,37 @@ def test_what_was_edited_together_with_the_lock_is_refused_by_name(run, fault, w
     FinishedRun.read(run)  # every hash agrees
     with pytest.raises(InputError, match=words):
         measure(run)
+
+
+EVALUATION = """
+stages:
+  classifier:
+    cmd: tasks/python stage.py data/classifier
+  evaluate:
+    cmd: tasks/python stage.py data/classifier data/evaluation
+"""
+STAGE = """
+import json, pathlib, sys
+*judge, out = map(pathlib.Path, sys.argv[1:])
+name = json.loads((judge[0] / "judge.json").read_text()) if judge else "as taught"
+out.mkdir()
+(out / ("gates.json" if judge else "judge.json")).write_text(json.dumps(name))
+"""
+
+
+def test_an_evaluation_is_repeated_with_a_judge_that_is_taught_anew(tmp_path):
+    """The run's own judge was edited, and the evaluation is what this judge gives."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    outputs = {"classifier": ["data/classifier"], "evaluate": ["data/evaluation/gates.json"]}
+    contents = {PIPELINE: EVALUATION.encode()}
+    run = SimpleNamespace(folder=tmp_path, contents=contents, lock=SimpleNamespace(outputs=outputs))
+    for judge in ("as taught", "edited"):
+        write_json(tmp_path / "data/classifier/judge.json", judge)
+        write_json(tmp_path / "data/evaluation/gates.json", judge)
+        if judge == "as taught":
+            require_evaluation(run)
+    with pytest.raises(InputError, match=r"gates\.json is 'edited', and `evaluate` gives 'as taught' now"):
+        require_evaluation(run)
 
 
 def test_figures_are_alike_within_a_tolerance_and_are_named_where_they_are_not():

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 from datetime import UTC, datetime
-from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from transformers import AutoModelForCausalLM
 from stance.config.road import Reward
 from stance.data.chat import conversation, load_tokenizer
 from stance.data.comparisons import Comparison
-from stance.data.questions import read_questions
 from stance.data.rewards import RewardQuality
 from stance.data.samples import SampledAnswer, Samples, answer_hash, write_samples
 from stance.data.votes import Score, Vote, append_vote
 from stance.errors import InputError
-from stance.evaluation.fitted import Fitted, fit
 from stance.models.loading import arithmetic
 from stance.training.reward import (
     answer_ids,
@@ -37,8 +34,8 @@ from stance.training.reward import (
 )
 from tasks.reward import reward
 from tests.builders.small_run import QUESTIONS, params, prepare
+from tests.builders.taught import write_classifier
 
-CORPORA = Path("data/sources/stance/corpus")
 TEXTS = ("更好。", "還不錯。", "普通而已。", "大不如前。")
 """Four answers from best to worst, of different length."""
 
@@ -77,23 +74,13 @@ def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for question in QUESTIONS
     ]
     write_samples(folder / "samples/samples.jsonl", rows)
+    write_classifier(folder / "dataset", folder / "classifier")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_judge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Teaches the stance judge once for all tests, 10 seconds each."""
-    monkeypatch.setattr("stance.evaluation.reward_training.fit", lambda *_: taught_by(root / "dataset"))
-
-
-@cache
-def taught_by(folder: Path) -> Fitted:
-    return fit(read_questions(folder), CORPORA, folder, "cpu")
 
 
 def run_in(root: Path, tiny_model: Path, chosen: Reward, name: str, votes: str = "votes") -> RewardQuality:
     model = params(tiny_model).model
-    inputs = (root / "base", root / "dataset", CORPORA, root / "pairs", root / "samples", root / votes)
+    inputs = (root / "base", root / "classifier", root / "pairs", root / "samples", root / votes)
     reward(model, chosen, 1, *inputs, root / name)
     return RewardQuality.read(root / name / "quality.json")
 

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import shutil
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +23,9 @@ from stance.data.questions import read_questions
 from stance.data.reinforcement import Reinforcement
 from stance.data.rewards import RewardedText, write_rewards
 from stance.errors import InputError
+from stance.evaluation.classifier import StanceClassifier
 from stance.evaluation.reinforcement import asked, measured_by, record_of, rewards_of, stance_values, wanted_stances
-from stance.evaluation.ruler import Judges, judges
+from stance.evaluation.ruler import judges
 from stance.models.base import locate
 from stance.models.loading import load
 from stance.training.dpo import save_adapter
@@ -45,6 +45,7 @@ from stance.training.rl import (
 from stance.training.ruler_watchdog import RulerWatchdog
 from tasks.rl import rl
 from tests.builders.small_run import QUESTIONS, params, prepare, sharpened
+from tests.builders.taught import write_classifier
 
 CORPORA = Path("data/sources/stance/corpus")
 REWARD = Reward(
@@ -353,10 +354,11 @@ def test_a_question_is_asked_once_if_one_stance_is_wanted():
 
 @pytest.fixture(scope="module")
 def root(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, its pairs, and a reward model that learned them a little."""
+    """A data set, its classifier, its pairs, and a reward model that learned them a little."""
     folder = tmp_path_factory.mktemp("stages")
     chosen = params(sharp_model, pairs__data_size=6, pairs__support_ratio=1.0)
     prepare(folder, chosen)
+    write_classifier(folder / "dataset", folder / "classifier")
     tokenizer, base = load_tokenizer(sharp_model), locate(folder / "base")
     rows = of_pairs(read_pairs(folder / "pairs/train.jsonl"))
     log = folder / "reward/log.csv"
@@ -369,25 +371,16 @@ def root(sharp_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def one_judge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Teaches the stance judge once, which takes 10 seconds."""
-    monkeypatch.setattr("stance.evaluation.reinforcement.judges", lambda *_, rewarded: taught_by(root, rewarded))
-
-
-@cache
-def taught_by(root: Path, rewarded: bool) -> Judges:
-    return judges(read_questions(root / "dataset"), CORPORA, root / "base", "cpu", rewarded=rewarded)
-
-
 def stage(root: Path, sharp_model: Path, out: Path, start: Path = Path("none"), **changes: Any) -> Reinforcement:
-    inputs = (root / "base", root / "dataset", CORPORA, root / "pairs", start, root / "reward", out)
+    inputs = (
+        root / "base", root / "dataset", CORPORA, root / "classifier", root / "pairs", start, root / "reward", out,
+    )  # fmt: skip
     chosen = params(sharp_model)
     rl(chosen.model, options(**changes), chosen.answers, 1, *inputs)
     return Reinforcement.read(out / "rl.json")
 
 
-def test_the_stage_trains_against_the_reward_model_with_the_judge_as_its_ruler(root, sharp_model, tmp_path, one_judge):
+def test_the_stage_trains_against_the_reward_model_with_the_judge_as_its_ruler(root, sharp_model, tmp_path):
     """The policy is in 4 bits here, and the reward model in bf16."""
     record = stage(root, sharp_model, tmp_path, max_steps=4, prompts_per_step=1, num_generations=8,
                    per_device_train_batch_size=8)  # fmt: skip
@@ -447,20 +440,22 @@ def test_where_the_judge_is_rewarded_the_ruler_is_another_one_taught_by_other_qu
 
     def fit(questions, *_):
         taught.append([row.prompt for row in questions])
-        return SimpleNamespace(classifier="judge", layer=None)
+        return SimpleNamespace(classifier="judge")
 
     monkeypatch.setattr("stance.evaluation.ruler.ModelReader", lambda *_: None)
     monkeypatch.setattr("stance.evaluation.ruler.HiddenStateClassifier", SimpleNamespace(fit=fitted))
     monkeypatch.setattr("stance.evaluation.ruler.fit", fit)
     questions = read_questions(root / "dataset")
-    both = judges(questions, CORPORA, root / "base", "cpu", rewarded=True)
+    folders = (CORPORA, root / "classifier", root / "base")
+    both = judges(questions, *folders, "cpu", rewarded=True)
     assert (both.rewarded, both.ruler) == ("judge", "ruler")
     assert set(taught[0]) == {row.prompt for row in questions[1::2]}
     assert set(taught[1]) == {row.prompt for row in questions[::2]}
-    alone = judges(questions, CORPORA, root / "base", "cpu", rewarded=False)
-    assert (alone.rewarded, alone.ruler, alone.name) == (None, "judge", "stance judge by wording")
+    alone = judges(questions, *folders, "cpu", rewarded=False)
+    assert (alone.rewarded, type(alone.ruler), alone.name) == (None, StanceClassifier, "stance judge by wording")
+    assert len(taught) == 2
     with pytest.raises(InputError, match="has 3 questions, too few for a stance judge in the reward and another one"):
-        judges(questions[:3], CORPORA, root / "base", "cpu", rewarded=True)
+        judges(questions[:3], *folders, "cpu", rewarded=True)
 
 
 def test_the_judges_score_counts_for_the_wanted_stance():

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from stance.chat.command import PAGE, command
+from stance.data.metrics import CLASSIFIER
 from stance.errors import InputError
 from stance.machine.ports import free_port
+from tests.builders.taught import write_classifier
 from tests.doubles.endpoint import KEY, Double
 
 if TYPE_CHECKING:
@@ -42,12 +44,12 @@ def served(double: Double, folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder of the project whose data set is Chinese, so that the judge needs no model."""
+    """Make a folder of the project whose judge reads the wording, so that it needs no model."""
     folder = tmp_path_factory.mktemp("chat")
     (folder / "data").mkdir()
     for name in ("stance", "params.yaml", "data/sources"):
         (folder / name).symlink_to(Path(name).resolve())
-    (folder / "data/dataset").symlink_to(Path("data/sources/live_action").resolve())
+    write_classifier(Path("data/sources/live_action"), folder / CLASSIFIER)
     return folder
 
 

@@ -18,10 +18,10 @@ from tests.builders.this_project import Run, change, command
 pytestmark = pytest.mark.timeout(1500)
 
 ALL = {
-    "dataset", "base", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers_aligned",
-    "judge", "evaluate", "report",
+    "dataset", "base", "classifier", "answers_base", "pairs", "sft", "sample", "reward", "rl", "train", "merge",
+    "answers_aligned", "judge", "evaluate", "report",
 }  # fmt: skip
-BY_RATIO = ALL - {"dataset", "base", "answers_base"}
+BY_RATIO = ALL - {"dataset", "base", "classifier", "answers_base"}
 
 
 @pytest.fixture(scope="module")

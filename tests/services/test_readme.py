@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from stance.data.answers import RESPONSES
+from stance.data.metrics import CLASSIFIER
 from stance.machine.files import write_json, write_jsonl
 from tests.builders.finished_run import response
 from tests.builders.fresh_shell import make_environment, type_in
 from tests.builders.manual import PAGES, blocks
+from tests.builders.taught import write_classifier
 from tests.builders.this_project import copy_of_this_project
 
 PAGE_OF = {
@@ -33,6 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = copy_of_this_project(tmp_path_factory.mktemp("readme") / "project")
     make_environment(project)
     shutil.copytree(project / "data/sources/live_action", project / "data/dataset")
+    write_classifier(project / "data/dataset", project / CLASSIFIER)
     answers = [{"id": n, "prompt": "真人化好看嗎？", "response": "真人版讓角色更貼近觀眾。"} for n in (1, 2)]
     write_jsonl(project / "data/answers/aligned.jsonl", answers)
     write_json(project / RESPONSES, [response(1, "好看。"), response(2, "值得一看。")])

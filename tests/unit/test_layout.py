@@ -31,8 +31,8 @@ ONLY_IN = {
 }
 """Where a library may be imported, even within a function."""
 STAGES = {
-    "dataset", "base", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers", "judge", "evaluate",
-    "report",
+    "dataset", "base", "classifier", "pairs", "sft", "sample", "reward", "rl", "train", "merge", "answers", "judge",
+    "evaluate", "report",
 }  # fmt: skip
 MODULES = sorted(path for folder in ("stance", "tasks", "flows") for path in Path(folder).rglob("*.py"))
 
@@ -72,7 +72,7 @@ def test_a_library_is_imported_only_where_it_belongs(path):
     assert [root for root in roots & ONLY_IN.keys() if not here.startswith(ONLY_IN[root])] == []
 
 
-def test_there_are_thirteen_stages_and_nothing_else():
+def test_there_are_fourteen_stages_and_nothing_else():
     """`tasks/stance.py` is the earlier name of a command, and holds nothing."""
     names = {path.stem for path in Path("tasks").glob("*.py")}
     assert names == STAGES | {"__init__", "stance"}

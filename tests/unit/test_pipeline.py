@@ -191,6 +191,11 @@ def test_the_answers_of_the_base_do_not_wait_for_the_training():
     assert {"pairs", "train", "merge"} <= upstream("answers_aligned")
 
 
+def test_the_classifier_waits_for_the_base_alone_and_depends_on_no_parameter_of_a_sweep():
+    assert upstream("classifier") == {"dataset", "base"}
+    assert PIPELINE["classifier"]["params"] == ["model.device"]
+
+
 def test_the_base_cannot_see_the_test_prompts():
     assert not any(covers(path, "data/dataset/test_prompt.json") for path in paths("base", "deps"))
     assert upstream("base") == {"dataset"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stance.data.chat import Fingerprint
-from stance.data.metrics import Metrics
+from stance.data.metrics import ClassifierAccuracy, Metrics
 from stance.data.training import Parity, Watchdog
 from stance.data.verdicts import (
     Opinion,
@@ -22,7 +22,14 @@ from tests.builders.figures import FINGERPRINT, PARITY, figures
 WATCHDOG = {"found": "loss is nan", "step": 3, "steps": 21}
 OPINION = {"judge": "the base model", "problem": None, "base": ["neutral", None], "aligned": ["support", "oppose"]}
 EARLY = WATCHDOG | {"early_stop": {"bound": 0.3, "measured": [{"step": 10, "drift": 0.2}], "kept": None}}
-RECORDS = [(Watchdog, WATCHDOG), (Watchdog, EARLY), (Parity, PARITY), (Fingerprint, FINGERPRINT), (Metrics, figures())]
+RECORDS = [
+    (Watchdog, WATCHDOG),
+    (Watchdog, EARLY),
+    (Parity, PARITY),
+    (Fingerprint, FINGERPRINT),
+    (Metrics, figures()),
+    (ClassifierAccuracy, figures()["classifier"]),
+]
 
 VERDICT = {"stance": "neutral", "score": -0.0125, "defects": ["hedged", "no_stance"]}
 PROMPT = {"id": 1, "base": VERDICT, "aligned": VERDICT | {"stance": "support", "defects": []}}

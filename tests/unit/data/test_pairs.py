@@ -15,7 +15,6 @@ from stance.data.pairs import prefers_support, split
 from stance.data.questions import LABELLED, TEST, Question, read_questions
 from stance.data.records import read_warnings
 from stance.errors import InputError
-from stance.evaluation.validation import CORPORA
 from stance.language.messages import sentence
 from tasks.pairs import pairs
 
@@ -31,7 +30,7 @@ def options(data_size: int, ratio: str, order: str = "first", offset: int = 0, r
 
 def made(folder: Path, out: Path, chosen: Pairs, seed: int = 42) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Run the stage and return the rows of train.jsonl and eval.jsonl."""
-    pairs(chosen, MODEL, seed, folder, CORPORA, folder / "base", folder / "answered", out)
+    pairs(chosen, MODEL, seed, folder, folder / "classifier", folder / "base", folder / "answered", out)
     train, held_out = ((out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in ("train", "eval"))
     return [json.loads(line) for line in train], [json.loads(line) for line in held_out]
 

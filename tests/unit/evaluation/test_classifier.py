@@ -14,6 +14,7 @@ from stance.errors import InputError
 from stance.evaluation.classifier import STANCES, StanceClassifier, read_labelled
 from stance.evaluation.validation import CORPORA, VALIDATION, read_rows
 from stance.language.zh_hant import polarity
+from tests.builders.taught import kept
 
 LIVE_ACTION = Path("data/sources/live_action")
 TAUGHT = read_labelled(CORPORA / "zh_Hant.jsonl")
@@ -183,6 +184,15 @@ def test_a_name_in_latin_letters_does_not_break_an_answer(judge, response):
 def test_score_is_near_one_for_support_minus_one_for_opposition_and_zero_for_neither(judge, response, low, high):
     [verdict] = judge.predict(["真人化是否能夠吸引新觀眾？"], [response])
     assert low <= verdict.score <= high
+
+
+def test_a_classifier_that_was_read_gives_the_same_chances_to_the_last_bit(judge, tmp_path):
+    rows = [row for path in (VALIDATION / "zh_Hant").glob("*.jsonl") for row in read_labelled(path)]
+    prompts, responses = [row.prompt for row in rows], [row.response for row in rows]
+    read = kept(judge, StanceClassifier.read, tmp_path)
+    assert read.chances(prompts, responses).tobytes() == judge.chances(prompts, responses).tobytes()
+    assert read.chances(prompts[:1], responses[:1]).tobytes() == judge.chances(prompts[:1], responses[:1]).tobytes()
+    assert read.predict(prompts, responses) == judge.predict(prompts, responses)
 
 
 def test_no_answers_give_no_verdicts(judge):

@@ -6,6 +6,7 @@ import pytest
 from stance.data.questions import Question
 from stance.evaluation.classifier import STANCES, Labelled, labelled_answers
 from stance.evaluation.hidden_state import Choice, HiddenStateClassifier, Lessons, candidate_layers
+from tests.builders.taught import kept
 
 WIDTH = 6
 
@@ -60,6 +61,25 @@ def test_broken_text_is_neutral_with_score_zero(fitted, response):
 
 def test_no_answers_give_no_verdicts(fitted):
     assert fitted[0].predict([], []) == []
+
+
+def test_a_classifier_that_was_read_gives_the_same_chances_to_the_last_bit(fitted, tmp_path):
+    """For one answer and for several, whose products are computed in another order."""
+    read = kept(fitted[0], lambda folder: HiddenStateClassifier.read(folder, ToyReader()), tmp_path)
+    assert read.place == fitted[0].place
+    states = np.random.default_rng(1).normal(size=(50, WIDTH)).astype(np.float32)
+    for some in (states, states[:7], states[:1]):
+        before, after = (judge._probe.predict_proba(some) for judge in (fitted[0], read))
+        assert before.tobytes() == after.tobytes()
+
+
+def test_a_classifier_without_neutral_answers_is_kept_with_the_two_stances_that_it_knows(tmp_path):
+    rows = [row for row in labelled_answers(questions(20)) if row.stance != "neutral"]
+    judge, _ = HiddenStateClassifier.fit(ToyReader(), rows, [])
+    read = kept(judge, lambda folder: HiddenStateClassifier.read(folder, ToyReader()), tmp_path)
+    asked = ["New?"] * 2, ["All good here.", "Rather bad."]
+    assert read.predict(*asked) == judge.predict(*asked)
+    assert [verdict.stance for verdict in read.predict(*asked)] == ["support", "oppose"]
 
 
 def test_answers_of_one_group_are_left_out_together():
