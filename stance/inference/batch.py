@@ -158,6 +158,8 @@ def engine_settings(folder: Path, model: Model, options: Answers, lengths: Seque
         "kv_cache_memory_bytes": cache // model.parts,  # on each device
         "gpu_memory_utilization": (weights + cache) / total,  # the engine only checks that so much is free
         "max_num_seqs": MAX_NUM_SEQS,
+        # vLLM's worker on a CPU ends with an error where the prompt of an answer with a seed is split over two steps.
+        "enable_chunked_prefill": model.device == "cuda",
         "tensor_parallel_size": model.parts,
         "quantization": None if options.quantization == "none" else options.quantization,
     }

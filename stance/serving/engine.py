@@ -247,9 +247,13 @@ def arguments(candidate: ServableModel, port: int, settings: Mapping[str, Any], 
 
 
 def on_cpu(candidate: ServableModel) -> list[str]:
-    """Return the further arguments of vLLM on a CPU."""
+    """Return the further arguments of vLLM on a CPU.
+
+    There the worker ends where the prompt of a request with a seed is split over two steps, so no prompt is split.
+    """
     float32 = ["--dtype", candidate.dtype] if candidate.dtype == "float32" else []
-    return [*float32, "--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
+    whole = ["--no-enable-chunked-prefill"]
+    return [*float32, *whole, "--enforce-eager", "--worker-extension-cls", "stance.serving.amx.Amx"]
 
 
 def names(candidate: ServableModel) -> list[str]:

@@ -172,6 +172,21 @@ def test_a_model_on_several_gpus_is_split_and_takes_its_share_of_each(
     assert settings["gpu_memory_utilization"] == pytest.approx(alone["gpu_memory_utilization"] / 2)
 
 
+def test_drawn_answers_whose_prompts_are_more_than_a_step_takes_are_drawn(tiny_model: Path):
+    """vLLM takes 4096 tokens a step on a CPU. If it splits a prompt with a seed, its CPU worker ends with an error."""
+    code = f"""
+from pathlib import Path
+from stance.inference.batch import complete
+from tests.builders.small_run import params
+chosen = params(Path({str(tiny_model)!r}))
+drawn = {{"max_tokens": 2, "temperature": 1.0, "stop_token_ids": []}}
+batch = [([5 + place % 40, *range(6, 36)], drawn | {{"seed": place}}) for place in range(140)]
+print(len(complete(Path({str(tiny_model)!r}), chosen.model, chosen.answers, batch)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["140"]), done.stderr[-2000:]
+
+
 def test_log_probability_is_that_of_the_token_that_follows():
     """Prompt of two tokens, answer 7 8: vLLM lists for each position the token that stands there."""
     at = [None, {5: 0}, {7: SimpleNamespace(logprob=-0.5)}, {8: SimpleNamespace(logprob=-1.5)}]

@@ -742,8 +742,10 @@ def test_two_engines_fit_where_free_memory_is_what_one_takes():
 def test_an_engine_is_called_by_the_alias_and_by_its_release():
     given = engines.arguments(candidate("r-1"), 81, settings(), Room(2**36, 2**36))
     assert given[given.index("--served-model-name") :][1:3] == ["aligned", "r-1"]
-    assert "--enforce-eager" in given
-    assert "--enforce-eager" not in engines.arguments(candidate("r-1", gpu=True), 81, settings(), Room(2**36, 2**36))
+    on_a_gpu = engines.arguments(candidate("r-1", gpu=True), 81, settings(), Room(2**36, 2**36))
+    for argument in ("--enforce-eager", "--no-enable-chunked-prefill"):
+        assert argument in given
+        assert argument not in on_a_gpu
 
 
 def test_an_engine_on_several_gpus_is_split_and_takes_its_share_of_each():
