@@ -134,5 +134,7 @@ class Watch:
         except (ConnectionError, httpx.HTTPError) as error:
             self.say(f"{run.name} has ended, and must wait: {error}")
             return
+        except InputError as error:  # a damaged record stays so
+            self.problems[run.name] = str(error)
         del self.waiting[run.name]
         self.say(f"{run.name}: {self.problems.get(run.name, 'complete')}; {len(self.waiting)} left")

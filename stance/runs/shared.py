@@ -18,6 +18,7 @@ from dvc.repo import Repo
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stance.config.profiles import Overrides
+from stance.errors import InputError
 from stance.machine.files import write_json
 from stance.runs import stages, workspace
 from stance.runs.lockfile import LOCK
@@ -71,16 +72,22 @@ def published(name: str) -> Shared | None:
     """Return the record that the remote of this project has of a run; None if it has none.
 
     Raises:
-        ConnectionError: As in `remote`, or the record is damaged.
+        ConnectionError: As in `remote`.
+        InputError: The record is damaged.
     """
     with remote(Path()) as (files, records, _):
         path = files.join(records, f"{name}.json")
         try:
-            return Shared.model_validate_json(files.cat_file(path))
+            content = files.cat_file(path)
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise ValueError(f"{path} is no record of a run ({error.errors()[0]['msg']}); remove it") from None
+    try:
+        return Shared.model_validate_json(content)
+    except ValidationError as error:
+        raise InputError(
+            f"{path} in the remote is no record of a run ({error.errors()[0]['msg']}); remove it, and the run is made "
+            "again"
+        ) from None
 
 
 def adopt(shared: Shared, changes: dict[str, Any], paths: Sequence[Path]) -> None:

@@ -68,7 +68,7 @@ def test_what_the_remote_lacks_or_a_damaged_record_is_told_and_leaves_no_workspa
         shared.adopt(lost, CHANGES, PATHS)
     assert not (elsewhere / ".runs/one").exists()
     (project.parent / "store/records/three.json").write_text('{"run": 1}')
-    with pytest.raises(ConnectionError, match=r"records/three.json is no record of a run \(.*\); remove it"):
+    with pytest.raises(InputError, match=r"records/three.json in the remote is no record of a run \(.*\); remove it"):
         shared.published("three")
 
 

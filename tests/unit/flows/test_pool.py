@@ -126,6 +126,16 @@ def test_a_failed_run_is_given_up_at_once(remote):
     assert (server.put_back, watching.problems) == ([], {"a": "seed 13 brings bad luck"})
 
 
+def test_a_run_with_a_damaged_record_is_given_up_and_the_others_go_on(remote):
+    server, said, taken = Server(a=Completed(), b=Completed()), [], []
+    remote.update(a=InputError("records/a.json in the remote is no record of a run; remove it"), b="record b")
+    watching = watch(server, said, taken)
+    for run in watching.ended():
+        watching.finish(run)
+    assert (taken, watching.waiting) == (["record b"], {})
+    assert watching.problems == {"a": "records/a.json in the remote is no record of a run; remove it"}
+
+
 def test_a_run_waits_while_the_remote_or_the_server_is_away(remote):
     server, said = Server(a=Completed()), []
     watching = watch(server, said)
