@@ -13,7 +13,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,14 +92,13 @@ def release(
         in_workspace(folder, stage_minutes)
     digests: Digests = {}
     if approval_minutes:
-        shown = verified(folder)
-        approve(shown, require_gates(shown), approval_minutes)
+        shown, gates = verified(folder)
+        approve(shown, gates, approval_minutes)
         digests = shown.digests
     with exclusive(RELEASE.with_name("release.lock"), "another release is under way here; wait until it has ended"):
         require_own()
         settle()
-        checked = verified(folder, digests)  # hours may have passed since the approval
-        require_gates(checked)
+        checked, _ = verified(folder, digests)  # hours may have passed since the approval
         on_hub = push(checked, hub) if hub.push else {}
         record_release(checked, on_hub)
         answer = deploy(checked, on_hub) if answering else {"release": checked.release, "address": str(RELEASE)}
@@ -106,26 +106,33 @@ def release(
         return answer
 
 
-def verified(folder: Path, earlier: Digests | None = None) -> FinishedRun:
-    """Return the run in a folder, measured again; arguments and errors are those of `FinishedRun.read`."""
-    try:
-        run = FinishedRun.read(folder, earlier)
-        if not earlier:
-            recompute(run)
-        return run
-    except InputError as error:
-        raise InputError(f"{REFUSED}: {error}") from None
+def verified(folder: Path, earlier: Digests | None = None) -> tuple[FinishedRun, list[Gate]]:
+    """Return the run in a folder and its gates, which are passed; only then it is measured again, which takes minutes.
 
-
-def require_gates(run: FinishedRun) -> list[Gate]:
-    """Return the gates of a run, all of them passed.
+    Args:
+        folder: The project, or a workspace of it.
+        earlier: Digests of a run that was measured already; then only its files and gates are looked at.
 
     Raises:
-        InputError: A gate is missed.
+        InputError: The run is refused, a gate is missed, or a measurement gives something else.
     """
+    with refusing():
+        run = FinishedRun.read(folder, earlier)
     gates = judge(run)
     require(gates, REFUSED)
-    return gates
+    if not earlier:
+        with refusing():
+            recompute(run)
+    return run, gates
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Say that nothing outside has changed, if a run is refused."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{REFUSED}: {error}") from None
 
 
 def deploy(run: FinishedRun, on_hub: Mapping[str, Pushed]) -> dict[str, Any]:

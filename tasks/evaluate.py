@@ -97,7 +97,8 @@ def summary(metrics: Metrics, verdict: Sequence[Gate]) -> None:
         table.add_row(name, *(f"{shares[stance]:.0%}" for stance in STANCES))
     outcome = Table("gate", "", "found", "expected", title="gates")
     for gate in verdict:
-        outcome.add_row(gate.name, "passed" if gate.passed else "MISSED", sentence(gate.figure), sentence(gate.bound))
+        word = "passed" if gate.passed else "warns" if gate.warns else "MISSED"
+        outcome.add_row(gate.name, word, sentence(gate.figure), sentence(gate.bound))
     Console(width=120, markup=False, emoji=False).print(table, outcome)
 
 

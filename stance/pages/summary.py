@@ -27,7 +27,8 @@ def verdict(gates: list[Gate]) -> str:
         return f"all {len(gates)} gates passed"
     parts = [f"{len(refusing)} of {len(gates)} gates missed: {reasons(refusing)}"] if refusing else []
     if warning:
-        parts.append(f"{len(warning)} of {len(gates)} gates only warn, so a release goes ahead: {reasons(warning)}")
+        goes_ahead = "" if refusing else ", so a release goes ahead"
+        parts.append(f"{len(warning)} of {len(gates)} gates only warn{goes_ahead}: {reasons(warning)}")
     return ". ".join(parts)
 
 

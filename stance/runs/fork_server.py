@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
@@ -92,6 +93,8 @@ def import_packages() -> None:
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "stance"]:
         del sys.modules[name]
+    # vLLM looks at every name of every module that is imported, and here all are: one of torch's is deprecated.
+    warnings.filterwarnings("ignore", message="`torch.distributed.reduce_op` is deprecated", category=FutureWarning)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets minders that have ended
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the pages that it shares with the server

@@ -136,7 +136,9 @@ class Endpoint:
             InputError: There is no such model.
         """
         if not self.before or not self.before.alive():
-            raise InputError("there is no model before this one; name it: `python -m stance serve swap --run NAME`")
+            raise InputError(
+                "there is no model before this one to go back to; choose one: `python -m stance serve swap --run NAME`"
+            )
         began = time.monotonic()
         fresh = self.before
         self.before, self.live = self.live, fresh

@@ -206,7 +206,7 @@ def test_a_model_that_fails_its_checks_leaves_all_as_it_was(up: Endpoint):
 
 
 def test_without_a_model_before_there_is_no_way_back(up: Endpoint):
-    with pytest.raises(InputError, match="there is no model before this one; name it"):
+    with pytest.raises(InputError, match="there is no model before this one to go back to; choose one"):
         up.rollback()
 
 

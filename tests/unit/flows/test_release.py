@@ -244,6 +244,13 @@ def test_what_passed_before_it_was_approved_is_looked_at_again(run, released, mo
         released(approval_minutes=1)
 
 
+def test_a_missed_gate_refuses_before_anything_is_measured_again(released, monkeypatch):
+    monkeypatch.setattr("flows.release.judge", lambda run: [GOOD.model_copy(update={"passed": False})])
+    monkeypatch.setattr("flows.release.recompute", lambda run: pytest.fail("the run was measured again"))
+    with pytest.raises(InputError, match="not released, and nothing outside has changed: "):
+        released()
+
+
 def test_weights_that_change_after_the_gates_are_not_recorded(run):
     checked = FinishedRun.read(run)
     hold(run, {})

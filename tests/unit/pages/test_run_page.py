@@ -436,6 +436,19 @@ def test_a_missed_gate_says_what_to_do_and_a_passed_one_does_not(made):
     assert "adherence advice" not in shown
 
 
+def test_a_gate_that_only_warns_beside_a_missed_one_promises_no_release(made):
+    warns = gate("parity", passed=False) | {"warning": True}
+    made.write("evaluation/gates.json", [warns, gate("adherence", passed=False)])
+    shown = made.page().shown
+    assert "✗ 1 of 2 gates missed: adherence" in shown
+    assert "⚠ 1 of 2 gates only warn: parity" in shown
+    assert "a release goes ahead" not in shown
+
+
+def test_sentences_of_a_paragraph_do_not_run_into_each_other(made):
+    assert re.findall(r"[a-z]\.[A-Z0-9][a-z ]+", made.page().shown) == []
+
+
 def test_a_gate_that_only_warns_says_that_a_release_goes_ahead(made):
     warns = gate("parity", passed=False) | {"warning": True}
     made.write("evaluation/gates.json", [warns, gate("adherence", passed=True)])

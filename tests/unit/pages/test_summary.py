@@ -46,7 +46,7 @@ def test_a_gate_that_only_warns_is_told_apart_from_one_that_refuses():
     assert told.startswith("1 of 2 gates only warn, so a release goes ahead: fingerprint (eos_token_id changed; ")
     both = verdict([missed("parity"), warns])
     assert both.startswith("1 of 2 gates missed: parity (")
-    assert ". 1 of 2 gates only warn, so a release goes ahead: fingerprint (" in both
+    assert ". 1 of 2 gates only warn: fingerprint (" in both
 
 
 def test_the_block_holds_verdict_headline_pages_seconds_and_next_commands(tmp_path, monkeypatch):
