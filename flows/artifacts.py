@@ -23,7 +23,10 @@ from stance.pages.charts import curves
 from stance.pages.made import MADE, Made, made, write_made
 from stance.runs.record import Run
 
-VERDICT = {True: "passed", False: "**missed**"}
+
+def verdict(gate: Gate) -> str:
+    """Return the verdict of a gate in Markdown."""
+    return "passed" if gate.passed else "warns" if gate.warns else "**missed**"
 
 
 def show(run: Run, folder: Path) -> None:
@@ -95,6 +98,6 @@ def made_table(facts: Made) -> list[str]:
 
 def gate_table(gates: Iterable[Gate]) -> list[str]:
     """Return verdicts as the lines of a Markdown table, whatever is in their words."""
-    rows = ([gate.name, VERDICT[gate.passed], sentence(gate.figure), sentence(gate.bound)] for gate in gates)
+    rows = ([gate.name, verdict(gate), sentence(gate.figure), sentence(gate.bound)] for gate in gates)
     cells = (" | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) for row in rows)
     return ["| gate | verdict | found | expected |", "|---|---|---|---|", *(f"| {line} |" for line in cells)]

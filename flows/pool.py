@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
-from stance.errors import InputError
+from stance.errors import InputError, Unreachable
 from stance.runs.shared import Shared, published
 
 DEPLOYMENT = "swept/pool"
@@ -131,10 +131,10 @@ class Watch:
             else:
                 state = run.state
                 self.problems[run.name] = (state and (state.message or state.name)) or "it did not end well"
-        except (ConnectionError, httpx.HTTPError) as error:
+        except (ConnectionError, Unreachable, httpx.HTTPError) as error:
             self.say(f"{run.name} has ended, and must wait: {error}")
             return
-        except InputError as error:  # a damaged record stays so
+        except InputError as error:  # it will not pass: a damaged record
             self.problems[run.name] = str(error)
         del self.waiting[run.name]
         self.say(f"{run.name}: {self.problems.get(run.name, 'complete')}; {len(self.waiting)} left")

@@ -28,7 +28,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.align import INTERRUPTED, in_workspace, own_workspace
-from flows.artifacts import VERDICT, gate_table
+from flows.artifacts import gate_table, verdict
 from flows.choices import Choice, runs
 from flows.server import some_server
 from flows.settings import Settings
@@ -107,7 +107,7 @@ def release(
 
 
 def verified(folder: Path, earlier: Digests | None = None) -> tuple[FinishedRun, list[Gate]]:
-    """Return the run in a folder and its gates, which are passed; only then it is measured again, which takes minutes.
+    """Return the run in a folder, and its gates. They are checked first, because measuring a run again takes minutes.
 
     Args:
         folder: The project, or a workspace of it.
@@ -209,8 +209,7 @@ def question(run: FinishedRun, gates: Sequence[Gate]) -> str:
     """Return the text of the approval in Markdown: gates and answers as lists, because the dialog cuts off tables."""
     lines = [f"Release `{run.release}`, the run **{run.name}**?", "", "**Gates**", ""]
     lines += [
-        f"* {gate.name} {VERDICT[gate.passed]}: {sentence(gate.figure)}; expected {sentence(gate.bound)}"
-        for gate in gates
+        f"* {gate.name} {verdict(gate)}: {sentence(gate.figure)}; expected {sentence(gate.bound)}" for gate in gates
     ]
     lines += ["", "**Answers**, before → after", ""]
     lines += [
@@ -260,7 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--run",
         help="the name of an existing run (default: a new run of this folder as it is, uncommitted edits included; "
-        "stages that have run here are not run again)",
+        "of the stages that have run here only merge runs again)",
     )
     options = parser.parse_args()
     logging.getLogger("prefect").setLevel(logging.INFO)

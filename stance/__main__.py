@@ -6,7 +6,7 @@ from importlib import import_module
 from stance.errors import run
 
 COMMANDS = {
-    "preflight": ("stance.preflight.checks", "check parameters, data and machine before a run, in seconds"),
+    "preflight": ("stance.preflight.checks", "check parameters, data and machine before a run"),
     "footprint": ("stance.preflight.footprint", "show the memory and the disk space that each stage needs"),
     "new": ("stance.data.starting", "write a data set to begin with, and a profile that fits it"),
     "import": ("stance.data.importing", "make a data set of a file in the form of another project"),

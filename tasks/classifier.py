@@ -34,7 +34,8 @@ def classifier(device: Device, dataset: Path, corpora: Path, base: Path, out: Pa
     accuracy = fitted.accuracy()
     fitted.classifier.write(out)
     accuracy.write(out / ACCURACY)
-    logger.info("right on {count} of {total} answers that it was not taught".format(**accuracy.overall.model_dump()))
+    right = accuracy.overall
+    logger.info("right on %d of %d answers that it was not taught", right.count, right.total)
 
 
 def main() -> None:

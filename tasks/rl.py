@@ -32,6 +32,7 @@ def rl(
         classifier: `data/classifier`, the ruler if no judge is in the reward.
         pairs: `data/pairs`; its questions are answered, and its chosen answers say which stance is wanted.
         tuned: `data/sft`; if it has an adapter, the training goes on with it, and a copy of it is the reference.
+            If it has a model, a new adapter is trained on that.
         reward_model: `data/reward`; read if its weight is above 0.
         out: Receives `adapter/`, `log.csv`, `rl.json`, a `Reinforcement`, and `joint.json`; or a note.
 

@@ -27,7 +27,7 @@ def sample(
         options: The block `sample`; None leaves the drawing out.
         seed: Decides which answers are drawn.
         base: `data/base`.
-        tuned: `data/sft`; if it has an adapter, the base answers with it.
+        tuned: `data/sft`; the answers are drawn with its adapter, or from its model, if it has one.
         dataset: `data/dataset`.
         out: Receives `samples.jsonl`, JSON Lines of `stance.data.samples.Samples`; or a note.
 

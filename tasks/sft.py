@@ -1,7 +1,8 @@
 """Supervised fine-tuning: teach the base to answer as the chosen answers do, before it learns to prefer them.
 
 The stage is the first of the three steps of RLHF (arXiv 2203.02155). It trains the LoRA adapter that `train` or `rl`
-goes on with, on the answers alone: the questions are masked. It sees the questions of `data/pairs/train.jsonl`, never
+goes on with, or, with `sft.method: full`, all weights, which they begin from. It trains on the answers alone: the
+questions are masked. It sees the questions of `data/pairs/train.jsonl`, never
 those that are held out. Without the block `sft`, or with `sft.num_epoch: 0`, it leaves a note, and the next stage
 starts from the base.
 """
@@ -17,7 +18,7 @@ from stance.machine.files import from_project
 
 
 def sft(model: Model, options: Sft | None, shape: Train, seed: int, base: Path, pairs: Path, out: Path) -> None:
-    """Fine-tune, and write the adapter, the record, the log and the log-probabilities of the pairs' answers.
+    """Fine-tune, and write the adapter or the model, the record, the log and the answers' log-probabilities.
 
     Args:
         model: How the base is loaded.
@@ -26,7 +27,7 @@ def sft(model: Model, options: Sft | None, shape: Train, seed: int, base: Path, 
         seed: For the adapter's first weights and the order of the rows.
         base: `data/base`.
         pairs: `data/pairs`.
-        out: Receives `sft.json`, `adapter/`, `log.csv` and `logps.json`; or a note.
+        out: Receives `sft.json`, `adapter/` or `model/`, `log.csv` and `logps.json`; or a note.
 
     Raises:
         InputError: The device is missing, a text holds a control token, a row is too long or cannot be masked, or the

@@ -34,7 +34,7 @@ class Sft(Section):
     """Highest learning rate. TRL recommends about 2e-4 for LoRA, and 2e-5 for all weights."""
     method: Literal["lora", "full"] = "lora"
     """What is trained: the `lora` adapter that the training goes on with, or, with `full`, all weights of the model,
-    which are then saved whole. That takes 18 bytes of memory per parameter, with an 8-bit optimiser 12."""
+    which are then saved whole. `full` takes 18 bytes of memory per parameter, or 12 with an 8-bit optimiser."""
     conversations: str | None = None
     """A JSON Lines file with more conversations, `{"messages": [{"role", "content"}, …]}` in each line. The last
     message of each is the answer that is trained on."""

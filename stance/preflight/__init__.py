@@ -1,1 +1,1 @@
-"""Checks before a run: what would fail later is reported within seconds, before a download or a training begins."""
+"""Checks before a run: what would fail later is reported before a download or a training begins."""

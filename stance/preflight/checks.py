@@ -1,4 +1,4 @@
-"""The checks before a run. They take seconds, and report every problem that would stop the run later.
+"""The checks before a run. They report every problem that would stop the run later.
 
 `make repro` and every flow run the checks first. The checks compare the parameters with the data, the model with this
 machine, the weights in a local folder with their configuration, and the rights of the token with a push. The result is
@@ -93,7 +93,7 @@ def preflight(params: Params, dataset: Path, base: Path) -> list[Row]:
     prompts: list[Prompt] = []
     with failing(rows, "data"):
         questions, prompts, unused = read_data(params, dataset)
-        rows += [Row("data", "warning", sentence, "misspelled names corrected") for sentence in unused]
+        rows += [Row("data", "warning", column, "misspelled names corrected") for column in unused]
         used, held_out = split(questions, params.pairs.data_size, params.pairs.offset)
         # The linter imports scikit-learn, which takes seconds; so do the checks of every base but the miniature.
         if params.pairs.strict or params.base.source != "miniature":

@@ -74,7 +74,10 @@ def check(params: Params, found: Mapping[str, Sizes], texts: Texts, here: Here, 
 def advice(stage: str, kind: str, params: Params, found: Mapping[str, Sizes], texts: Texts, here: Here) -> str:
     """Return the change that would make a stage fit."""
     if kind == "disk":
-        return f"make room, or {'set rl.use_vllm to false' if stage == 'rl' else 'take a smaller model'}"
+        lighter = {"rl": "set rl.use_vllm to false"}
+        if params.fine_tunes_whole:
+            lighter["sft"] = "set sft.method to lora"
+        return f"make room, or {lighter.get(stage, 'take a smaller model')}"
     if fitting := suggestion(stage, params, found, texts, here):
         return f"set {in_words(fitting)}"
     if stage == "sft" and params.fine_tunes_whole:

@@ -132,11 +132,11 @@ def fine_tuning(params: Params, options: Sft, size: Sizes, texts: Texts) -> floa
     shape = params.train
     row = shape.max_length if options.plain_text or options.conversations else min(texts.answered, shape.max_length)
     tokens = shape.per_device_train_batch_size * row
-    if params.fine_tunes_whole:  # all weights in fp32, like an adapter; their copies in bf16, if any, like the base
-        copies = size.whole if size.itemsize == BF16 else 0
-        whole = size._replace(adapter=size.linear + size.other)
-        return held(copies, whole, tokens, shape.gradient_checkpointing, moments(params), False)
-    return held(policy_weights(params, size), size, tokens, shape.gradient_checkpointing, moments(params), False)
+    weights = policy_weights(params, size)
+    if params.fine_tunes_whole:  # fp32 weights count like an adapter, and bf16 copies of them like the base
+        weights = size.whole if size.itemsize == BF16 else 0
+        size = size._replace(adapter=size.linear + size.other)
+    return held(weights, size, tokens, shape.gradient_checkpointing, moments(params), False)
 
 
 def engine(params: Params, size: Sizes) -> int:

@@ -27,8 +27,6 @@ from stance.runs.provenance import PROVENANCE, signed_provenance
 from stance.runs.signature import SIGNATURE, private_key, sign
 
 PARTS: tuple[Part, ...] = get_args(Part)
-MERGED_ALONE: tuple[Part, ...] = ("merged",)
-"""What is published where `sft` trained all weights: the adapter belongs to those, and nobody else has them."""
 BESIDE = (PARAMS, LOCK, FINGERPRINT, RESPONSES, GATES)
 """The small files of the run that stand beside the weights."""
 CARD = "README.md"
@@ -109,8 +107,8 @@ def bundle(run: FinishedRun, hub: release.Hub, part: Part) -> dict[str, Local]:
 
 
 def parts(run: FinishedRun) -> tuple[Part, ...]:
-    """Return which of the two repositories a run has."""
-    return MERGED_ALONE if run.params.fine_tunes_whole else PARTS
+    """Return which repositories a run has. After a fine-tuning of all weights nobody else has the adapter's base."""
+    return ("merged",) if run.params.fine_tunes_whole else PARTS
 
 
 def _folder(run: FinishedRun, output: str) -> dict[str, Local]:

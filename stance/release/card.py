@@ -89,7 +89,7 @@ def training(params: Params) -> str:
         "rloo": f"reinforcement learning (RLOO) against {rewards(params)}",
         "grpo": f"reinforcement learning (GRPO) against {rewards(params)}",
     }
-    own = methods(params)[params.fine_tunes_whole :]
+    own = methods(params)[1:] if params.fine_tunes_whole else methods(params)
     return " and then by ".join(steps[method] for method in own)
 
 

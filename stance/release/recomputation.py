@@ -88,7 +88,7 @@ def require_model(run: FinishedRun, device: str) -> None:
 
 
 def require_sum(run: FinishedRun, device: str) -> None:
-    """Refuse a merged model that is not its base plus its adapter."""
+    """Refuse a merged model that is not the model which the adapter was trained on, plus that adapter."""
     from stance.models.base import locate_tuned, small_files
     from stance.models.weights import weight_files
     from stance.training.merging import update

@@ -54,6 +54,7 @@ def fine_tune(
     with TemporaryDirectory() as checkpoints:
         scratch = Path(checkpoints)
         weights = pretrain(model, options.plain_text, shape, seed, folder, whole, tokenizer, scratch, out)
+        release_memory()  # of the optimiser of the plain text
         config = sft_config(model, options, shape, seed, scratch)
         trainer = trainer_of(model, shape, folder, whole, tokenizer, rows, config, out / "log.csv")
         require_masks(trainer, tokenizer, rows)
