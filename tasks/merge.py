@@ -7,6 +7,7 @@ arithmetic to measure how much of its drift is bf16's own (`stance.data.noise`).
 """
 
 import logging
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from stance.config.models import Model
 from stance.config.params import Params
 from stance.config.training import Merge
 from stance.data.chat import fingerprint, load_tokenizer
-from stance.data.noise import MERGED
+from stance.data.noise import MERGED, Floor
 from stance.data.preferences import read_pairs
-from stance.data.training import Parity
+from stance.data.training import Drift, Parity
 from stance.errors import paths, run
 from stance.machine.files import md5_of_files, write_json
 from stance.models.base import locate_tuned
@@ -77,17 +78,22 @@ def merge(
     noise = floor(reread, texts, reloaded)
     _, most = noise.bounds(MERGED)
     drifts = {name: drift(trained, found, most) for name, found in (scores or {chosen: reloaded}).items()}
-    for name, measured in drifts.items():
-        logger.info(
-            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
-        )
-    logger.info("noise floor of bf16: %.4f mean, %.4f worst, nats per token", noise.mean, noise.worst)
+    tell(drifts, noise)
     final = drift(trained, reloaded, most)
     parity = Parity(base=chosen, **final.model_dump(), floor=noise, candidates=drifts)
     parity.write(out / "parity.json")
     write_logps(out, rows, reloaded)
     fingerprint(load_tokenizer(merged)).write(out / "fingerprint.json")
     write_json(out / "files.json", md5_of_files(merged))
+
+
+def tell(drifts: Mapping[str, Drift], noise: Floor) -> None:
+    """Log the drift of every candidate, and the noise floor of bf16."""
+    for name, measured in drifts.items():
+        logger.info(
+            "merged into %s weights: drift %.4f mean, %.4f worst, nats per token", name, measured.mean, measured.worst
+        )
+    logger.info("noise floor of bf16: %.4f mean, %.4f worst, nats per token", noise.mean, noise.worst)
 
 
 def main() -> None:

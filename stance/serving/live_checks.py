@@ -37,9 +37,8 @@ class Live:
 
     def __init__(self, address: str, key: str, model: str) -> None:
         """Take its address, the key and the name of the model to ask."""
-        self.model = model
-        headers = {"authorization": f"Bearer {key}"}
-        self.client = httpx.Client(base_url=address, headers=headers, timeout=5 * PATIENCE, trust_env=False)
+        self.address, self.model = address, model
+        self.headers = {"authorization": f"Bearer {key}"}
 
     def tokens(self, messages: Sequence[Message], *, continued: bool = True) -> list[int]:
         """Return the ids that the engine makes of a conversation; `continued`, if the model is to go on."""
@@ -63,7 +62,9 @@ class Live:
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         try:
-            answer = self.client.post(path, json=body)
+            answer = httpx.post(
+                f"{self.address}{path}", json=body, headers=self.headers, timeout=5 * PATIENCE, trust_env=False
+            )
         except httpx.HTTPError as error:
             raise InputError(
                 f"the engine did not answer {path} ({type(error).__name__}); its log says why, and what it was given "

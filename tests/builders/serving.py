@@ -32,6 +32,7 @@ class Serving:
         add_adapter(self.run("other", different), model)
         self.run("wrong", model, measured=different)
         self.port = free_port()
+        self.clients: list[openai.OpenAI] = []
         self.environment = {key: value for key, value in os.environ.items() if key != "STANCE_API_KEY"}
         self.environment |= {"SERVE_PORT": str(self.port), "PORT": str(self.port)}
 
@@ -70,7 +71,9 @@ class Serving:
 
     def client(self, key: str | None = None) -> openai.OpenAI:
         """Return the official client, which is not to try again."""
-        return openai.OpenAI(base_url=f"{self.root}/v1", api_key=key or self.key, max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{self.root}/v1", api_key=key or self.key, max_retries=0, timeout=60)
+        self.clients.append(client)
+        return client
 
     def release(self) -> str:
         """Return the release that answers."""
@@ -97,5 +100,7 @@ def serving(folder: Path, model: Path) -> Iterator[Serving]:
     try:
         yield endpoint
     finally:
+        for client in endpoint.clients:
+            client.close()
         endpoint.command("stop")
         assert endpoint.processes() == []

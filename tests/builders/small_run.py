@@ -81,3 +81,11 @@ def train_in(root: Path, chosen: Params, name: str = "adapter") -> Path:
     )  # fmt: skip
     train(chosen.model, chosen.train, chosen.seed, *folders)
     return root / name
+
+
+def merge_in(root: Path, chosen: Params, adapter: Path, tuned: str = "sft") -> None:
+    """Merge an adapter in `root`; `tuned` names the folder of the fine-tuning, which may be missing."""
+    from tasks.merge import merge  # torch, PEFT and bitsandbytes take seconds to import
+
+    folders = (root / "base", root / tuned, adapter, root / "pairs", root / "merged", root / "merge")
+    merge(chosen.model, chosen.merge, *folders)

@@ -16,9 +16,8 @@ from stance.inference import sampling
 from stance.models.base import locate, locate_tuned
 from stance.training.fine_tuning import all_weights
 from stance.training.merging import stored_names
-from tasks.merge import merge
 from tasks.train import train
-from tests.builders.small_run import params, prepare, sharpened, train_in
+from tests.builders.small_run import merge_in, params, prepare, sharpened, train_in
 
 NOISE = Floor(mean=0.001, worst=0.01)
 
@@ -91,8 +90,7 @@ def test_a_joint_that_is_broken_on_purpose_is_named(root: Path, chosen: Params, 
 
 def test_the_adapter_is_merged_into_the_fine_tuned_weights(root: Path, chosen: Params):
     tuned = root / "adapter-sft"
-    folders = (root / "base", tuned, root / "adapter", root / "pairs", root / "merged", root / "merge")
-    merge(chosen.model, chosen.merge, *folders)
+    merge_in(root, chosen, root / "adapter", tuned.name)
     before, merged = weights(tuned / "model"), weights(root / "merged")
     adapted = {name for name in merged if "_proj" in name}
     assert {name for name in merged if not merged[name].equal(before[name])} == adapted

@@ -17,8 +17,7 @@ from stance.data.training import Parity
 from stance.evaluation.gates import parity_gate
 from stance.models.loading import load, nf4
 from stance.models.parity import score
-from tasks.merge import merge
-from tests.builders.small_run import QUESTIONS, params, prepare, train_in
+from tests.builders.small_run import QUESTIONS, merge_in, params, prepare, train_in
 from tests.models.test_train import apart, gradients
 
 pytestmark = [
@@ -70,8 +69,7 @@ def test_a_larger_micro_batch_and_precomputed_references_leave_the_losses_as_the
 def test_merged_model_is_the_trained_one(root: Path, tiny_model: Path):
     chosen = on_gpu(tiny_model)
     adapter = train_in(root, chosen, "adapter")
-    folders = (root / "base", root / "sft", adapter, root / "pairs", root / "merged", root / "merge")
-    merge(chosen.model, chosen.merge, *folders)
+    merge_in(root, chosen, adapter)
     assert parity_gate(chosen.merge, Parity.read(root / "merge/parity.json")).passed
 
 

@@ -26,8 +26,7 @@ from stance.training.merging import (
     update,
     with_adapter,
 )
-from tasks.merge import merge
-from tests.builders.small_run import params, prepare, train_in
+from tests.builders.small_run import merge_in, params, prepare, train_in
 
 
 def all_pairs(root: Path) -> list[Pair]:
@@ -41,16 +40,7 @@ def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = params(tiny_model)
     prepare(folder, chosen)
     adapter = train_in(folder, chosen)
-    merge(
-        chosen.model,
-        chosen.merge,
-        folder / "base",
-        folder / "sft",
-        adapter,
-        folder / "pairs",
-        folder / "merged",
-        folder / "merge",
-    )
+    merge_in(folder, chosen, adapter)
     return folder
 
 

@@ -19,9 +19,8 @@ from stance.models.base import Base, locate
 from stance.models.loading import load
 from stance.release.recomputation import ANSWERS, require_close, require_evaluation, require_model, require_sum
 from stance.runs.finished import PIPELINE, FinishedRun
-from tasks.merge import merge
 from tests.builders.finished_run import write_lock, write_run
-from tests.builders.small_run import PROMPTS, params, prepare, train_in
+from tests.builders.small_run import PROMPTS, merge_in, params, prepare, train_in
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,7 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.rmtree(data / name)
     prepare(data, chosen)
     adapter = train_in(data, chosen)
-    merge(
-        chosen.model,
-        chosen.merge,
-        data / "base",
-        data / "sft",
-        adapter,
-        data / "pairs",
-        data / "merged",
-        data / "merge",
-    )
+    merge_in(data, chosen, adapter)
     fingerprint(load_tokenizer(data / "merged")).write(data / "merge/fingerprint.json")
     write_jsonl(run / ANSWERS, answers(data / "merged", Params.load(run / "params.yaml").model.system_prompt))
     write_lock(run)

@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS
 from stance.machine.files import read_json, write_json
 from stance.runs.provenance import release_id
-from tasks.merge import merge
 from tests.builders.finished_run import write_lock, write_run
-from tests.builders.small_run import params, prepare, train_in
+from tests.builders.small_run import merge_in, params, prepare, train_in
 from tests.doubles.hub import Hub, serving
 from tests.doubles.hub_jobs import Job, environment, jobs
 from tests.doubles.made_up import TOKEN
@@ -60,16 +59,7 @@ def pushed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.rmtree(data / "merged")
     prepare(data, chosen)
     adapter = train_in(data, chosen)
-    merge(
-        chosen.model,
-        chosen.merge,
-        data / "base",
-        data / "sft",
-        adapter,
-        data / "pairs",
-        data / "merged",
-        data / "merge",
-    )
+    merge_in(data, chosen, adapter)
     home = tmp_path_factory.mktemp("hf")
     with serving() as hub:
         hub.writer(TOKEN)

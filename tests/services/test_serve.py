@@ -351,8 +351,8 @@ def test_a_killed_engine_and_a_killed_proxy_come_back(up: Serving):
         if "vllm.entrypoints.openai.api_server" in process.cmdline() and live in process.cmdline():
             process.kill()
     time.sleep(2)  # the endpoint looks once a second
-    client = openai.OpenAI(base_url=f"{up.root}/v1", api_key=up.key, max_retries=5, timeout=300)
-    assert answer(client)
+    with openai.OpenAI(base_url=f"{up.root}/v1", api_key=up.key, max_retries=5, timeout=300) as client:
+        assert answer(client)
     assert up.release() == release
     log = (up.folder / ".serve/endpoint.log").read_text()
     assert "HAProxy has ended by itself; .serve/proxy.log may say why; it is started again" in log
