@@ -1,7 +1,7 @@
 """The flow `sweep`: a grid of runs, each in a workspace of its own, and a page that compares them.
 
     make sweep GRID=course JOBS=2       two runs at a time
-    make sweep GRID=course JOBS=auto    as many as there are GPUs for them
+    make sweep GRID=course JOBS=auto    as many as keep all GPUs busy
     make sweep GRID=course JOBS=pool    on the workers of a work pool, which may be other machines (docs/scale.md)
 
 A grid is a file in `grids/` in the form of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
@@ -55,6 +55,8 @@ AGAIN = 60
 """Seconds after which a worker tries a run again whose network failed."""
 HOURS = 6
 """Hours for which a worker does so."""
+IN_TURN = 2
+"""Runs that share the GPUs that one run needs: one computes while the stages of the other start, hash and evaluate."""
 
 
 def planned(grid: str) -> dict[str, dict[str, Any]]:
@@ -177,7 +179,7 @@ def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)]
 
     Args:
         grid: Name of a file in `grids/`.
-        jobs: The number of runs at a time; 0 for as many as there are GPUs for them.
+        jobs: The number of runs at a time; 0 for as many as keep all GPUs busy.
         on_pool: Make the runs on the workers of the work pool instead, as many at a time as these take.
 
     Raises:
@@ -239,10 +241,10 @@ def take(record: shared.Shared, point: dict[str, Any]) -> None:
 
 
 def fitting(points: Iterable[Mapping[str, Any]]) -> int:
-    """Return how many runs of a grid find GPUs at the same time; 1 on a CPU."""
+    """Return how many runs of a grid keep the GPUs busy; 1 on a CPU."""
     models = [Overrides(changes=point).values(Path("params.yaml"))["model"] for point in points]
     most = max((model.get("devices", 1) for model in models if model["device"] == "cuda"), default=0)
-    return max(1, len(visible()) // most) if most else 1
+    return max(1, IN_TURN * (len(visible()) // most)) if most else 1
 
 
 def reasons(tried: Mapping[str, PrefectFuture[Any]]) -> dict[str, str]:
@@ -270,7 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--jobs",
         default="1",
-        help="runs at a time; auto: as many as fill all GPUs; pool: on the workers of a pool (default: 1)",
+        help="runs at a time; auto: as many as keep all GPUs busy; pool: on the workers of a pool (default: 1)",
     )
     options = parser.parse_args()
     jobs = "0" if options.jobs in ("auto", "pool") else options.jobs

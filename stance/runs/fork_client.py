@@ -7,8 +7,8 @@ workspace runs the code of the workspace.
 
 The server belongs to an owner: the `dvc` process that started the stage, or the process that `OWNER` names. It ends
 with the owner, even after `kill -9`, and its forks end with it. A stage starts in the usual way where the server is
-missing, is not ready, or was started in another environment. On a machine with a GPU there is none: bitsandbytes
-starts the GPU's driver as soon as it is imported, and a driver that has started does not work in a fork.
+missing, is not ready, or was started in another environment. A GPU's driver that has started does not work in a fork.
+So on a machine with a GPU the server imports no package that starts it, and forks no stage if one has done so.
 
 This client stands for the fork: it hands over its files, folder and environment, passes signals on, and ends as the
 fork ends. It imports the standard library only, so that it starts in some 30 ms.
@@ -41,10 +41,19 @@ OF_A_STAGE = frozenset(
 )
 """Variables that may differ from stage to stage. No package reads them when it is imported."""
 STARTING = frozenset(
-    {"tasks.base", "tasks.classifier", "tasks.pairs", "tasks.sft", "tasks.answers", "tasks.train", "tasks.merge"}
+    {
+        "stance",
+        "tasks.base",
+        "tasks.classifier",
+        "tasks.pairs",
+        "tasks.sft",
+        "tasks.answers",
+        "tasks.train",
+        "tasks.merge",
+    }
 )
-"""The stages that start a server: they import for seconds, and more such stages follow. They also wait for one that is
-still importing, which takes no longer than their own imports beside it."""
+"""The stages, and the pre-flight of a flow, that start a server: they import for seconds, and more such stages follow.
+They also wait for one that is still importing, which takes no longer than their own imports beside it."""
 PATIENCE, HASTE = 60.0, 0.3
 """Seconds that these stages, and all others, wait for the server."""
 SERVER = Path(__file__).with_name("fork_server.py").resolve()
@@ -158,7 +167,7 @@ def main() -> None:
         pid = None
     if pid and (connection := fork(pid)):
         follow(connection)
-    if pid and sys.argv[2] in STARTING and not GPU.exists():
+    if pid and sys.argv[2] in STARTING:
         start_server(pid)
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 

@@ -33,7 +33,7 @@ STARTED_IN = dict(os.environ)
 """The environment before any import has changed it: `stance` itself sets variables."""
 
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others  # noqa: E402
-from stance.runs.fork_client import END, LENGTH, common, of_this_user  # noqa: E402
+from stance.runs.fork_client import END, GPU, LENGTH, common, of_this_user  # noqa: E402
 
 PACKAGES = (
     "torch",
@@ -51,6 +51,11 @@ PACKAGES = (
     "jinja2",
 )
 """What the stages import, by the time that it takes."""
+WITH_BITSANDBYTES = ("peft", "trl")
+"""These import bitsandbytes, which starts the driver of a GPU at once."""
+WITHOUT_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Lets torch find out whether there is a GPU without the driver, while packages are imported."""
+NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED of cuda.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Request = dict[str, Any]
@@ -72,10 +77,11 @@ def serve(owner: int, listener: socket.socket) -> tuple[Request, dict[str, str]]
     except ProcessLookupError:
         return None
     import_packages()
+    usable = not driver_started()
     added = {name: value for name, value in os.environ.items() if environment.get(name) != value}
     while owned not in select.select([owned, listener.fileno()], [], [])[0]:
         client, _ = listener.accept()
-        if not os.fork():
+        if usable and not os.fork():
             listener.close()
             request = mind(client, environment)
             return request, added
@@ -88,9 +94,12 @@ def import_packages() -> None:
     gc.set_threshold(100_000, 50, 100)
     for name in os.environ.keys() - without_others(os.environ).keys():
         del os.environ[name]
-    os.environ.update(ENVIRONMENT | ONE_PROCESS | QUIET)
+    os.environ.update(ENVIRONMENT | ONE_PROCESS | QUIET | WITHOUT_DRIVER)
     for name in PACKAGES:
-        importlib.import_module(name)
+        if not (GPU.exists() and name.partition(".")[0] in WITH_BITSANDBYTES):
+            importlib.import_module(name)
+    for name in WITHOUT_DRIVER:
+        del os.environ[name]
     for name in [name for name in sys.modules if name.partition(".")[0] == "stance"]:
         del sys.modules[name]
     # vLLM looks at every name of every module that is imported, and here all are: one of torch's is deprecated.
@@ -98,6 +107,15 @@ def import_packages() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets minders that have ended
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the pages that it shares with the server
+
+
+def driver_started() -> bool:
+    """Has a package started the driver of the GPU? Then it would work in no fork of this process."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED)
 
 
 def mind(client: socket.socket, environment: Mapping[str, str]) -> Request:

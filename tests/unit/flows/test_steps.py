@@ -38,14 +38,15 @@ def test_who_holds_which_gpu_is_shown_in_the_log_and_in_the_ui(monkeypatch):
 @pytest.mark.parametrize(
     ("gpus", "points", "jobs"),
     [
-        (4, [{"model.device": "cuda"}], 4),
-        (4, [{"model.device": "cuda", "model.devices": 2}], 2),
-        (3, [{"model.device": "cuda"}, {"model.device": "cuda", "model.devices": 2}], 1),
+        (4, [{"model.device": "cuda"}], 8),
+        (4, [{"model.device": "cuda", "model.devices": 2}], 4),
+        (3, [{"model.device": "cuda"}, {"model.device": "cuda", "model.devices": 2}], 2),
+        (1, [{"model.device": "cuda"}], 2),
         (1, [{"model.device": "cuda", "model.devices": 2}], 1),
         (4, [{"model.device": "cpu"}], 1),
     ],
 )
-def test_a_sweep_fills_all_gpus(gpus, points, jobs, monkeypatch):
+def test_two_runs_take_turns_on_the_gpus_that_each_needs(gpus, points, jobs, monkeypatch):
     monkeypatch.setattr("flows.sweep.visible", lambda: [None] * gpus)
     assert fitting([point | {"train.optim": "adamw_torch"} for point in points]) == jobs
 
