@@ -1,9 +1,9 @@
 """Train the adapter that is merged: by Direct Preference Optimization (arXiv 2305.18290), or hand on that of `rl`.
 
-DPO begins with the base, or with the adapter of a fine-tuning, which is then its reference. On the road of
-reinforcement learning (`align.method: rlhf`) the stage `rl` has trained the adapter, and this stage takes it over with
-its curves. So every run has its adapter and the log of its training in one place. With `model.devices` above 1 the
-stage starts a process per device (`stance.training.parallel`).
+DPO begins with the base, or with the adapter or the whole model of a fine-tuning, which is then its reference. On the
+road of reinforcement learning (`align.method: rlhf`) the stage `rl` has trained the adapter, and this stage takes it
+over with its curves. So every run has its adapter and the log of its training in one place. With `model.devices` above
+1 the stage starts a process per device (`stance.training.parallel`).
 """
 
 from pathlib import Path
@@ -37,7 +37,8 @@ def train(
         base: `data/base`.
         pairs: `data/pairs`; `train.jsonl` and `retained.jsonl` are read.
         answered: Folder with the base model's answers to the unrelated prompts; only `train.max_drift` reads them.
-        tuned: `data/sft`; if it has an adapter, the training goes on with it, and a copy of it is the reference.
+        tuned: `data/sft`; if it has an adapter, the training goes on with it, and a copy of it is the reference; if it
+            has a model, a new adapter is trained on that.
         reinforced: `data/rl`; if the stage `rl` was on the road, its adapter is taken over, and nothing is trained.
         adapter: Receives the adapter in PEFT's format, and nothing else.
         out: Receives `log.csv`, one row per optimiser step under TRL's metric names; `metrics.json`, its last row, with

@@ -73,11 +73,11 @@ def learn_policy(
         reward_drift = reward_difference(loaded, reward_model / "scores.jsonl", pad_id(tokenizer))
         parts.append(Part("reward_model", options.reward_model_weight, rewards_of(loaded, tokenizer)))
     rewarded = options.stance_judge_weight > 0
-    found = judges(read_questions(dataset), corpora, classifier, base, model.device, rewarded=rewarded)
-    if found.rewarded:
-        parts.append(Part("stance_judge", options.stance_judge_weight, stance_values(found.rewarded, sides)))
+    taught = judges(read_questions(dataset), corpora, classifier, base, model.device, rewarded=rewarded)
+    if taught.rewarded:
+        parts.append(Part("stance_judge", options.stance_judge_weight, stance_values(taught.rewarded, sides)))
     start = tuned / "adapter" if (tuned / "adapter").exists() else None
-    ruler = measured_by(found.ruler, sides)
+    ruler = measured_by(taught.ruler, sides)
 
     def compare(policy: PeftModel) -> Drift | None:
         return reference_drift(policy, tokenizer, pairs, tuned)
@@ -87,7 +87,7 @@ def learn_policy(
             begins, start, tokenizer, questions, parts, ruler, model, options, seed, out / "log.csv", compare, draw
         )
     save_adapter(trained.policy, out / "adapter")
-    record = record_of(trained, parts, found.name, options)
+    record = record_of(trained, parts, taught.name, options)
     record.write(out / "rl.json")
     first_kl = record.first_kl if trained.reference else None
     joint = Joint(reference=trained.reference, first_kl=first_kl, reward=reward_drift, engine=record.engine_drift)

@@ -7,7 +7,7 @@ from stance.config.models import Model
 from stance.config.training import Train
 from stance.machine.files import read_json
 
-CODE = ("dpo.py", "early_stop.py", "parallel.py", "progress.py", "retaining.py", "watchdog.py")
+CODE = ("compilation.py", "dpo.py", "early_stop.py", "parallel.py", "progress.py", "retaining.py", "watchdog.py")
 """The modules of this folder that decide how a training goes on."""
 
 

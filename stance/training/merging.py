@@ -187,9 +187,14 @@ def candidate_scores(
     return scores
 
 
+def shards(folder: Path) -> list[str]:
+    """Return the names of the files with the weights of a model folder."""
+    return weight_files(folder, [path.name for path in folder.iterdir()], str(folder))
+
+
 def read_weights(folder: Path, names: Set[str], device: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the named weights of a model folder."""
-    for name in weight_files(folder, [path.name for path in folder.iterdir()], str(folder)) if names else []:
+    for name in shards(folder) if names else []:
         with safe_open(folder / name, framework="pt", device=device) as file:
             yield from ((key, file.get_tensor(key)) for key in names & set(file.keys()))
 
@@ -213,13 +218,11 @@ def write_changed(folder: Path, change: Change, device: str, out: Path) -> set[s
     It has as many files as the base, with its names and dtypes. Files are written in parallel.
     """
     empty(out, rf"{SMALL.pattern}|[^/]+\.safetensors")
-    names = [path.name for path in folder.iterdir()]
-    for name in small_files(names):
+    for name in small_files(path.name for path in folder.iterdir()):
         shutil.copyfile(folder / name, out / name)
     pin_files(out)
-    shards = weight_files(folder, names, str(folder))
     with ThreadPoolExecutor(SHARDS) as threads:
-        return set(chain(*threads.map(lambda name: write_shard(folder, change, device, out / name), shards)))
+        return set(chain(*threads.map(lambda name: write_shard(folder, change, device, out / name), shards(folder))))
 
 
 def write_dequantized(folder: Path, device: str, out: Path) -> None:
@@ -243,9 +246,8 @@ def write_shard(folder: Path, change: Change, device: str, path: Path) -> list[s
 
 def stored_names(folder: Path) -> set[str]:
     """Return the names of the weights in a model folder."""
-    shards = weight_files(folder, [path.name for path in folder.iterdir()], str(folder))
     names: set[str] = set()
-    for shard in shards:
+    for shard in shards(folder):
         with safe_open(folder / shard, framework="pt") as file:
             names |= set(file.keys())
     return names

@@ -25,6 +25,7 @@ from stance.models.loading import require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.training import parallel
 from stance.training.checkpoints import checkpoint_key, last_complete
+from stance.training.compilation import CompileCallback, worthwhile
 from stance.training.dpo import (
     beginning,
     checked_tokenizer,
@@ -69,6 +70,8 @@ def prefer(
         untrained = read_untrained(answered, pairs, tokenizer, model.system_prompt)
         size = options.per_device_train_batch_size
         trainer.add_callback(EarlyStopCallback(untrained, options.max_drift, size, out))
+    if worthwhile(model, options, len(rows)):
+        trainer.add_callback(CompileCallback())
     trainer.remove_callback(PrinterCallback)
     trainer.retained = read_retained(pairs, options, tokenizer)
     require_all_pairs(trainer, options, len(rows))

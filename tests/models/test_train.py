@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,7 @@ import torch
 from bitsandbytes.functional import has_avx512bf16
 from datasets import Dataset
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -132,6 +134,18 @@ def test_first_step_has_no_margin(adapter: Path):
 def test_same_seed_gives_the_same_adapter(adapter: Path, root: Path, tiny_model: Path):
     again = train_in(root, params(tiny_model), "again")
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch itself, while it traces
+def test_compiled_layers_train_the_same_adapter(adapter: Path, root: Path, tiny_model: Path, monkeypatch):
+    """Whole layers are captured, once for all batches. Here they are not translated, which takes minutes on a CPU."""
+    whole = partialmethod(torch.nn.Module.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch.nn.Module, "compile", whole)
+    captured = counters["stats"]["calls_captured"]
+    compiled = train_in(root, params(tiny_model, train__compile="always"), "compiled")
+    assert counters["stats"]["calls_captured"] > captured
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, compiled))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

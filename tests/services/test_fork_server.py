@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,24 @@ def test_a_stage_by_hand_has_no_server(folder: Path) -> None:
     alone, _, code = result(start("tasks.probe 0", folder, None))
     assert (alone["early"], code) == ([], 0)
     assert DETACHED not in os.environ
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="a C compiler makes the driver of this test")
+def test_a_driver_that_an_import_has_started_gets_no_fork(tmp_path: Path, folder: Path) -> None:
+    """The driver of a GPU works in no fork of a process that has started it; this one says that it has."""
+    source = tmp_path / "driver.c"
+    source.write_text("int cuDeviceGetCount(int *count) { *count = 1; return 0; }")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source], check=True)
+    owner = subprocess.Popen(["sleep", "600"])
+    (folder / "tasks/base.py").write_text("import sys; print('torch' in sys.modules)")
+    try:
+        for _ in range(2):  # the second stage waits until the server has imported
+            stage = start("tasks.base", folder, owner.pid, LD_LIBRARY_PATH=str(tmp_path))
+            assert stage.communicate(timeout=120)[0] == "False\n"
+        assert server_of(owner.pid)
+    finally:
+        owner.kill()
+        owner.wait()
 
 
 def test_nothing_is_left_when_the_server_is_killed(tmp_path: Path, folder: Path) -> None:
