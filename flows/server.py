@@ -4,6 +4,7 @@
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def some_server() -> Iterator[None]:
     settings = {**environment(), **prefect_settings(address)}
     command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services", "--no-ui"]
     server = start("temporary-server", command, settings)
+    logging.getLogger("prefect.flow_runs").addFilter(names_no_page)
     try:
         wait_for(f"{address}/api/health", "temporary-server", server)
         configure(f"{address}/api")
@@ -112,6 +114,11 @@ def some_server() -> Iterator[None]:
             worker.drain_all(timeout=5)
         release(server)
         configure("")
+
+
+def names_no_page(record: logging.LogRecord) -> bool:
+    """Is a log line something else than the address of a page? A temporary server has no pages."""
+    return not record.getMessage().startswith("View at ")
 
 
 def require_reachable(api: str) -> None:

@@ -61,7 +61,7 @@ pip_install() {
 
 # Show how far pip is, in a line every ten seconds, from what it prints; $1 is the number of packages.
 show_progress() {
-    local line status count=0 shown=$SECONDS doing="fetched"
+    local line status count=0 shown=$SECONDS unpacking=
     while true; do
         status=0
         IFS= read -r -t 10 line || status=$?
@@ -69,11 +69,15 @@ show_progress() {
         if [ $status -eq 0 ]; then
             case $line in
                 "Collecting "* | "Requirement already satisfied: "*) count=$((count + 1)) ;;
-                "Installing collected packages"*) doing="fetched; they are being unpacked" ;;
+                "Installing collected packages"*) unpacking=yes ;;
             esac
         fi
         if [ $((SECONDS - shown)) -ge 10 ]; then
-            echo "  $SECONDS s: $count of $1 packages $doing"
+            if [ -n "$unpacking" ]; then
+                echo "  $SECONDS s: all packages are fetched; unpacking them takes some minutes"
+            else
+                echo "  $SECONDS s: $count of $1 packages fetched"
+            fi
             shown=$SECONDS
         fi
     done
@@ -110,3 +114,4 @@ torch_cpu=$(grep '^torch==.*+cpu$' <<<"$pins" || true)
     fail "pip could not install $file: its own message is above; run this again once the cause is gone."
 mkdir -p $installed
 cp "$file" $installed/
+echo "The environment .venv is ready"

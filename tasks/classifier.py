@@ -30,6 +30,7 @@ def classifier(device: Device, dataset: Path, corpora: Path, base: Path, out: Pa
     Raises:
         InputError: The labelled answers or the base model are missing.
     """
+    logger.info("teaching the judge; outside Chinese the base model reads each labelled answer, which takes a minute")
     fitted = fit(read_questions(dataset), corpora, base, device)
     accuracy = fitted.accuracy()
     fitted.classifier.write(out)

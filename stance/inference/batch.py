@@ -41,6 +41,8 @@ SEED = 0
 so that two runs with different seeds draw alike; the stage `sample` gives every answer its own."""
 MAX_NUM_SEQS = 256
 """Number of sequences that the engine decodes at once."""
+EARLY = 0.1
+"""Share of the sequences before which the seconds that are left are no estimate: many begin before the first ends."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM reserves memory for."""
 
@@ -69,6 +71,7 @@ def complete(
     decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
     settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
     started = time.monotonic()
+    logger.info("starting the engine for %d sequences; on a CPU the first one ends after a minute or two", len(batch))
     engine = start_engine(folder, settings | (lora_settings(adapter_rank(adapter)) if adapter else {}))
     from vllm import TokensPrompt
 
@@ -219,4 +222,5 @@ class Progress(tqdm):  # type: ignore[misc]
         if self.n > self.logged and self.iterable is None:  # with an iterable, vLLM counts the prompts that it reads
             self.logged = self.n
             left = (self.total - self.n) * self.format_dict["elapsed"] / self.n
-            logger.info("sequence %d/%d  %.0f s left", self.n, self.total, left)
+            early = self.n < EARLY * self.total
+            logger.info("sequence %d/%d%s", self.n, self.total, "" if early else f"  {left:.0f} s left")

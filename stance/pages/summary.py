@@ -17,18 +17,19 @@ logger = logging.getLogger(__name__)
 
 PAGES = ("data/made/index.html", "data/made/index.zh-TW.html")
 """The report with date and machine, which this command writes."""
-NEXT = ("make serve", "make chat", "make run RATIO=0")
+NEXT = ("make serve", "make chat", "make run RATIO=0", ".venv/bin/python -m flows.release")
 
 
 def verdict(gates: list[Gate]) -> str:
-    """Return whether the gates are passed, and the figure and the advice of each that is missed or warns."""
+    """Return whether the gates are passed, the figure and the advice of each that refuses, and which ones warn."""
     refusing, warning = [gate for gate in gates if gate.refuses], [gate for gate in gates if gate.warns]
     if not refusing and not warning:
         return f"all {len(gates)} gates passed"
     parts = [f"{len(refusing)} of {len(gates)} gates missed: {reasons(refusing)}"] if refusing else []
     if warning:
         goes_ahead = "" if refusing else ", so a release goes ahead"
-        parts.append(f"{len(warning)} of {len(gates)} gates only warn{goes_ahead}: {reasons(warning)}")
+        names = ", ".join(gate.name for gate in warning)
+        parts.append(f"{len(warning)} of {len(gates)} gates only warn{goes_ahead}: {names}; the report says why")
     return ". ".join(parts)
 
 

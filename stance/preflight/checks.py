@@ -478,7 +478,10 @@ def main() -> None:
         logging.disable()  # and standard output holds the rows and nothing else
     if (added := complete(Path("params.yaml"))) and not as_json:
         print(f"params.yaml has {', '.join(added)} now, left out as before; DVC wants to find every block there")
-    rows = preflight(Params.load(), Path("data/dataset"), Path("data/base"))
+    params = Params.load()
+    if not as_json:
+        print("Checking parameters, data and machine; on a slow machine this takes up to a minute", flush=True)
+    rows = preflight(params, Path("data/dataset"), Path("data/base"))
     if as_json:
         print(json.dumps(records(rows), ensure_ascii=False, indent=1))
     else:

@@ -60,6 +60,7 @@ def prefer(
     rows = read_rows(pairs, options)
     tokenizer = checked_tokenizer(folder, base)
     require_no_control_tokens(rows, tokenizer, folder)
+    logger.info("%d pairs; the first step follows once the model is loaded", len(rows))
     trainer = RetainingTrainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -43,10 +43,10 @@ def test_all_gates_that_are_passed_are_one_word_and_a_missed_one_has_figure_and_
 def test_a_gate_that_only_warns_is_told_apart_from_one_that_refuses():
     warns = missed("fingerprint").model_copy(update={"warning": True})
     told = verdict([passed("a"), warns])
-    assert told.startswith("1 of 2 gates only warn, so a release goes ahead: fingerprint (eos_token_id changed; ")
+    assert told == "1 of 2 gates only warn, so a release goes ahead: fingerprint; the report says why"
     both = verdict([missed("parity"), warns])
     assert both.startswith("1 of 2 gates missed: parity (")
-    assert ". 1 of 2 gates only warn: fingerprint (" in both
+    assert both.endswith(". 1 of 2 gates only warn: fingerprint; the report says why")
 
 
 def test_the_block_holds_verdict_headline_pages_seconds_and_next_commands(tmp_path, monkeypatch):
@@ -68,6 +68,7 @@ def test_the_block_holds_verdict_headline_pages_seconds_and_next_commands(tmp_pa
     assert block["report"] == "data/made/index.html, data/made/index.zh-TW.html"
     assert block["seconds"] == "base 35, train 61"
     assert block["next"].count("make ") == 3
+    assert block["next"].endswith("-m flows.release")
 
 
 def test_an_unfinished_run_is_one_sentence(tmp_path, monkeypatch):
