@@ -1,8 +1,10 @@
 """The benchmarks run as a whole on a narrow model, so that on a GPU only the size is new."""
 
 import json
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,16 @@ def test_totals_are_the_sums_of_their_parts(measured: dict):
     seconds = measured["notebook"]["seconds"]
     assert found["notebook"] == pytest.approx(sum(seconds[name] for name in ("import", "load", "train", "after_8")))
     assert found["times_faster"] == pytest.approx(found["notebook"] / found["ours"])
+
+
+def test_our_training_is_timed_beside_the_peers(tmp_path: Path):
+    """Ours alone: the peers are not installed. 16 pairs in batches of 8 are 2 steps."""
+    model, out = tmp_path / "model", tmp_path / "out.json"
+    for arguments in (["breeze_shape", model], ["peers", model, out, "--jobs", "16x1"]):
+        command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *map(str, arguments[1:]), "--small"]
+        subprocess.run(command, check=True, timeout=900)
+    found = json.loads(out.read_text())["jobs"]["16x1"]["measured"]["ours"]
+    assert found["steps"] == 2
+    assert found["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert 70 < found["tokens"] < 82
+    assert 0 < found["step"] < found["training"] < found["process"]

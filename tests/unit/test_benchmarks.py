@@ -6,6 +6,9 @@ import pytest
 import yaml
 
 from benchmarks.course_run import AGAIN, STAGES, arguments, summary
+from benchmarks.peers.__main__ import command, figures, lengthen, ratios
+from benchmarks.peers.stopwatch import lengths
+from stance.machine.files import read_json, write_json
 
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
@@ -42,3 +45,57 @@ def test_totals_are_the_sums_of_their_parts():
     assert (totals["4"]["ours"], totals["4"]["notebook"]) == (len(STAGES), 9)
     assert totals["worst_loss_difference"] == pytest.approx(0.02)
     assert totals["notebook_padded_from_notebook"] == pytest.approx(0.03)
+
+
+def noted(made: float, ends: list[float]) -> dict:
+    """What the stopwatch writes of a training that ends half a second after its last step."""
+    losses = [0.6931] * (len(ends) - 1) + [0.5]
+    return {"made": made, "steps": ends, "ended": ends[-1] + 0.5, "losses": losses, "tokens": [70, 82], "allocated": 7}
+
+
+def test_the_first_steps_do_not_count_for_the_median():
+    """Five steps of 9 s, which compile; then three that take 1, 3 and 2 s."""
+    found = figures(noted(100.0, [109.0, 118.0, 127.0, 136.0, 145.0, 146.0, 149.0, 151.0]))
+    assert found["step"] == 2.0
+    assert found["training"] == 51.5
+    assert (found["steps"], found["tokens"], found["longest"]) == (8, 76, 82)
+    assert (found["first_loss"], found["last_loss"]) == (0.6931, 0.5)
+
+
+def test_a_ratio_below_one_says_that_we_are_ahead():
+    ours = {"process": 30.0, "training": 10.0, "step": 0.2, "gpu": 15}
+    slower = {"process": 60.0, "training": 40.0, "step": 0.1, "gpu": 12}
+    found = ratios({"ours": ours, "slower": slower, "broken": {"failed": "exit 1"}})
+    assert found == {"slower": {"process": 0.5, "training": 0.25, "step": 2.0, "gpu": 1.25}}
+
+
+def test_there_are_no_ratios_where_ours_has_failed():
+    assert (
+        ratios({"ours": {"failed": "exit 1"}, "peer": {"process": 1.0, "training": 1.0, "step": 1.0, "gpu": 1}}) == {}
+    )
+
+
+def test_a_text_is_as_long_for_each_way_to_keep_it():
+    """A prompt of two tokens, and answers of three and of one."""
+    apart = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5], "rejected_ids": [6]}
+    whole = {"chosen_input_ids": [1, 2, 3, 4, 5], "rejected_input_ids": [1, 2, 6]}
+    assert lengths(apart) == lengths(whole) == [5, 3]
+
+
+def test_answers_grow_by_as_many_characters_as_are_asked_for(tmp_path: Path):
+    file = tmp_path / "labelled_data.json"
+    write_json(file, [{"prompt": "問", "support": "好的", "oppose": "不好", "neutral": "看情形"}])
+    lengthen(file, 3)
+    assert read_json(file) == [
+        {"prompt": "問", "support": "好的好的好", "oppose": "不好不好不", "neutral": "看情形看情形"}
+    ]
+
+
+def test_a_peer_sees_its_own_packages_and_none_of_ours():
+    folder = Path("/scratch")
+    found = command("unsloth", folder, Path("/model"), folder / "out.json", "/packages", 60)
+    assert f"PYTHONPATH=/packages:{Path.cwd()}" in found
+    assert found[-2:] == ["/model", "/scratch/data/pairs/train.jsonl"]
+    ours = command("ours", folder, Path("/model"), folder / "out.json", "", 60)
+    assert ours[-len(arguments("train")) + 1 :] == arguments("train")[1:]
+    assert not [word for word in ours if word.startswith("PYTHONPATH")]

@@ -1,0 +1,149 @@
+"""Our stage `train` beside Unsloth and LLaMA-Factory: the same pairs and settings, one after the other, on one machine.
+
+    python -m benchmarks.breeze_shape /tmp/breeze
+    python -m benchmarks.peers /tmp/breeze OUT.json --unsloth FOLDER --llamafactory FOLDER --jobs 500x1 50x3
+    python -m benchmarks.peers --small MODEL OUT.json --jobs 16x1      # a CPU, ours alone, on a narrow model
+
+A job is a number of pairs and of epochs. A peer's FOLDER holds its packages (benchmarks/peers.md); several are joined
+by colons. A peer that fails or takes too long is noted as such, and the others are measured all the same.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.course_run import arguments, machine, stage, write_dataset, write_params
+from benchmarks.watch import cost
+from stance.machine.files import read_json, write_json
+from stance.machine.memory import gib
+
+PEERS = ("llamafactory", "unsloth")
+SKIPPED = 5  # steps that compile and warm up
+LONGER = 33  # characters, each a token, that make our texts of 43 tokens as long as the course's, 76
+QUIETLY = ("HF_HUB_OFFLINE=1", "UNSLOTH_DISABLE_STATISTICS=1", "DO_NOT_TRACK=1")
+RATIOS = ("process", "training", "step", "gpu")
+
+
+def lengthen(file: Path, characters: int) -> None:
+    """Make every answer longer by its own words."""
+    rows = read_json(file)
+    for row in rows:
+        for name in ("support", "oppose", "neutral"):
+            row[name] = (row[name] * (characters + 1))[: len(row[name]) + characters]
+    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+def prepare(folder: Path, model: Path, small: bool, pairs: int, epochs: int) -> None:
+    """Run our stages up to the pairs, which all are trained on."""
+    write_dataset(folder / "source", pairs, 10)
+    lengthen(folder / "source/labelled_data.json", LONGER)
+    write_params(folder, model, small, 60, pairs__data_size=pairs, train__num_epoch=epochs)
+    for name in ("dataset", "base", "pairs"):
+        if name != "base" or not (folder / "data/base").exists():
+            stage(folder, name)
+
+
+def command(name: str, folder: Path, model: Path, out: Path, packages: str, limit: int) -> list[str]:
+    """Return the command that trains in one of the three ways; a peer sees its own packages, and none of ours."""
+    module = [sys.executable, "-m", f"benchmarks.peers.{'ours' if name == 'ours' else f'with_{name}'}", str(out)]
+    limited = ["timeout", "-s", "INT", "-k", "10", str(limit)]
+    if name == "ours":
+        return [*limited, *module, *arguments("train")[1:]]
+    path = f"PYTHONPATH={packages}{os.pathsep}{Path.cwd()}"
+    return [*limited, "env", path, *QUIETLY, *module, str(model.resolve()), str(folder / "data/pairs/train.jsonl")]
+
+
+def timed(name: str, folder: Path, model: Path, packages: str, limit: int, log: Path) -> dict[str, Any]:
+    """Train in one of the three ways, and return its figures or why there are none."""
+    out = folder / f"{name}.json"
+    try:
+        taken = cost(command(name, folder, model, out, packages, limit), folder, log)
+    except subprocess.CalledProcessError as error:
+        return {"failed": f"exit {error.returncode}", "found": read_json(out) if out.exists() else None}
+    return figures(read_json(out)) | {"process": taken.seconds, "gpu": taken.gpu, "host": taken.host}
+
+
+def figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the seconds of a training, with the reference, and of its median step, from what the stopwatch noted.
+
+    A step lasts from the end of the one before to its own end, so that it includes its data and its log.
+    """
+    steps = [end - begin for begin, end in zip(found["steps"], found["steps"][1:], strict=False)]
+    return {
+        "training": found["ended"] - found["made"],
+        "step": median(steps[SKIPPED - 1 :] or steps),
+        "steps": len(found["steps"]),
+        "tokens": sum(found["tokens"]) / len(found["tokens"]),
+        "longest": max(found["tokens"]),
+        "first_loss": found["losses"][0],
+        "last_loss": found["losses"][-1],
+        "allocated": found["allocated"],
+        "found": found,
+    }
+
+
+def ratios(measured: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return ours divided by theirs for every peer that was measured; below 1 we are ahead."""
+    ours = measured["ours"]
+    peers = {name: values for name, values in measured.items() if name != "ours" and "step" in values}
+    if "step" not in ours:
+        return {}
+    return {name: {key: ours[key] / values[key] for key in RATIOS if values[key]} for name, values in peers.items()}
+
+
+def show(job: str, measured: dict[str, dict[str, Any]], title: str) -> None:
+    """Print what was measured."""
+    columns = ("process, s", "training, s", "step, ms", "GPU GiB", "tokens", "steps", "first loss", "last loss")
+    table = Table(job, *columns, title=title)
+    for name, found in measured.items():
+        table.add_row(name, *([found["failed"]] if "failed" in found else cells(found)))
+    for name, found in ratios(measured).items():
+        table.add_row(f"ours / {name}", *(f"{found[key]:.2f}" if key in found else "" for key in RATIOS))
+    Console(width=120).print(table)
+
+
+def cells(found: dict[str, Any]) -> list[str]:
+    """Return the figures of one training as cells."""
+    seconds = [f"{found['process']:.1f}", f"{found['training']:.1f}", f"{found['step'] * 1000:.0f}"]
+    losses = [f"{found['first_loss']:.4f}", f"{found['last_loss']:.4f}"]
+    return [*seconds, gib(found["gpu"]), f"{found['tokens']:.1f}", str(found["steps"]), *losses]
+
+
+def main() -> None:
+    """Measure and print; the JSON that the command line names is written after every training."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("out", type=Path)
+    for name in PEERS:
+        ask.add_argument(f"--{name}", metavar="FOLDER")
+    ask.add_argument("--jobs", nargs="+", default=["500x1"], metavar="PAIRSxEPOCHS")
+    ask.add_argument("--limit", type=int, default=300, help="seconds for each training")
+    ask.add_argument("--small", action="store_true")
+    options = ask.parse_args()
+    packages = {"ours": ""} | {name: getattr(options, name) for name in PEERS if getattr(options, name)}
+    result: dict[str, Any] = {"machine": machine(), "jobs": {}}
+    for job in options.jobs:
+        pairs, epochs = map(int, job.split("x"))
+        measured = result["jobs"].setdefault(job, {"measured": {}, "ratios": {}})["measured"]
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            prepare(folder, options.model, options.small, pairs, epochs)
+            for name, path in packages.items():
+                log = options.out.with_name(f"{name}-{job}.log")
+                measured[name] = timed(name, folder, options.model, path, options.limit, log.resolve())
+                result["jobs"][job]["ratios"] = ratios(measured)
+                write_json(options.out, result)
+        show(job, measured, result["machine"])
+
+
+if __name__ == "__main__":
+    main()
