@@ -68,26 +68,26 @@ def timed(name: str, folder: Path, model: Path, packages: str, limit: int, log: 
     try:
         taken = cost(command(name, folder, model, out, packages, limit), folder, log)
     except subprocess.CalledProcessError as error:
-        return {"failed": f"exit {error.returncode}", "found": read_json(out) if out.exists() else None}
+        return {"failed": f"exit {error.returncode}", "noted": read_json(out) if out.exists() else None}
     return figures(read_json(out)) | {"process": taken.seconds, "gpu": taken.gpu, "host": taken.host}
 
 
-def figures(found: dict[str, Any]) -> dict[str, Any]:
+def figures(noted: dict[str, Any]) -> dict[str, Any]:
     """Return the seconds of a training, with the reference, and of its median step, from what the stopwatch noted.
 
     A step lasts from the end of the one before to its own end, so that it includes its data and its log.
     """
-    steps = [end - begin for begin, end in zip(found["steps"], found["steps"][1:], strict=False)]
+    steps = [end - begin for begin, end in zip(noted["steps"], noted["steps"][1:], strict=False)]
     return {
-        "training": found["ended"] - found["made"],
+        "training": noted["ended"] - noted["made"],
         "step": median(steps[SKIPPED - 1 :] or steps),
-        "steps": len(found["steps"]),
-        "tokens": sum(found["tokens"]) / len(found["tokens"]),
-        "longest": max(found["tokens"]),
-        "first_loss": found["losses"][0],
-        "last_loss": found["losses"][-1],
-        "allocated": found["allocated"],
-        "found": found,
+        "steps": len(noted["steps"]),
+        "tokens": sum(noted["tokens"]) / len(noted["tokens"]),
+        "longest": max(noted["tokens"]),
+        "first_loss": noted["losses"][0],
+        "last_loss": noted["losses"][-1],
+        "allocated": noted["allocated"],
+        "noted": noted,
     }
 
 
@@ -104,18 +104,18 @@ def show(job: str, measured: dict[str, dict[str, Any]], title: str) -> None:
     """Print what was measured."""
     columns = ("process, s", "training, s", "step, ms", "GPU GiB", "tokens", "steps", "first loss", "last loss")
     table = Table(job, *columns, title=title)
-    for name, found in measured.items():
-        table.add_row(name, *([found["failed"]] if "failed" in found else cells(found)))
-    for name, found in ratios(measured).items():
-        table.add_row(f"ours / {name}", *(f"{found[key]:.2f}" if key in found else "" for key in RATIOS))
+    for name, values in measured.items():
+        table.add_row(name, *([values["failed"]] if "failed" in values else cells(values)))
+    for name, shares in ratios(measured).items():
+        table.add_row(f"ours / {name}", *(f"{shares[key]:.2f}" if key in shares else "" for key in RATIOS))
     Console(width=120).print(table)
 
 
-def cells(found: dict[str, Any]) -> list[str]:
+def cells(values: dict[str, Any]) -> list[str]:
     """Return the figures of one training as cells."""
-    seconds = [f"{found['process']:.1f}", f"{found['training']:.1f}", f"{found['step'] * 1000:.0f}"]
-    losses = [f"{found['first_loss']:.4f}", f"{found['last_loss']:.4f}"]
-    return [*seconds, gib(found["gpu"]), f"{found['tokens']:.1f}", str(found["steps"]), *losses]
+    seconds = [f"{values['process']:.1f}", f"{values['training']:.1f}", f"{values['step'] * 1000:.0f}"]
+    losses = [f"{values['first_loss']:.4f}", f"{values['last_loss']:.4f}"]
+    return [*seconds, gib(values["gpu"]), f"{values['tokens']:.1f}", str(values["steps"]), *losses]
 
 
 def main() -> None:

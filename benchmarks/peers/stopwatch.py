@@ -33,23 +33,23 @@ def start(out: Path) -> None:
         """Notes when the trainer is made, when each step and the training end, and what is logged."""
 
         def on_init_end(self, *args: Any, **kwargs: Any) -> None:
-            found["made"] = now()
+            noted["made"] = now()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            found["steps"].append(now())
+            noted["steps"].append(now())
 
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
             if "loss" in logs:
-                found["losses"].append(float(logs["loss"]))
+                noted["losses"].append(float(logs["loss"]))
 
         def on_train_end(self, *args: Any, train_dataloader: Any, **kwargs: Any) -> None:
-            found["ended"] = now()
-            found["tokens"] = [length for row in train_dataloader.dataset for length in lengths(row)]
-            found["allocated"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            noted["ended"] = now()
+            noted["tokens"] = [length for row in train_dataloader.dataset for length in lengths(row)]
+            noted["allocated"] = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
-    found: dict[str, Any] = {"steps": [], "losses": []}
+    noted: dict[str, Any] = {"steps": [], "losses": []}
     trainer.DEFAULT_CALLBACKS.append(Stopwatch)
-    atexit.register(lambda: out.write_text(json.dumps(found), encoding="utf-8"))
+    atexit.register(lambda: out.write_text(json.dumps(noted), encoding="utf-8"))
 
 
 def now() -> float:

@@ -55,18 +55,18 @@ def noted(made: float, ends: list[float]) -> dict:
 
 def test_the_first_steps_do_not_count_for_the_median():
     """Five steps of 9 s, which compile; then three that take 1, 3 and 2 s."""
-    found = figures(noted(100.0, [109.0, 118.0, 127.0, 136.0, 145.0, 146.0, 149.0, 151.0]))
-    assert found["step"] == 2.0
-    assert found["training"] == 51.5
-    assert (found["steps"], found["tokens"], found["longest"]) == (8, 76, 82)
-    assert (found["first_loss"], found["last_loss"]) == (0.6931, 0.5)
+    measured = figures(noted(100.0, [109.0, 118.0, 127.0, 136.0, 145.0, 146.0, 149.0, 151.0]))
+    assert measured["step"] == 2.0
+    assert measured["training"] == 51.5
+    assert (measured["steps"], measured["tokens"], measured["longest"]) == (8, 76, 82)
+    assert (measured["first_loss"], measured["last_loss"]) == (0.6931, 0.5)
 
 
 def test_a_ratio_below_one_says_that_we_are_ahead():
     ours = {"process": 30.0, "training": 10.0, "step": 0.2, "gpu": 15}
     slower = {"process": 60.0, "training": 40.0, "step": 0.1, "gpu": 12}
-    found = ratios({"ours": ours, "slower": slower, "broken": {"failed": "exit 1"}})
-    assert found == {"slower": {"process": 0.5, "training": 0.25, "step": 2.0, "gpu": 1.25}}
+    measured = ratios({"ours": ours, "slower": slower, "broken": {"failed": "exit 1"}})
+    assert measured == {"slower": {"process": 0.5, "training": 0.25, "step": 2.0, "gpu": 1.25}}
 
 
 def test_there_are_no_ratios_where_ours_has_failed():
@@ -93,9 +93,9 @@ def test_answers_grow_by_as_many_characters_as_are_asked_for(tmp_path: Path):
 
 def test_a_peer_sees_its_own_packages_and_none_of_ours():
     folder = Path("/scratch")
-    found = command("unsloth", folder, Path("/model"), folder / "out.json", "/packages", 60)
-    assert f"PYTHONPATH=/packages:{Path.cwd()}" in found
-    assert found[-2:] == ["/model", "/scratch/data/pairs/train.jsonl"]
+    measured = command("unsloth", folder, Path("/model"), folder / "out.json", "/packages", 60)
+    assert f"PYTHONPATH=/packages:{Path.cwd()}" in measured
+    assert measured[-2:] == ["/model", "/scratch/data/pairs/train.jsonl"]
     ours = command("ours", folder, Path("/model"), folder / "out.json", "", 60)
     assert ours[-len(arguments("train")) + 1 :] == arguments("train")[1:]
     assert not [word for word in ours if word.startswith("PYTHONPATH")]
