@@ -26,8 +26,12 @@ def train(folder: str, pairs: Path) -> None:
     """Load in 4 bits, train and save the adapter."""
     given = options()
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
-        folder, max_seq_length=given["max_length"], load_in_4bit=True
+        folder,
+        max_seq_length=given["max_length"],
+        load_in_4bit=True,
+        use_gradient_checkpointing=given["gradient_checkpointing"],
     )
+    assert model.config.quantization_config, "Unsloth has not loaded the model in 4 bits"
     model = unsloth.FastLanguageModel.get_peft_model(
         model,
         r=given["r"],
