@@ -269,11 +269,13 @@ def main() -> None:
         with some_server():
             answer = release(run=options.run, uncommitted=True)
     except KeyboardInterrupt:
+        print("ended before the release was complete; the same command starts it again", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (InputError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL if isinstance(error, Unreachable | ConnectionError) else 1)
     print(f"released {answer['release']}: {answer['address']}")
+    print("It answers until `.venv/bin/python -m stance serve stop`. Its records are in data/release.")
 
 
 if __name__ == "__main__":

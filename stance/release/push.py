@@ -43,6 +43,7 @@ from stance.runs.finished import FinishedRun
 from stance.runs.provenance import PROVENANCE, RELEASE
 from stance.runs.released import Pushed, write_pushed
 from stance.runs.signature import SIGNATURE
+from stance.runs.workspace import RUNS
 
 logger = logging.getLogger(__name__)
 
@@ -357,14 +358,17 @@ def table(found: Mapping[Part, Plan]) -> Table:
 def main() -> None:
     """Push a run: `python -m stance push [--run RUN] [--dry-run]`."""
     parser = ArgumentParser(description="Publish a finished run on the Hugging Face Hub.")
-    parser.add_argument("--run", type=Path, default=Path(), help="the folder of a finished run (default: this folder)")
+    parser.add_argument(
+        "--run", type=Path, default=Path(), help="the name of a run in .runs, or its folder (default: this folder)"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="list what would be sent, and change nothing; needs neither a token nor a network",
     )
     options = parser.parse_args()
-    hub, run = params.Params.load().hub, FinishedRun.read(options.run)
+    folder = options.run if options.run.exists() else RUNS / options.run
+    hub, run = params.Params.load().hub, FinishedRun.read(folder)
     if options.dry_run:
         planned, reason = dry_run(run, hub)
         Console(markup=False, emoji=False).print(table(planned))

