@@ -11,16 +11,25 @@ import pytest
 from benchmarks.course_run import STAGES
 
 
+def run(module: str, *arguments: object) -> None:
+    """Run a benchmark in its small mode."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments), "--small"]
+    subprocess.run(command, check=True, timeout=900)
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    folder = tmp_path_factory.mktemp("benchmark")
-    for module, arguments in (
-        ("breeze_shape", [folder / "model"]),
-        ("course_run", [folder / "model", folder / "out.json"]),
-    ):
-        command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments), "--small"]
-        subprocess.run(command, check=True, timeout=900)
-    return json.loads((folder / "out.json").read_text())
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of Breeze's layers, narrow and few."""
+    folder = tmp_path_factory.mktemp("benchmark") / "model"
+    run("breeze_shape", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(model: Path) -> dict:
+    out = model.parent / "out.json"
+    run("course_run", model, out)
+    return json.loads(out.read_text())
 
 
 def test_our_losses_equal_those_of_the_notebook_step_by_step(measured: dict):
@@ -62,3 +71,18 @@ def test_our_training_is_timed_beside_the_peers(tmp_path: Path):
     assert found["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert 70 < found["tokens"] < 82
     assert 0 < found["step"] < found["training"] < found["process"]
+
+
+def test_adapters_in_shared_batches_are_those_trained_alone(model: Path):
+    """Whole weights on a CPU: the sums are added in another order, and nothing else differs."""
+    out = model.parent / "shared.json"
+    run("shared_training", model, out, "--pairs", 16, "--epochs", 2, "--adapters", 2)
+    found = json.loads(out.read_text())
+    assert [row["ratio"] for row in found["runs"]] == [1, 0]
+    assert [len(losses) for losses in found["losses"]["shared"]] == [4, 4]  # 16 pairs x 2 epochs in batches of 8
+    for way in ("product", "shared", "padded", "split"):
+        for differences in found["apart"][way]:
+            assert differences["update"] < 0.02
+            assert max(differences["loss"], differences["margin"]) < 1e-3
+    assert all(difference == 0 for row in found["apart"]["again"] for difference in row.values())
+    assert found["sizes"].keys() == {"1", "2"}
