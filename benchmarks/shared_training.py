@@ -50,7 +50,7 @@ from stance.data.preferences import Pair
 from stance.data.questions import read_questions
 from stance.machine.files import write_json
 from stance.machine.memory import gib
-from stance.training.dpo import beginning, dpo_config, precompute_reference, prepare_policy
+from stance.training.dpo import beginning, dpo_config, precompute_reference, prepare_policy, save_adapter
 from stance.training.merging import release_memory
 from stance.training.retaining import RetainingTrainer
 
@@ -92,7 +92,9 @@ class Run(NamedTuple):
     seconds: float
 
 
-def product(plan: Plan, params: Params, model: Path, folder: Path) -> tuple[Run, torch.nn.Module, DPOConfig]:
+def product(
+    plan: Plan, params: Params, model: Path, folder: Path, keep: Path | None = None
+) -> tuple[Run, torch.nn.Module, DPOConfig]:
     """Train a run as the stage `train` does; return it, and the base in which its adapter still is."""
     release_memory()
     options, system = params.pairs.model_copy(update={"support_ratio": plan.ratio}), params.model.system_prompt
@@ -112,6 +114,8 @@ def product(plan: Plan, params: Params, model: Path, folder: Path) -> tuple[Run,
     precompute_reference(trainer)
     trainer.train()
     seconds = time.monotonic() - began
+    if keep:
+        save_adapter(policy, keep)
     asked = trainer.data_collator(list(cast(Dataset, trainer.eval_dataset)))
     run = Run(start, trainer.read, asked, factors_of(policy), torch.tensor([trainer.losses]), seconds)
     return run, cast(torch.nn.Module, policy.get_base_model()), trainer.args
@@ -216,7 +220,9 @@ def plans(number: int) -> list[Plan]:
     return [Plan(1 - Decimal(place) / steps, 42 + place, HELD_OUT * place) for place in range(number)]
 
 
-def shared_training(model: Path, small: bool, pairs: int, epochs: float, adapters: int) -> dict[str, Any]:
+def shared_training(
+    model: Path, small: bool, pairs: int, epochs: float, adapters: int, keep: Path | None = None
+) -> dict[str, Any]:
     """Measure everything and return it."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -226,7 +232,7 @@ def shared_training(model: Path, small: bool, pairs: int, epochs: float, adapter
         params = Params.load(folder / "params.yaml")
         *others, last = plans(adapters)
         runs = [product(plan, params, model, folder)[0] for plan in others]
-        run, base, config = product(last, params, model, folder)
+        run, base, config = product(last, params, model, folder, keep)
         release_memory()
         result = compared(base, adapted(base), [*runs, run], config)
     grid = [{"ratio": float(plan.ratio), "seed": plan.seed, "offset": plan.offset} for plan in (*others, last)]
@@ -255,9 +261,12 @@ def main() -> None:
     ask.add_argument("--pairs", type=int, default=50)
     ask.add_argument("--epochs", type=float, default=3)
     ask.add_argument("--adapters", type=int, default=4)
+    ask.add_argument("--keep", type=Path, help="where our trainer's adapter of the last run is written")
     ask.add_argument("--small", action="store_true")
     options = ask.parse_args()
-    result = shared_training(options.model, options.small, options.pairs, options.epochs, options.adapters)
+    result = shared_training(
+        options.model, options.small, options.pairs, options.epochs, options.adapters, options.keep
+    )
     write_json(options.out, result)
     show(result)
 

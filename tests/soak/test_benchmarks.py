@@ -73,16 +73,33 @@ def test_our_training_is_timed_beside_the_peers(tmp_path: Path):
     assert 0 < found["step"] < found["training"] < found["process"]
 
 
-def test_adapters_in_shared_batches_are_those_trained_alone(model: Path):
-    """Whole weights on a CPU: the sums are added in another order, and nothing else differs."""
+@pytest.fixture(scope="module")
+def shared(model: Path) -> dict:
     out = model.parent / "shared.json"
-    run("shared_training", model, out, "--pairs", 16, "--epochs", 2, "--adapters", 2)
-    found = json.loads(out.read_text())
-    assert [row["ratio"] for row in found["runs"]] == [1, 0]
-    assert [len(losses) for losses in found["losses"]["shared"]] == [4, 4]  # 16 pairs x 2 epochs in batches of 8
+    adapter = model.parent / "adapter"
+    run("shared_training", model, out, "--pairs", 16, "--epochs", 2, "--adapters", 2, "--keep", adapter)
+    return json.loads(out.read_text())
+
+
+def test_adapters_in_shared_batches_are_those_trained_alone(shared: dict):
+    """Whole weights on a CPU: the sums are added in another order, and nothing else differs."""
+    assert [row["ratio"] for row in shared["runs"]] == [1, 0]
+    assert [len(losses) for losses in shared["losses"]["shared"]] == [4, 4]  # 16 pairs x 2 epochs in batches of 8
     for way in ("product", "shared", "padded", "split"):
-        for differences in found["apart"][way]:
+        for differences in shared["apart"][way]:
             assert differences["update"] < 0.02
             assert max(differences["loss"], differences["margin"]) < 1e-3
-    assert all(difference == 0 for row in found["apart"]["again"] for difference in row.values())
-    assert found["sizes"].keys() == {"1", "2"}
+    assert all(difference == 0 for row in shared["apart"]["again"] for difference in row.values())
+    assert shared["sizes"].keys() == {"1", "2"}
+
+
+def test_one_engine_answers_for_every_adapter_as_the_merged_model_does(model: Path, shared: dict):
+    out = model.parent / "resident.json"
+    run("resident_engine", model, model.parent / "adapter", out, "--adapters", 2)
+    found = json.loads(out.read_text())["summary"]
+    compared = found["comparisons"]
+    assert found["within"]
+    assert compared["adapter, merged"]["mean"] < compared["adapter, base"]["mean"] / 2
+    assert compared["adapter, half of it"]["mean"] > 0
+    for name in ("adapter, loaded again", "base, after the adapters"):
+        assert (compared[name]["worst"], compared[name]["equal"]) == (0, 20)
