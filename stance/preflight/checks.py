@@ -159,16 +159,17 @@ def read_data(params: Params, dataset: Path) -> tuple[list[Question], list[Promp
 def lint_rows(
     params: Params, used: Sequence[Question], held_out: Sequence[Question], prompts: Sequence[Prompt]
 ) -> list[Row]:
-    """Return the linter's warnings about the questions to train on, those held out and the test prompts.
+    """Return what the linter says about the questions to train on, those held out and the test prompts.
 
     Raises:
         InputError: There is a warning, and `pairs.strict` is true.
     """
     train = training_pairs(used, params.pairs, params.model.system_prompt, params.seed)
-    return [
+    warnings = [
         Row("data", "warning", f"{warning.check}: {sentence(warning.message)}", f"ids {numbers_in_words(warning.rows)}")
         for warning in linted(train, prompts, params.pairs, params.model.system_prompt, held_out)
     ]
+    return warnings or [Row("data", "ok", "the linter finds nothing in the pairs and the test prompts")]
 
 
 def check_device(model: Model) -> Row:

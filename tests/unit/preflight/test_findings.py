@@ -13,7 +13,7 @@ PARAMS = Params.parse(compose("smollm2-135m"), "test")
 
 def test_an_answer_that_is_too_long_is_a_warning_with_its_id():
     questions, prompts = read_questions(FOLDER), read_prompts(FOLDER)
-    assert lint_rows(PARAMS, questions, [], prompts) == []
+    assert [row.verdict for row in lint_rows(PARAMS, questions, [], prompts)] == ["ok"]
     wordy = questions[3].model_copy(update={"oppose": "word " * 36})
     [row] = lint_rows(PARAMS, [*questions[:3], wordy, *questions[4:]], [], prompts)
     assert (row.check, row.verdict, row.expected) == ("data", "warning", f"ids {wordy.id}")
