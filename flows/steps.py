@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,10 +25,8 @@ from stance.errors import InputError, Unreachable
 from stance.machine import devices, processes
 from stance.machine.supervisor import PEAK
 from stance.runs import shared, stages
-from stance.runs.fork_client import OWNER
 from stance.runs.record import LOG
 
-ROOT = Path(__file__).resolve().parents[1]
 STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
 
@@ -53,9 +52,9 @@ PATIENCE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": backoff, "retry
 def check(folder: Path) -> None:
     """Check parameters, data and machine before any expensive stage."""
     ended = subprocess.run(  # in a process of its own, because a process that looks at a GPU holds memory there
-        [ROOT / "tasks/python", "-m", "stance", "preflight", "--json"],
+        [sys.executable, "-m", "stance", "preflight", "--json"],
         cwd=folder,
-        env=processes.environment() | {OWNER: str(os.getpid())},
+        env=processes.environment(),
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -41,19 +41,10 @@ OF_A_STAGE = frozenset(
 )
 """Variables that may differ from stage to stage. No package reads them when it is imported."""
 STARTING = frozenset(
-    {
-        "stance",
-        "tasks.base",
-        "tasks.classifier",
-        "tasks.pairs",
-        "tasks.sft",
-        "tasks.answers",
-        "tasks.train",
-        "tasks.merge",
-    }
+    {"tasks.base", "tasks.classifier", "tasks.pairs", "tasks.sft", "tasks.answers", "tasks.train", "tasks.merge"}
 )
-"""The stages, and the pre-flight of a flow, that start a server: they import for seconds, and more such stages follow.
-They also wait for one that is still importing, which takes no longer than their own imports beside it."""
+"""The stages that start a server: they import for seconds, and more such stages follow. They also wait for one that is
+still importing, which takes no longer than their own imports beside it."""
 PATIENCE, HASTE = 60.0, 0.3
 """Seconds that these stages, and all others, wait for the server."""
 SERVER = Path(__file__).with_name("fork_server.py").resolve()
