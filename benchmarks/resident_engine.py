@@ -138,11 +138,11 @@ def merge(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
     """Merge the first adapter into the published weights, and score what was written with transformers."""
     params, began = Params.load(), time.monotonic()
     write_merged(model, update("original", model, adapters[0]), params.model.device, merged)
-    found = {"seconds": time.monotonic() - began, "since_start": since_start()}
+    figures = {"seconds": time.monotonic() - began, "since_start": since_start()}
     release_memory()
     texts, written = labelled(model, params), load(merged, params.model.device)
     scores = score(written, texts)
-    return {**found, "logps": [row.logps for row in scores], "floor": floor(written, texts, scores).model_dump()}
+    return {**figures, "logps": [row.logps for row in scores], "floor": floor(written, texts, scores).model_dump()}
 
 
 def of_merged(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
@@ -175,30 +175,30 @@ def scaled(adapter: Path, out: Path, share: float) -> Path:
 def apart(some: Figures, other: Figures) -> Figures:
     """Return how far two results are apart: nats per token of the scored texts, and how many answers are equal."""
     first, second = ([Scores(row, [0] * len(row), [0.0] * len(row)) for row in each["logps"]] for each in (some, other))
-    found: Figures = drift(first, second, inf).model_dump(include={"mean", "worst", "tokens"})
+    figures: Figures = drift(first, second, inf).model_dump(include={"mean", "worst", "tokens"})
     if "answers" in some and "answers" in other:
-        found["equal"] = sum(a == b for a, b in zip(some["answers"], other["answers"], strict=True))
-        found["answers"] = len(some["answers"])
-    return found
+        figures["equal"] = sum(a == b for a, b in zip(some["answers"], other["answers"], strict=True))
+        figures["answers"] = len(some["answers"])
+    return figures
 
 
-def summary(found: dict[str, Figures], number: int) -> Figures:
+def summary(measured: dict[str, Figures], number: int) -> Figures:
     """Return the comparisons and the totals for a sweep of so many adapters.
 
     The way of today merges and answers in two processes for each adapter, and in one for the base; only one adapter was
     measured so.
     """
-    one, merged, lora = found["resident"], found["of_merged"], found["resident"]["adapters"][0]
+    one, merged, lora = measured["resident"], measured["of_merged"], measured["resident"]["adapters"][0]
     comparisons = {
         "adapter, merged": apart(lora, merged["adapter"]),
         "merged, backwards": apart(merged["adapter"], merged["backwards"]),
-        "merged, transformers": apart(merged["adapter"], found["merge"]),
+        "merged, transformers": apart(merged["adapter"], measured["merge"]),
         "adapter, loaded again": apart(lora, one["adapter_again"]),
         "base, after the adapters": apart(one["base"], one["base_again"]),
         "adapter, base": apart(lora, one["base"]),
         "adapter, half of it": apart(lora, one["adapters"][-1 if number < 2 else 1]),
     }
-    mean, worst = Floor.model_validate(found["merge"]["floor"]).bounds(MERGED)
+    mean, worst = Floor.model_validate(measured["merge"]["floor"]).bounds(MERGED)
     drifted, answering = comparisons["adapter, merged"], merged["adapter"]["since_start"]
     return {
         "comparisons": comparisons,
@@ -206,7 +206,7 @@ def summary(found: dict[str, Figures], number: int) -> Figures:
         "within": drifted["mean"] <= mean and drifted["worst"] <= worst,
         "sweep": {
             "resident": one["adapters"][-1]["since_start"],
-            "today": number * (found["merge"]["since_start"] + answering) + answering,
+            "today": number * (measured["merge"]["since_start"] + answering) + answering,
         },
     }
 

@@ -49,8 +49,6 @@ PATIENCE, HASTE = 60.0, 0.3
 """Seconds that these stages, and all others, wait for the server."""
 SERVER = Path(__file__).with_name("fork_server.py").resolve()
 LOG = Path(".dvc/tmp/fork_server.log")
-GPU = Path("/dev/nvidiactl")
-"""Exists where NVIDIA's driver is."""
 LENGTH = struct.Struct("!I")
 """Bytes of a request."""
 END = struct.Struct("!iI")

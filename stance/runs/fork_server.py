@@ -33,7 +33,7 @@ STARTED_IN = dict(os.environ)
 """The environment before any import has changed it: `stance` itself sets variables."""
 
 from stance.inference.environment import ENVIRONMENT, ONE_PROCESS, QUIET, without_others  # noqa: E402
-from stance.runs.fork_client import END, GPU, LENGTH, common, of_this_user  # noqa: E402
+from stance.runs.fork_client import END, LENGTH, common, of_this_user  # noqa: E402
 
 PACKAGES = (
     "torch",
@@ -51,6 +51,8 @@ PACKAGES = (
     "jinja2",
 )
 """What the stages import, by the time that it takes."""
+GPU = Path("/dev/nvidiactl")
+"""Exists where NVIDIA's driver is."""
 WITH_BITSANDBYTES = ("peft", "trl")
 """These import bitsandbytes, which starts the driver of a GPU at once."""
 WITHOUT_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
