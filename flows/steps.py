@@ -82,7 +82,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
             info(line)
             print(line, file=file, flush=True)
             if peak := PEAK.match(line):
-                peaks = max(peaks[0], int(peak[1])), max(peaks[1], int(peak[2]))
+                peaks = max(peaks[0], int(peak[1])), max(peaks[1], int(peak[2] or 0))
 
         count = stages.devices(stage, folder) if reasons else 0
         lease = turns.enter_context(devices.lease(count, f"{flow_run.name} ({stage})", log))

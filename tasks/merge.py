@@ -8,6 +8,7 @@ arithmetic to measure how much of its drift is bf16's own (`stance.data.noise`).
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 
@@ -73,9 +74,11 @@ def merge(
         release_memory()
     chosen = min(changes, key=lambda name: drift(trained, scores[name], inf).mean if scores else 0)
     write_merged(folder, changes[chosen], model.device, merged)
-    reread = load(merged, device)
-    reloaded = score(reread, texts)
-    noise = floor(reread, texts, reloaded)
+    with ThreadPoolExecutor(1) as beside:
+        hashes = beside.submit(md5_of_files, merged)
+        reread = load(merged, device)
+        reloaded = score(reread, texts)
+        noise = floor(reread, texts, reloaded)
     _, most = noise.bounds(MERGED)
     drifts = {name: drift(trained, found, most) for name, found in (scores or {chosen: reloaded}).items()}
     tell(drifts, noise)
@@ -84,7 +87,7 @@ def merge(
     parity.write(out / "parity.json")
     write_logps(out, rows, reloaded)
     fingerprint(load_tokenizer(merged)).write(out / "fingerprint.json")
-    write_json(out / "files.json", md5_of_files(merged))
+    write_json(out / "files.json", hashes.result())
 
 
 def tell(drifts: Mapping[str, Drift], noise: Floor) -> None:

@@ -59,7 +59,10 @@ UNLISTED = Device("", "gpu", Room(0, 0))
 
 
 class Lease(NamedTuple):
-    """GPUs that a run holds, in their order, and the locked files. The lease lasts until all of them are closed."""
+    """GPUs that a run holds, in their order, and the locked files.
+
+    It lasts until `end` is called, or until the files are closed in every process that has them.
+    """
 
     devices: tuple[Device, ...] = ()
     files: tuple[IO[str], ...] = ()
@@ -68,6 +71,11 @@ class Lease(NamedTuple):
         """Return the environment variables by which a stage sees these GPUs only; none without a lease."""
         names = [device.name for device in self.devices if device.name]
         return {VISIBLE: ",".join(names), LEASED: "1"} if names else {}
+
+    def end(self) -> None:
+        """Let others have the GPUs, though processes that inherited the files still run."""
+        for file in self.files:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 NONE = Lease()

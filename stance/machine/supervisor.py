@@ -27,7 +27,8 @@ MARK = "STANCE_RUN"
 """In the environment of all that belongs to a run, children of children too: its workspace."""
 DETACHED = "STANCE_DETACHED"
 """In the environment of a process that is to outlive the guard it was started under, with all that it starts."""
-PEAK = re.compile(r"^peak memory (\d+) MiB, GPU (\d+) MiB$")
+PEAK = re.compile(r"^peak memory (\d+) MiB(?:, GPU (\d+) MiB)?$")
+"""What a guard prints last; without the GPU's part, what the client of a forked stage prints when that has ended."""
 GPU_MEMORY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=500")
 """Prints the MiB in use on each GPU, a line each, twice a second; by whomever, and GPU stages take turns."""
 VISIBLE, LEASED = "CUDA_VISIBLE_DEVICES", "STANCE_LEASED"
@@ -45,6 +46,11 @@ def guarded(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         guard, stdin=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True, **options
     )
+
+
+def unwatch(guard: "subprocess.Popen[str]") -> None:
+    """Tell a guard that its command no longer uses the GPUs, so that it counts no memory that others take there."""
+    guard.send_signal(signal.SIGUSR1)
 
 
 def release(guard: "subprocess.Popen[str]") -> None:
@@ -76,13 +82,17 @@ def run(command: Sequence[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    samples: list[int] = []
+    samples, unwatched = list[int](), threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: unwatched.set())
     if MARK in os.environ:
-        threading.Thread(target=watch_gpu, args=(samples,), daemon=True).start()
+        threading.Thread(target=watch_gpu, args=(samples, unwatched), daemon=True).start()
     process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=end_with_pipe, args=(ended, signals), daemon=True).start()
     code = process.wait()
     ended.set()
+    signal.signal(
+        signal.SIGUSR1, signal.SIG_IGN
+    )  # at its end Python takes away the handlers, and a late one would kill
     end_descendants()
     if MARK in os.environ:
         print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
@@ -100,8 +110,8 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
 
 
-def watch_gpu(samples: list[int]) -> None:
-    """Note the MiB in use on the GPUs until the driver's tool ends; nothing where there is no such tool."""
+def watch_gpu(samples: list[int], unwatched: threading.Event) -> None:
+    """Note the MiB in use on the GPUs until `unwatched` is set; nothing where the driver's tool is missing."""
     if not shutil.which(GPU_MEMORY[0]):
         return
     leased = [f"--id={os.environ[VISIBLE]}"] if LEASED in os.environ else []
@@ -109,7 +119,11 @@ def watch_gpu(samples: list[int]) -> None:
         [*GPU_MEMORY, *leased], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
     )
     assert process.stdout is not None
-    samples.extend(int(line) for line in process.stdout if line.strip().isdigit())
+    for line in process.stdout:
+        if unwatched.is_set():
+            break
+        samples += [int(line)] * line.strip().isdigit()
+    process.terminate()
 
 
 def end_with_pipe(ended: threading.Event, signals: list[int]) -> None:

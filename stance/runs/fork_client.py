@@ -113,7 +113,7 @@ def follow(connection: socket.socket) -> NoReturn:
         sys.exit("error: the process that starts the stages has ended before the stage; run the same command again")
     code, kibibytes = END.unpack(ended)
     if RUN in os.environ:
-        print(f"peak memory {kibibytes // 1024} MiB, GPU 0 MiB", flush=True)
+        print(f"peak memory {kibibytes // 1024} MiB", flush=True)
     if code < 0:
         with suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)

@@ -20,7 +20,7 @@ from networkx import lexicographical_topological_sort
 from stance.machine.devices import NONE, SEVERAL, Lease
 from stance.machine.files import flat, read_yaml
 from stance.machine.processes import environment
-from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release
+from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release, unwatch
 from stance.runs.fork_client import OWNER
 
 TIMED_OUT = 124
@@ -47,7 +47,8 @@ def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease
         stage: The stage's name in `dvc.yaml`.
         folder: The project, or a workspace of it.
         log: Called with every line that DVC and the stage print, and at the end with the guard's `PEAK`.
-        lease: The GPUs that the stage sees. It lasts until no process of the stage is left.
+        lease: The GPUs that the stage sees. It ends with the stage, before DVC hashes the outputs, where the stage is a
+            fork (`fork_client.py`), and otherwise when no process of the stage is left.
         minutes: The time limit of the stage; 0 for none.
 
     Raises:
@@ -100,8 +101,12 @@ def dvc(
     try:
         for line in process.stdout:
             log(line.rstrip())
-            if not PEAK.match(line):  # the guard prints this line
+            peak = PEAK.match(line)
+            if not peak:
                 lines.append(line)
+            elif not peak[2]:  # the stage has ended, and DVC hashes what it made
+                lease.end()
+                unwatch(process)
     finally:
         release(process)
     return process.returncode, "".join(lines)

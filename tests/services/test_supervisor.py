@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stance.machine.supervisor import MARK, guarded, mark, release, run_to_end
+from stance.machine.supervisor import MARK, guarded, mark, release, run_to_end, unwatch
 
 # A command with a child in a session of its own, which ignores SIGTERM; it prints both process ids.
 STUBBORN = """
@@ -22,6 +22,15 @@ child = subprocess.Popen(
 )
 print(os.getpid(), child.pid, flush=True)
 time.sleep(600)
+"""
+WAITING = """
+import time
+from pathlib import Path
+time.sleep(0.5)
+print("works", flush=True)
+while not Path("taken").exists():
+    time.sleep(0.1)
+time.sleep(0.5)
 """
 
 
@@ -84,6 +93,22 @@ def test_the_memory_of_the_gpus_that_others_have_leased_does_not_count(tmp_path)
     assert process.stdout is not None
     assert re.fullmatch(r"peak memory \d+ MiB, GPU 300 MiB\n", process.stdout.read())
     release(process)
+
+
+def test_the_memory_that_others_take_on_the_gpu_after_the_stage_does_not_count(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho 300; while [ ! -e {tmp_path}/taken ]; do sleep 0.1; done; exec yes 9000\n")
+    tool.chmod(0o755)
+    environment = {**os.environ, MARK: "/run", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = guarded([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, env=environment, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "works\n"
+    unwatch(process)
+    time.sleep(0.5)
+    (tmp_path / "taken").touch()
+    assert re.fullmatch(r"peak memory \d+ MiB, GPU 300 MiB\n", process.stdout.read())
+    release(process)
+    assert process.returncode == 0
 
 
 def test_release_leaves_nothing_of_the_command():

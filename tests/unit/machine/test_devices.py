@@ -137,6 +137,18 @@ def test_a_lease_names_its_gpus_to_the_stage_and_its_holder_to_others(machine, t
     assert holders(visible(), tmp_path) == {}
 
 
+def test_an_ended_lease_leaves_its_gpu_to_others_though_a_process_still_has_its_file(machine, tmp_path):
+    machine(1)
+    with lease(1, "first", print, tmp_path) as first:
+        files = [file.fileno() for file in first.files]
+        process = subprocess.Popen(["sleep", "60"], pass_fds=files)
+        first.end()
+        with lease(1, "second", print, tmp_path):
+            assert holders(visible(), tmp_path) == {"0": "second"}
+    process.kill()
+    process.wait()
+
+
 def test_a_stage_without_a_gpu_holds_none_and_does_not_wait(machine, tmp_path):
     machine(1)
     said = []
