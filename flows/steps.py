@@ -72,7 +72,7 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
 
     The result is the peak memory in MiB: of the largest process in RAM, and in use on the GPU.
     """
-    reasons = ", ".join(stages.reasons(stage, folder))
+    reasons = ", ".join(stages.prepare(stage, folder))
     info = get_run_logger().info
     peaks = (0, 0)
     with (folder / LOG).open("a", encoding="utf-8") as file, ExitStack() as turns:

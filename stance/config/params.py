@@ -89,7 +89,7 @@ class Params(Section):
                 f"train.max_drift is {self.train.max_drift:g}, but dataset.side_effects names no folder with unrelated "
                 "prompts; name one, or set train.max_drift to null"
             )
-        problems += self._on_the_road()
+        problems += self._on_the_road() + self._on_the_hub()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -128,6 +128,18 @@ class Params(Section):
             return [
                 f"reward.source is {self.reward.source}, which are about sampled answers, but sample is null; copy the "
                 "block from profiles/miniature-rlhf.yaml, or set reward.source to preferences"
+            ]
+        return []
+
+    def _on_the_hub(self) -> list[str]:
+        """Return which repositories a push lacks. After a fine-tuning of all weights it publishes no adapter."""
+        hub = self.hub
+        if hub.push and self.fine_tunes_whole and not hub.merged_repo_id:
+            return ["hub.push is true and hub.merged_repo_id is null; name the repository, like someone/stance-merged"]
+        if hub.push and not self.fine_tunes_whole and len({hub.adapter_repo_id, hub.merged_repo_id} - {None}) < 2:
+            return [
+                "hub.push is true and hub.adapter_repo_id and hub.merged_repo_id are not two repositories; name them, "
+                "like someone/stance-adapter and someone/stance-merged"
             ]
         return []
 

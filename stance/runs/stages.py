@@ -8,13 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 from networkx import lexicographical_topological_sort
 
 from stance.machine.devices import NONE, SEVERAL, Lease
@@ -41,7 +42,7 @@ def names(folder: Path) -> list[str]:
 
 
 def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease = NONE, minutes: float = 0) -> Outcome:
-    """Bring a stage up to date whose dependencies are up to date, and return how: ran, restored or unchanged.
+    """Bring a stage up to date that `prepare` was called for, and return how: ran, restored or unchanged.
 
     Args:
         stage: The stage's name in `dvc.yaml`.
@@ -56,7 +57,6 @@ def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease
         TimeoutError: The stage took too long.
         RuntimeError: The stage failed for another reason.
     """
-    restore_from_run_cache(stage, folder)
     pull = ["--pull"] if remote(folder) else []
     command = ["repro", "--single-item", *pull, stage]
     code, printed = dvc(command, folder, log, lease, minutes)
@@ -69,21 +69,32 @@ def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease
     return outcome(printed)
 
 
-def restore_from_run_cache(stage: str, folder: Path) -> None:
+def prepare(stage: str, folder: Path) -> list[str]:
+    """Return why a stage is out of date whose dependencies are not, and let DVC restore what it made here before.
+
+    The reasons are its changed parameters, with values, and its changed files.
+    """
+    with Repo(str(folder)) as repo, repo.lock:
+        [entry] = (other for other in repo.index.stages if other.name == stage)
+        changes = chain(*entry.status().values())
+        restore_from_run_cache(entry)
+    return reasons(changes, stage, folder)
+
+
+def restore_from_run_cache(entry: PipelineStage) -> None:
     """Let DVC restore what a stage made here before, if `dvc.lock` names outputs that only another machine has.
 
     DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`. If the outputs of that
     entry are in no cache, it runs the stage again: with another machine's lock, every run would make a base model. This
     function removes such an entry, if the run cache has the stage.
     """
-    with Repo(str(folder)) as repo, repo.lock:
-        [entry] = (other for other in repo.index.stages if other.name == stage)
-        persistent = any(out.persist for out in entry.outs)  # the run cache has no such stage
-        if persistent or entry.outs_cached() or entry.changed_deps():
-            return
-        earlier = repo.stage_cache._load(entry)
-        if earlier and all(repo.cache.local.exists(out["md5"]) for out in earlier["outs"]):
-            Lockfile(repo, str(folder / "dvc.lock")).remove_stage(entry)
+    repo = entry.repo
+    persistent = any(out.persist for out in entry.outs)  # the run cache has no such stage
+    if persistent or entry.outs_cached() or entry.changed_deps():
+        return
+    earlier = repo.stage_cache._load(entry)
+    if earlier and all(repo.cache.local.exists(out["md5"]) for out in earlier["outs"]):
+        Lockfile(repo, str(Path(repo.root_dir) / "dvc.lock")).remove_stage(entry)
 
 
 def dvc(
@@ -159,13 +170,10 @@ def outcome(log: str) -> Outcome:
     return next(meaning for pattern, meaning in OUTCOMES if re.search(pattern, log, re.MULTILINE))
 
 
-def reasons(stage: str, folder: Path) -> list[str]:
-    """Return why a stage is out of date whose dependencies are not: its changed parameters, with values, and files."""
-    with Repo(str(folder)) as repo, repo.lock:
-        [entry] = (other for other in repo.index.stages if other.name == stage)
-        changes = entry.status().values()
+def reasons(changes: Iterable[Any], stage: str, folder: Path) -> list[str]:
+    """Return what DVC says about a stage that is out of date, a sentence for each parameter and file."""
     causes: list[str] = []
-    for change in chain(*changes):
+    for change in changes:
         for kind, paths in change.items() if isinstance(change, dict) else [(change, {})]:
             if not paths:
                 causes.append(str(kind))

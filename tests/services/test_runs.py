@@ -42,7 +42,12 @@ def two_runs(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def reproduce(folder: Path) -> dict[str, str]:
-    return {name: stages.reproduce(name, folder, lambda _: None) for name in stages.names(folder)}
+    return {name: prepared(name, folder) for name in stages.names(folder)}
+
+
+def prepared(name: str, folder: Path) -> str:
+    stages.prepare(name, folder)
+    return stages.reproduce(name, folder, lambda _: None)
 
 
 def completed(name: str, **given: object) -> Path:
@@ -78,12 +83,12 @@ def test_what_was_made_here_is_restored_though_the_lock_names_what_another_machi
     (project / "dvc.lock").write_text(text.replace(recorded, "0" * 32 + ".dir"))
     git(project, "commit", "--quiet", "--all", "--message", "as another machine made it")
     here = workspace.create("here", Settings().parameters(), edits=False)
-    assert stages.reasons("pairs", here)[0] == "data/pairs not in cache"
+    assert stages.prepare("pairs", here)[0] == "data/pairs not in cache"
     assert stages.reproduce("pairs", here, lambda _: None) == "restored"
     assert read_yaml(here / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"] == recorded
     shutil.rmtree(project / ".dvc/cache/runs")
     nowhere = workspace.create("nowhere", Settings().parameters(), edits=False)
-    assert stages.reproduce("pairs", nowhere, lambda _: None) == "ran"
+    assert prepared("pairs", nowhere) == "ran"
 
 
 def test_outputs_that_dvc_does_not_keep_are_made_again(project: Path, git):
@@ -122,13 +127,13 @@ def test_edits_of_the_parameters_are_noticed_and_those_of_other_files_are_not_ta
 def test_the_reasons_name_parameters_with_both_values_and_files(project: Path):
     folder = workspace.create("why", Settings(support_ratio=0.25, num_epoch=1).parameters(), edits=False)
     before = read_yaml(project / "params.yaml")
-    assert stages.reasons("pairs", folder) == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
+    assert stages.prepare("pairs", folder) == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
     stages.reproduce("pairs", folder, lambda _: None)
-    assert set(stages.reasons("train", folder)) == {
+    assert set(stages.prepare("train", folder)) == {
         f"train.num_epoch {before['train']['num_epoch']} → 1.0",
         "data/pairs modified",
     }
-    assert stages.reasons("pairs", folder) == []
+    assert stages.prepare("pairs", folder) == []
 
 
 def test_wrong_settings_leave_no_workspace(project: Path, git):
@@ -213,7 +218,7 @@ def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
         alive = [psutil.pid_exists(process.pid) for process in (left, other)]
         other.kill()
     assert alive == [False, True]
-    stages.reasons("train", folder)
+    stages.prepare("train", folder)
 
 
 def test_a_run_that_somebody_works_on_is_not_removed(project: Path):

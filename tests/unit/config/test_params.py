@@ -180,6 +180,17 @@ def test_the_block_hub_is_named_as_it_stands_in_the_file():
         compose("miniature", {"hub.push": "perhaps"})
 
 
+def test_a_push_names_two_repositories_and_one_after_a_fine_tuning_of_all_weights():
+    with pytest.raises(InputError, match=r"hub\.push is true and hub\.adapter_repo_id and .* are not two repositories"):
+        miniature(hub__push=True, hub__merged_repo_id="someone/merged")
+    with pytest.raises(InputError, match="are not two repositories; name them"):
+        miniature(hub__push=True, hub__merged_repo_id="someone/one", hub__adapter_repo_id="someone/one")
+    whole = {"hub.push": True, "sft": {"num_epoch": 1, "learning_rate": 2e-5, "method": "full", "conversations": None}}
+    with pytest.raises(InputError, match=r"hub\.merged_repo_id is null; name the repository, like someone/"):
+        compose("miniature", whole)
+    assert compose("miniature", whole | {"hub.merged_repo_id": "someone/merged"})["hub"]["adapter_repo_id"] is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_profile_pushes_by_itself(name):
     assert not Params.parse(compose(name), name).hub.push
