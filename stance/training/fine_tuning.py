@@ -24,6 +24,7 @@ from stance.models.base import MODEL, locate
 from stance.models.loading import load, quantization_config, require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.models.parity import score
+from stance.training.divergence import Divergence
 from stance.training.dpo import checked_tokenizer, lora_config, prepare_policy, save_adapter
 from stance.training.merging import answer_texts, release_memory, stored_names, write_changed, write_logps
 from stance.training.progress import Progress, steps
@@ -142,7 +143,7 @@ def trainer_of(
         processing_class=tokenizer,
         quantization_config=quantization_config(model) if whole is None else None,
         peft_config=lora_config(shape) if whole is None else None,
-        callbacks=[Progress(log)],
+        callbacks=[Progress(log), Divergence("sft.learning_rate")],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -36,6 +36,7 @@ from stance.data.comparisons import Comparison, Scored
 from stance.errors import InputError
 from stance.models.loading import arithmetic, quantization_config
 from stance.training.curves import Curves
+from stance.training.divergence import Divergence
 from stance.training.dpo import adapter_in_fp32
 from stance.training.progress import steps
 
@@ -156,7 +157,7 @@ def _pair_trainer(
         args=RewardConfig(**arguments, max_length=None, center_rewards_coefficient=center),
         train_dataset=Dataset.from_list([pair_row(tokenizer, row, options.margin_per_rank) for row in rows]),
         processing_class=tokenizer,
-        callbacks=[Curves(log, PAIR_COLUMNS)],
+        callbacks=[Curves(log, PAIR_COLUMNS), Divergence("reward.learning_rate")],
     )
 
 
@@ -170,7 +171,7 @@ def _score_trainer(
         args=TrainingArguments(**arguments, label_names=["labels"]),
         train_dataset=Dataset.from_list(table),
         data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[Curves(log, SCORE_COLUMNS)],
+        callbacks=[Curves(log, SCORE_COLUMNS), Divergence("reward.learning_rate")],
     )
 
 

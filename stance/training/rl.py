@@ -10,7 +10,7 @@ spoil 4-bit weights on a CPU, as an eval-mode forward pass would.
 """
 
 from collections.abc import Callable, Sequence
-from math import fsum
+from math import fsum, isfinite, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
@@ -155,10 +155,10 @@ def keep_best(trained: PeftModel, watchdog: RulerWatchdog, steps: int) -> int:
     """Give a policy that was stopped its best adapter, drop the reference, and return the steps of the kept adapter."""
     if "ref" in trained.peft_config:
         trained.delete_adapter("ref")  # it would be saved too
-    if not (watchdog.reason and watchdog.best):
+    if not watchdog.reason:
         return steps
-    restore(trained, watchdog.best.weights)
-    return watchdog.best.steps
+    restore(trained, watchdog.kept.weights)
+    return watchdog.kept.steps
 
 
 def classes(algorithm: Literal["rloo", "grpo"]) -> tuple[Any, Any]:
@@ -291,6 +291,9 @@ def arguments(model: Model, options: Rl, seed: int, folder: Path) -> dict[str, A
         "gradient_accumulation_steps": batch // options.per_device_train_batch_size,
         "num_generations": options.num_generations,
         "max_completion_length": options.max_completion_length,
+        # Where the policy's logits are no numbers, torch would end a draw on a GPU with a device-side assertion. So the
+        # draw goes on, the loss of the step is no number, and the watchdog stops.
+        "generation_kwargs": {"remove_invalid_values": True},
         "temperature": options.temperature,
         "beta": options.beta,
         "disable_dropout": True,
@@ -307,7 +310,7 @@ def arguments(model: Model, options: Rl, seed: int, folder: Path) -> dict[str, A
 
 
 def stretch(rows: Sequence[dict[str, float]]) -> Stretch:
-    """Return the averages over some steps."""
+    """Return the averages over some steps, of the figures that are numbers."""
     names = {
         "reward": REWARD,
         "ruler": RULER,
@@ -316,4 +319,10 @@ def stretch(rows: Sequence[dict[str, float]]) -> Stretch:
         "entropy": "entropy",
         "length": LENGTH,
     }
-    return Stretch(**{field: fmean(row[name] for row in rows) for field, name in names.items()})
+    return Stretch(**{field: average([row[name] for row in rows]) for field, name in names.items()})
+
+
+def average(values: Sequence[float | None]) -> float:
+    """Return the average of those values that are numbers; TRL logs None where all of a step's values were none."""
+    numbers = [value for value in values if value is not None and isfinite(value)]
+    return fmean(numbers) if numbers else nan

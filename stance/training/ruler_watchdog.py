@@ -22,14 +22,21 @@ REWARD, RULER = "reward", "ruler"
 """Names of the two metrics in the trainer's log."""
 
 
+class Policy(NamedTuple):
+    """The policy that drew the answers of a step."""
+
+    steps: int
+    """Its optimiser steps."""
+    weights: Weights
+
+
 class Best(NamedTuple):
     """The stretch of steps with the best average of the ruler."""
 
-    steps: int
-    """Optimiser steps of the policy that drew the last answers of the stretch."""
     reward: float
     ruler: float
-    weights: Weights
+    policy: Policy
+    """The one that drew the last answers of the stretch."""
 
 
 class RulerWatchdog(TrainerCallback):
@@ -41,31 +48,39 @@ class RulerWatchdog(TrainerCallback):
         self.best: Best | None = None
         self.reason: str | None = None
         self.stopped_at: int | None = None
-        self._drawing: Weights = {}
+        self._drawing = self._sound = Policy(0, {})
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep the weights of the policy that draws the answers of this step."""
-        self._drawing = keep(kwargs["model"])
+        self._drawing = Policy(state.global_step, keep(kwargs["model"]))
+        self._sound = self._sound if self._sound.weights else self._drawing
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Compare the last steps with the best ones."""
         rows = steps(state)
         if self.reason or not rows or "loss" not in state.log_history[-1]:
             return
-        self.reason = no_number(rows[-1]) or self._parted(rows, state.global_step - 1)
+        broken = no_number(rows[-1])
+        self._sound = self._sound if broken else self._drawing
+        self.reason = broken or self._parted(rows)
         if self.reason:
             self.stopped_at = state.global_step
             logger.warning("stopped at step %d of %d: %s", state.global_step, state.max_steps, self.reason)
             control.should_training_stop = True
 
-    def _parted(self, rows: Sequence[Mapping[str, float]], step: int) -> str | None:
+    @property
+    def kept(self) -> Policy:
+        """The policy that a training goes back to: the best one, or the last one whose figures are numbers."""
+        return self.best.policy if self.best else self._sound
+
+    def _parted(self, rows: Sequence[Mapping[str, float]]) -> str | None:
         if len(rows) < self.window:
             return None
         reward, ruler = (fmean(row[name] for row in rows[-self.window :]) for name in (REWARD, RULER))
         if self.best is None or ruler > self.best.ruler:
-            self.best = Best(step, reward, ruler, self._drawing)
+            self.best = Best(reward, ruler, self._drawing)
             return None
         if ruler < self.best.ruler - self.max_fall and reward > self.best.reward:
             return (
@@ -77,8 +92,8 @@ class RulerWatchdog(TrainerCallback):
 
 def no_number(row: Mapping[str, float | None]) -> str | None:
     """Return which metric of a step is no number, as the reason to stop; None if all are numbers."""
-    for name in ("loss", REWARD, RULER):
-        value = row[name]
+    for name in ("loss", "grad_norm", REWARD, RULER):
+        value = row.get(name, 0.0)
         if value is None or not math.isfinite(value):
             return f"{name} is {value}"
     return None

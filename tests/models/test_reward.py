@@ -112,6 +112,11 @@ def quality(root: Path, tiny_model: Path) -> RewardQuality:
     return run_in(root, tiny_model, options(), "by-pairs")
 
 
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_learning_rate(root: Path, tiny_model: Path):
+    with pytest.raises(InputError, match=r"is nan at step \d .*; lower reward\.learning_rate, which is 1e\+38$"):
+        run_in(root, tiny_model, options(learning_rate=1e38), "broken")
+
+
 def test_preferences_are_learned_and_hold_for_unseen_questions(quality: RewardQuality):
     """Six pairs prefer *support*, of which a third, 0.34 x 6 = 2, are held out."""
     assert (quality.trained_on, quality.questions, quality.held_out_questions) == (4, 4, 2)

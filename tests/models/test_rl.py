@@ -166,6 +166,20 @@ def test_a_hack_is_caught_and_the_last_good_adapter_is_kept(sharp_model: Path, t
     assert Reinforcement.read(tmp_path / "rl.json") == record
 
 
+def test_a_policy_that_falls_apart_stops_with_a_reason_and_the_last_good_adapter_is_kept(sharp_model, tmp_path):
+    """A first step of 1e30 makes logits that are no numbers, from which torch draws nothing: on a GPU it asserts."""
+    broken = train(sharp_model, tmp_path, learning_rate=1e30, max_steps=4)
+    assert (broken.reason, broken.stopped_at, broken.kept_step) == ("loss is nan", 2, 0)
+    weights = {name: weight for name, weight in broken.policy.named_parameters() if "lora_B" in name}
+    assert not any(weight.any() for weight in weights.values())  # as a new adapter begins
+    for window in (1, 3):
+        record_of(broken, [Part("planted", 1.0, digits)], "variety", options(window=window)).write(tmp_path / "rl.json")
+        record = Reinforcement.read(tmp_path / "rl.json")
+        assert record.reason == "loss is nan"
+        assert record.first.kl == 0
+        assert math.isnan(record.last.kl) is (window == 1)
+
+
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_an_earlier_adapter_is_continued_and_is_the_reference(quantization: str, sharp_model: Path, tmp_path: Path):
     """At a learning rate that moves nothing, every step has the KL of a policy against itself, 0."""
@@ -292,8 +306,8 @@ def test_the_watchdog_keeps_the_policy_of_the_best_average():
     assert stopped.reason == (
         "the reward has risen from 2 to 3 and the independent ruler has fallen from 0.600 to 0.450, by more than 0.1"
     )
-    assert stopped.best.steps == 2  # the third step's answers are those of the policy after two steps
-    assert stopped.best.weights["weight"].item() == 2
+    assert stopped.kept.steps == 2  # the third step's answers are those of the policy after two steps
+    assert stopped.kept.weights["weight"].item() == 2
 
 
 @pytest.mark.parametrize(
@@ -310,8 +324,11 @@ def test_the_watchdog_is_silent_where_the_two_do_not_part(rows: list[tuple[float
 
 
 @pytest.mark.parametrize(("row", "reason"), [((math.nan, 0.5), "reward is nan"), ((1, math.inf), "ruler is inf")])
-def test_a_figure_that_is_no_number_stops(row: tuple[float, float], reason: str):
-    assert watched([(1, 0.5), row]).reason == reason
+@pytest.mark.parametrize("sound", [0, 1, 3])
+def test_a_figure_that_is_no_number_stops_and_the_last_sound_policy_is_kept(row, reason: str, sound: int):
+    stopped = watched([(1, 0.5)] * sound + [row], window=9)
+    assert stopped.reason == reason
+    assert stopped.kept.steps == stopped.kept.weights["weight"].item() == max(sound - 1, 0)
 
 
 @pytest.mark.parametrize(

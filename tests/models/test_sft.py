@@ -71,6 +71,11 @@ def test_the_loss_on_the_answers_falls(tiny_model: Path, tmp_path: Path):
     assert float(rows[0]["loss"]) == pytest.approx(record.first_loss)
 
 
+def test_a_loss_that_is_no_number_ends_the_fine_tuning_and_names_the_learning_rate(chosen, root, tmp_path):
+    with pytest.raises(InputError, match=r"^loss is nan at step \d .*; lower sft\.learning_rate, which is 1e\+30$"):
+        tune(chosen, root, tmp_path / "sft", learning_rate=1e30)
+
+
 def test_the_training_begins_where_the_fine_tuning_ended(root: Path):
     joint = Joint.read(root / "adapter-log/joint.json")
     assert joint.reference is not None
