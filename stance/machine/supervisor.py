@@ -92,7 +92,7 @@ def run(command: Sequence[str]) -> int:
     ended.set()
     signal.signal(
         signal.SIGUSR1, signal.SIG_IGN
-    )  # at its end Python takes away the handlers, and a late one would kill
+    )  # Python takes its handlers away at the end, and the signal would kill
     end_descendants()
     if MARK in os.environ:
         print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
