@@ -90,9 +90,7 @@ def run(command: Sequence[str]) -> int:
     threading.Thread(target=end_with_pipe, args=(ended, signals), daemon=True).start()
     code = process.wait()
     ended.set()
-    signal.signal(
-        signal.SIGUSR1, signal.SIG_IGN
-    )  # Python takes its handlers away at the end, and the signal would kill
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python takes away its handlers at its end, and the default kills
     end_descendants()
     if MARK in os.environ:
         print(f"peak memory {peak()} MiB, GPU {max(samples, default=0)} MiB", flush=True)
