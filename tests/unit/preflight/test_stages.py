@@ -45,7 +45,6 @@ def long_road(**overrides: Any) -> Params:
     """Return the profile of Breeze with the long road of SmolLM2: 32 answers of 48 tokens, rewarded by a model."""
     road = compose("smollm2-135m-rlhf")
     values = compose("breeze-7b") | {name: road[name] for name in ("align", "sft", "reward", "rl")}
-    values["rl"] = values["rl"] | {"num_generations": 8, "per_device_train_batch_size": 32}
     for name, value in overrides.items():
         block, _, key = name.partition("__")
         values[block] = values[block] | {key: value} if key else value
