@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,10 +118,8 @@ def watch_gpu(samples: list[int], unwatched: threading.Event) -> None:
         [*GPU_MEMORY, *leased], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", errors="replace"
     )
     assert process.stdout is not None
-    for line in process.stdout:
-        if unwatched.is_set():
-            break
-        samples += [int(line)] * line.strip().isdigit()
+    lines = takewhile(lambda _: not unwatched.is_set(), process.stdout)
+    samples.extend(int(line) for line in lines if line.strip().isdigit())
     process.terminate()
 
 

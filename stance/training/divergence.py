@@ -1,10 +1,14 @@
 """End a training whose loss or gradient is no number: its weights are lost, and no later step brings them back."""
 
+from collections.abc import Iterable, Mapping
 from math import isfinite
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stance.errors import InputError
+
+LOSS = ("loss", "grad_norm")
+"""The metrics of a step that are numbers as long as the weights are."""
 
 
 class Divergence(TrainerCallback):
@@ -20,11 +24,17 @@ class Divergence(TrainerCallback):
         Raises:
             InputError: Its loss or the norm of its gradient is no number.
         """
-        row = state.log_history[-1]
-        for name in ("loss", "grad_norm"):
-            value = row.get(name, 0.0)
-            if value is None or not isfinite(value):
-                raise InputError(
-                    f"{name} is {value} at step {state.global_step} of {state.max_steps}, so that the training has "
-                    f"failed; lower {self.learning_rate}, which is {args.learning_rate:g}"
-                )
+        if fault := no_number(state.log_history[-1], LOSS):
+            raise InputError(
+                f"{fault} at step {state.global_step} of {state.max_steps}, so that the training has failed; lower "
+                f"{self.learning_rate}, which is {args.learning_rate:g}"
+            )
+
+
+def no_number(row: Mapping[str, float | None], names: Iterable[str]) -> str | None:
+    """Return which of these metrics of a step is no number; None if all are numbers, or are not there."""
+    for name in names:
+        value = row.get(name, 0.0)
+        if value is None or not isfinite(value):  # TRL logs None where all values were no numbers
+            return f"{name} is {value}"
+    return None

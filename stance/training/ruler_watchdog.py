@@ -6,13 +6,13 @@ answers. Where the two part, the training stops, and the adapter at the ruler's 
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stance.training.divergence import LOSS, no_number
 from stance.training.kept_weights import Weights, keep
 from stance.training.progress import steps
 
@@ -62,7 +62,7 @@ class RulerWatchdog(TrainerCallback):
         rows = steps(state)
         if self.reason or not rows or "loss" not in state.log_history[-1]:
             return
-        broken = no_number(rows[-1])
+        broken = no_number(rows[-1], (*LOSS, REWARD, RULER))
         self._sound = self._sound if broken else self._drawing
         self.reason = broken or self._parted(rows)
         if self.reason:
@@ -88,12 +88,3 @@ class RulerWatchdog(TrainerCallback):
                 f"fallen from {self.best.ruler:.3f} to {ruler:.3f}, by more than {self.max_fall:g}"
             )
         return None
-
-
-def no_number(row: Mapping[str, float | None]) -> str | None:
-    """Return which metric of a step is no number, as the reason to stop; None if all are numbers."""
-    for name in ("loss", "grad_norm", REWARD, RULER):
-        value = row.get(name, 0.0)
-        if value is None or not math.isfinite(value):
-            return f"{name} is {value}"
-    return None

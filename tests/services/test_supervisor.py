@@ -100,7 +100,7 @@ def test_the_memory_of_the_gpus_that_others_have_leased_does_not_count(tmp_path)
 def test_the_memory_that_others_take_on_the_gpu_after_the_stage_does_not_count(tmp_path):
     tool = tmp_path / "nvidia-smi"
     waits = f"while [ ! -e {tmp_path}/taken ]; do sleep 0.1; done"
-    tool.write_text(f"#!/bin/sh\necho 300; touch {tmp_path}/measured; {waits}; exec yes 9000\n")
+    tool.write_text(f"#!/bin/sh\necho '[N/A]'; echo 300; touch {tmp_path}/measured; {waits}; exec yes 9000\n")
     tool.chmod(0o755)
     environment = {**os.environ, MARK: "/run", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     process = guarded([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, env=environment, cwd=tmp_path)
