@@ -22,7 +22,7 @@ from stance.machine.files import read_json, write_json
 from stance.machine.ports import free_port
 from stance.runs.provenance import release_id
 from tests.builders.aligned_project import Aligned
-from tests.builders.prefect_ui import FINAL, SHOTS, Ui
+from tests.builders.prefect_ui import FINAL, SHOTS, Ui, press
 from tests.builders.repository import git
 from tests.builders.this_project import change
 from tests.doubles.hub import Hub, serving
@@ -89,7 +89,7 @@ def released(ui: Ui) -> dict[str, Any]:
         assert not (ui.project / "data/release").exists()
         page.get_by_role("switch").click()
         page.screenshot(path=SHOTS / "release-1-approval.png")
-        page.get_by_role("button", name="Submit").click()
+        press(page, "Submit", "resume")
         page.get_by_role("button", name="Submit").wait_for(state="hidden")
     assert ui.wait(run, FINAL, within=300) == "COMPLETED"
     return run

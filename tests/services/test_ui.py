@@ -17,7 +17,19 @@ from flows.server import ui as start_ui
 from stance.machine.locks import exclusive
 from stance.machine.ports import free_port
 from stance.runs.record import Run
-from tests.builders.prefect_ui import FINAL, SHOTS, Ui, field, gone, of, open_form, processes_of, submit, working_in
+from tests.builders.prefect_ui import (
+    FINAL,
+    SHOTS,
+    Ui,
+    field,
+    gone,
+    of,
+    open_form,
+    press,
+    processes_of,
+    submit,
+    working_in,
+)
 from tests.builders.repository import git
 from tests.builders.toy_project import training_held
 
@@ -219,7 +231,7 @@ def cancelled(ui: Ui, page: "Page") -> dict[str, Any]:
         assert len(processes_of(run)) >= 4  # the flow, guard, DVC, the stage, and its child in a session of its own
         page.goto(f"/runs/flow-run/{run['id']}")
         page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("button", name="Confirm").click()
+        press(page, "Confirm", "set_state")
         began = time.monotonic()
         while processes_of(run):
             assert time.monotonic() - began < 15
@@ -242,8 +254,7 @@ def test_a_cancelled_run_goes_on_by_another_button_and_its_summary_is_read(ui: U
     from playwright.sync_api import expect
 
     page.get_by_role("button", name="Retry").click()
-    with page.expect_response("**/set_state"):
-        page.get_by_role("button", name="Retry").last.click()
+    press(page, "Retry", "set_state")
     page.goto("about:blank")
     assert ui.wait(cancelled, {"COMPLETED", "FAILED"}) == "COMPLETED"
     assert Run.read(ui.folder(cancelled)).stages["pairs"] == "unchanged"
