@@ -4,7 +4,8 @@
 child of its own, passes the client's signals on to it, and kills it when the client is gone. The kernel kills a minder
 with the server and a stage with its minder (PR_SET_PDEATHSIG).
 
-No package may start a pool of threads when it is imported, because threads do not live on in a fork.
+No package may start threads when it is imported, because threads do not live on in a fork. Two libraries do and start
+theirs anew there (pthread_atfork): OpenBLAS in numpy, scipy and OpenCV, and jemalloc in pyarrow.
 """
 
 import array
@@ -106,6 +107,7 @@ def import_packages() -> None:
         del sys.modules[name]
     # vLLM looks at every name of every module that is imported, and here all are: one of torch's is deprecated.
     warnings.filterwarnings("ignore", message="`torch.distributed.reduce_op` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="This process .* is multi-threaded", category=DeprecationWarning)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets minders that have ended
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the pages that it shares with the server

@@ -254,3 +254,20 @@ def ended_with(server: Server, kill: Callable[[], None], folder: Path) -> None:
     until(lambda: not psutil.pid_exists(pid) and not server.process.is_running())
     again, _, code = result(start("tasks.probe 0", folder, server.owner.pid))
     assert (again["early"], code) == ([], 0)
+
+
+def test_the_packages_start_no_threads_but_those_that_start_anew_in_a_fork():
+    """Without the pool of OpenBLAS, one thread is the server's own; the other is jemalloc's, which knows of forks."""
+    program = """
+import os, pathlib
+from stance.runs.fork_server import import_packages
+import_packages()
+print(*(task.joinpath("comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()), flush=True)
+os._exit(0)
+"""
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=alone, capture_output=True, text=True, timeout=200)
+    threads = done.stdout.split()
+    own = Path(sys.executable).name
+    assert threads.count(own) == 1, done.stderr
+    assert set(threads) <= {own, "jemalloc_bg_thd"}
