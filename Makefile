@@ -5,6 +5,7 @@ export PYTHON
 export PORT
 export POOL ?= stance
 JOBS ?= 1
+MERGE ?= all
 CHAT_PORT ?= 8501
 RANK_PORT ?= 8502
 # Two processes share the tests, a file at a time and in the order of tests/conftest.py.
@@ -52,9 +53,9 @@ run: environment ## one run in a workspace, which leaves this folder as it is: m
 	@test -n "$(RATIO)" || { echo "Which share of the pairs prefers support? For example: make run RATIO=0" >&2; exit 2; }
 	@.venv/bin/python -m flows.align --ratio "$(RATIO)"
 
-sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=auto, or JOBS=pool
+sweep: environment ## a grid of runs and the page that compares them: make sweep GRID=course JOBS=auto MERGE=best, or JOBS=pool
 	@test -n "$(GRID)" || { echo "Which grid? One of: $(basename $(notdir $(wildcard grids/*.yaml)))" >&2; exit 2; }
-	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)"
+	@.venv/bin/python -m flows.sweep "$(GRID)" --jobs "$(JOBS)" --merge "$(MERGE)"
 
 pdf: environment ## settings and answers for the course: make pdf STUDENT=b09901000, of runs with RUNS="NAME NAME"
 	@test -n "$(STUDENT)" || { echo "Whose? For example: make pdf STUDENT=b09901000" >&2; exit 2; }

@@ -84,7 +84,7 @@ def stage(folder: Path, name: str, label: str = "") -> Cost:
 def own_times(folder: Path, label: str) -> list[str]:
     """Return the lines of a log in which our stages state seconds of their own."""
     lines = (folder / f"{label}.log").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if re.search(r"engine ready in|trained in", line)]
+    return [line for line in lines if re.search(r"engine ready in|scores in|trained in", line)]
 
 
 def arguments(stage_name: str) -> list[str]:

@@ -5,12 +5,15 @@
     python -m benchmarks.resident_engine /tmp/breeze /tmp/adapter OUT.json
     python -m benchmarks.resident_engine --small MODEL ADAPTER OUT.json      # a CPU, a narrow model
 
+The one engine takes an adapter in two ways. *Exchanged*: it gets the weights that a merge would write, as the trials of
+`make sweep MERGE=best` do. *LoRA*: it adds the adapter to each product.
+
 The adapters are copies of one, with 1, 1/2, 1/4 … of its change. The batch is that of the stage `answers`: greedy
 answers to the test prompts, and scores of all labelled answers. Each part is a process of its own, as a stage is. The
 first adapter is also merged, and its answers in the one engine are held against those of the merged model.
 
-On a CPU vLLM copies the adapter's weights for each token, which takes most of the time there. So fewer answers are
-scored, and the speeds of a CPU say nothing about a GPU.
+With LoRA on a CPU, vLLM copies the adapter's weights for each token, which takes most of the time there. So fewer
+answers are scored, and the speeds of a CPU say nothing about a GPU.
 """
 
 import argparse
@@ -40,6 +43,7 @@ from stance.inference.batch import (
     adapter_rank,
     decoding_settings,
     engine_settings,
+    exchange,
     lora_request,
     lora_settings,
     sampling_params,
@@ -49,7 +53,7 @@ from stance.machine.files import read_json, write_json
 from stance.machine.memory import gib
 from stance.models.loading import load
 from stance.models.parity import Scores, Text, drift, floor, score
-from stance.training.merging import release_memory, update, write_merged
+from stance.training.merging import read_weights, release_memory, stored_names, update, write_merged
 
 SOURCE = Path(__file__).parents[1] / "data/sources/live_action"
 TOKENS = 30
@@ -134,6 +138,27 @@ def resident(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
     }
 
 
+def exchanged(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
+    """Answer for every adapter in one engine that gets the weights of each merge, and for the first one once more."""
+    engine, device = Engine(model), Params.load().model.device
+    answered, seconds = [], []
+    for adapter in [*adapters, adapters[0]]:
+        began, change = time.monotonic(), update("original", model, adapter)
+        stored = read_weights(model, stored_names(model), device)
+        exchange(engine.vllm, ((name, change(name, weight)) for name, weight in stored))
+        seconds.append(time.monotonic() - began)
+        answered.append(engine.answers())
+    *tried, again = answered
+    return {
+        "imported": engine.imported,
+        "ready": engine.ready,
+        "exchange_seconds": seconds,
+        "adapters": tried,
+        "adapter_again": again,
+        "tokens_per_second": engine.speed(),
+    }
+
+
 def merge(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
     """Merge the first adapter into the published weights, and score what was written with transformers."""
     params, began = Params.load(), time.monotonic()
@@ -159,6 +184,7 @@ def of_merged(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
 
 PARTS: dict[str, Callable[[Path, Sequence[Path], Path], Figures]] = {
     "resident": resident,
+    "exchanged": exchanged,
     "merge": merge,
     "of_merged": of_merged,
 }
@@ -189,7 +215,10 @@ def summary(measured: dict[str, Figures], number: int) -> Figures:
     measured so.
     """
     one, merged, lora = measured["resident"], measured["of_merged"], measured["resident"]["adapters"][0]
+    other = measured["exchanged"]
     comparisons = {
+        "exchanged, merged": apart(other["adapters"][0], merged["adapter"]),
+        "exchanged again": apart(other["adapters"][0], other["adapter_again"]),
         "adapter, merged": apart(lora, merged["adapter"]),
         "merged, backwards": apart(merged["adapter"], merged["backwards"]),
         "merged, transformers": apart(merged["adapter"], measured["merge"]),
@@ -205,6 +234,7 @@ def summary(measured: dict[str, Figures], number: int) -> Figures:
         "bounds": {"mean": mean, "worst": worst},
         "within": drifted["mean"] <= mean and drifted["worst"] <= worst,
         "sweep": {
+            "exchanged": other["adapters"][-1]["since_start"],
             "resident": one["adapters"][-1]["since_start"],
             "today": number * (measured["merge"]["since_start"] + answering) + answering,
         },
@@ -233,24 +263,28 @@ def of_part(part: str, folder: Path, model: Path, adapters: Sequence[str], merge
 
 def show(result: Figures) -> None:
     """Print what was measured."""
-    one, merged = result["resident"], result["of_merged"]
+    one, other, merged = result["resident"], result["exchanged"], result["of_merged"]
     console = Console(width=100)
-    times = Table("seconds since the start of the process", "one engine", "merged", title=result["machine"])
+    times = Table("seconds since the start of the process", "exchanged", "LoRA", "merged", title=result["machine"])
     for name in ("imported", "ready"):
-        times.add_row(name, *(f"{each[name]:.1f}" for each in (one, merged)))
-    times.add_row("merged model written", "", f"{result['merge']['since_start']:.1f}")
-    times.add_row("base answered", f"{one['base']['since_start']:.1f}", "")
-    for place, each in enumerate(one["adapters"]):
+        times.add_row(name, *(f"{each[name]:.1f}" for each in (other, one, merged)))
+    times.add_row("merged model written", "", "", f"{result['merge']['since_start']:.1f}")
+    times.add_row("base answered", "", f"{one['base']['since_start']:.1f}", "")
+    for place, (swap, lora) in enumerate(zip(other["adapters"], one["adapters"], strict=True)):
         own = f"{merged['adapter']['since_start']:.1f}" if place == 0 else ""
-        times.add_row(f"adapter {place + 1} answered, in {each['seconds']:.2f} s", f"{each['since_start']:.1f}", own)
-    times.add_row("GPU GiB", *(gib(each["cost"]["gpu"]) for each in (one, merged)))
+        both = (f"{each['since_start']:.1f} ({each['seconds']:.2f} s)" for each in (swap, lora))
+        times.add_row(f"adapter {place + 1} answered", *both, own)
+    times.add_row("GPU GiB", *(gib(each["cost"]["gpu"]) for each in (other, one, merged)))
     drifts = Table("compared", "nats per token", "worst", "equal answers")
     for name, each in result["summary"]["comparisons"].items():
         equal = f"{each['equal']} of {each['answers']}" if "equal" in each else ""
         drifts.add_row(name, f"{each['mean']:.2g}", f"{each['worst']:.2g}", equal)
     console.print(times)
     console.print(drifts)
-    speeds = {**one["tokens_per_second"], "merged": merged["tokens_per_second"]}
+    speeds = {
+        **one["tokens_per_second"],
+        **{name: result[name]["tokens_per_second"] for name in ("exchanged", "of_merged")},
+    }
     rest = {key: value for key, value in result["summary"].items() if key != "comparisons"}
     console.print_json(data=rest | {"tokens_per_second": speeds})
 

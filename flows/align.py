@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -69,8 +70,14 @@ def own_workspace(settings: Settings, uncommitted: bool, commit: str = "") -> Pa
     )
 
 
-def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
-    """Run the stages in a workspace, where an earlier try may have stopped, and return the outcome of each stage."""
+def in_workspace(folder: Path, minutes: float = 0, before: str | None = None) -> dict[str, str]:
+    """Run the stages in a workspace, where an earlier try may have stopped, and return the outcome of each stage.
+
+    Args:
+        folder: The workspace.
+        minutes: Time limit of a stage in minutes; 0 for none.
+        before: The stage to stop before; None for all stages.
+    """
     workspace.clean_up(folder)
     holder = {"tries": flow_run.run_count, **record.this_process()}
     run = Run.read(folder).updated(folder, state="running", problem=None, stages={}, **holder)
@@ -78,16 +85,19 @@ def in_workspace(folder: Path, minutes: float = 0) -> dict[str, str]:
     outcomes: dict[str, str] = {}
     cost = Cost(dict(run.seconds), dict(run.memory), dict(run.gpu_memory))
     try:
-        work(folder, outcomes, minutes, cost, lambda: run.updated(folder, stages=outcomes, **cost._asdict()))
-        run = run.updated(folder, state="completed", stages=outcomes, **cost._asdict())
+        work(folder, outcomes, minutes, cost, lambda: run.updated(folder, stages=outcomes, **cost._asdict()), before)
+        ended: record.State = "trained" if before else "completed"
+        run = run.updated(folder, state=ended, stages=outcomes, **cost._asdict())
     except BaseException as error:
         state: record.State = "failed" if isinstance(error, Exception) else "cancelled"
         problem = str(error) or type(error).__name__
         run = run.updated(folder, state=state, stages=outcomes, problem=problem, **cost._asdict())
         raise
     finally:
-        if outcomes:
+        if outcomes and run.state != "trained":
             workspace.save(run, folder)
+    if before:
+        return outcomes
     show(run, folder)
     if stages.remote(folder):
         push(folder)
@@ -110,10 +120,16 @@ class Cost(NamedTuple):
     gpu_memory: dict[str, int]
 
 
-def work(folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost, ended: Callable[[], object]) -> None:
-    """Run every stage in a folder, add its outcome to `outcomes` and its cost to `cost`, and call `ended` after it."""
+def work(
+    folder: Path, outcomes: dict[str, str], minutes: float, cost: Cost, ended: Callable[[], object],
+    before: str | None = None,
+) -> None:  # fmt: skip
+    """Run the stages in a folder, add each one's outcome to `outcomes` and its cost to `cost`, and call `ended` then.
+
+    `before` is the stage to stop before, as for `in_workspace`.
+    """
     check(folder)
-    for stage in stages.names(folder):
+    for stage in takewhile(lambda name: name != before, stages.names(folder)):
         began = time.monotonic()
         try:
             state = reproduce(stage, folder, minutes)

@@ -3,6 +3,7 @@
     make sweep GRID=course JOBS=2       two runs at a time
     make sweep GRID=course JOBS=auto    as many as keep all GPUs busy
     make sweep GRID=course JOBS=pool    on the workers of a work pool, which may be other machines (docs/scale.md)
+    make sweep GRID=course MERGE=best   train all, try every adapter in one engine, and merge only the best one
 
 A grid is a file in `grids/` in the form of scikit-learn's `ParameterGrid`: mappings of dotted parameters to lists of
 values. A run starts from the last commit, and its name is made from that commit and its parameters. So a sweep that is
@@ -19,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
 from prefect import flow, task
@@ -31,7 +32,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import pool
+from flows import pool, trials
 from flows.align import in_workspace
 from flows.choices import GRIDS, Choice, grids
 from flows.pages import url
@@ -113,19 +114,20 @@ def named(grid: str, point: Mapping[str, Any]) -> str:
 
 
 @flow(name="swept", flow_run_name="{name}")
-def swept(name: str, point: dict[str, Any], commit: str = "") -> dict[str, str]:
+def swept(name: str, point: dict[str, Any], commit: str = "", before: str | None = None) -> dict[str, str]:
     """Make one run of a grid, or continue it.
 
     Args:
         name: The name of the run.
         point: The values that replace those in `params.yaml`.
         commit: The commit to work at, if this is a worker of a pool. The worker waits for a server that is away.
+        before: The stage to stop before; None for a whole run.
 
     Raises:
         InputError: Another process works on it.
     """
     if not commit:
-        return in_workspace(own_workspace(name, point))
+        return in_workspace(own_workspace(name, point), before=before)
     return patiently(lambda: made_elsewhere(name) or in_workspace(own_workspace(name, point, commit)))
 
 
@@ -168,43 +170,78 @@ def own_workspace(name: str, point: dict[str, Any], commit: str = "") -> Path:
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
-def attempt(name: str, point: dict[str, Any]) -> None:
+def attempt(name: str, point: dict[str, Any], before: str | None = None) -> None:
     """Make one run of a grid, in a thread beside other runs."""
-    swept(name, point)
+    swept(name, point, before=before)
 
 
 @flow(name="sweep")
-def sweep(grid: Annotated[str, Choice(grids)], jobs: Annotated[int, Field(ge=0)] = 1, on_pool: bool = False) -> str:
+def sweep(
+    grid: Annotated[str, Choice(grids)],
+    jobs: Annotated[int, Field(ge=0)] = 1,
+    on_pool: bool = False,
+    merge: Literal["all", "best"] = "all",
+) -> str:
     """Make the incomplete runs of a grid, and compare all of its runs.
 
     Args:
         grid: Name of a file in `grids/`.
         jobs: The number of runs at a time; 0 for as many as keep all GPUs busy.
         on_pool: Make the runs on the workers of the work pool instead, as many at a time as these take.
+        merge: The runs to merge and to measure whole: all, or only the one whose adapter is best.
 
     Raises:
-        InputError: As in `planned`, or there is no DVC remote by which a pool could share its runs.
+        InputError: As in `planned` and `trials.require`, or there is no DVC remote by which a pool could share runs.
         RuntimeError: Runs failed; names them.
     """
     runs = planned(grid)
+    if merge == "best":
+        trials.require(runs.values(), on_pool=on_pool)
     left = {name: point for name, point in runs.items() if not complete(name)}
     get_run_logger().info("%d of the %d runs of %s are complete already", len(runs) - len(left), len(runs), grid)
-    problems = on_workers(left) if on_pool else here(left, jobs or fitting(runs.values()))
+    jobs = jobs or fitting(runs.values())
+    problems = merge_best(runs, jobs) if merge == "best" else on_workers(left) if on_pool else here(left, jobs)
     page = compare(grid, runs, problems)
     create_markdown_artifact((page.parent / "index.md").read_text(encoding="utf-8"), key="comparison")
     if link := url(page):
         create_link_artifact(link, link_text="the comparison", key="comparison-page", description=grid)
-    failed = [name for name in runs if not complete(name)]
+    failed = problems or [name for name in runs if merge == "all" and not complete(name)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; {page} says why")
     return str(page)
 
 
-def here(points: Mapping[str, dict[str, Any]], jobs: int) -> dict[str, str]:
-    """Make runs on this machine, some at a time, and return the problems of those that failed, by name."""
+def merge_best(runs: Mapping[str, dict[str, Any]], jobs: int) -> dict[str, str]:
+    """Train all runs, try their adapters, and bring the best run to its end; return problems by the name of the run.
+
+    Raises:
+        InputError: No run prefers a stance.
+    """
+    untrained = {name: point for name, point in runs.items() if not trials.trained(RUNS / name)}
+    problems = here(untrained, jobs, before="merge")
+    trained = [name for name in runs if name not in problems]
+    trials.try_all([RUNS / name for name in trained])
+    if not trained:
+        return problems
+    best = trials.best(trained, RUNS)
+    if not complete(best):
+        problems |= here({best: runs[best]}, 1)
+    if best not in problems and (far := trials.far_from_merged(RUNS / best)):
+        problems[best] = far
+    return problems
+
+
+def here(points: Mapping[str, dict[str, Any]], jobs: int, before: str | None = None) -> dict[str, str]:
+    """Make runs on this machine, some at a time, and return the problems of those that failed, by name.
+
+    `before` is the stage to stop before; None for whole runs.
+    """
     runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=jobs)
     with runner:
-        tried = {name: runner.submit(attempt, {"name": name, "point": point}) for name, point in points.items()}
+        tried = {
+            name: runner.submit(attempt, {"name": name, "point": point, "before": before})
+            for name, point in points.items()
+        }
         wait(list(tried.values()))
     return reasons(tried)
 
@@ -274,17 +311,25 @@ def main() -> None:
         default="1",
         help="runs at a time; auto: as many as keep all GPUs busy; pool: on the workers of a pool (default: 1)",
     )
+    parser.add_argument(
+        "--merge",
+        default="all",
+        choices=("all", "best"),
+        help="the runs to merge and measure whole: all, or only the one whose adapter is best (default: all)",
+    )
     options = parser.parse_args()
     jobs = "0" if options.jobs in ("auto", "pool") else options.jobs
     if not jobs.isdecimal() or jobs == options.jobs == "0":
         parser.error(f"--jobs is {options.jobs}; expected a number of 1 or more, auto, or pool")
-    planned(options.grid)
+    runs = planned(options.grid)
+    if options.merge == "best":
+        trials.require(runs.values(), on_pool=options.jobs == "pool")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     logging.getLogger("prefect").setLevel(logging.INFO)
     try:
         with some_server():
-            page = sweep(options.grid, int(jobs), on_pool=options.jobs == "pool")
+            page = sweep(options.grid, int(jobs), on_pool=options.jobs == "pool", merge=options.merge)
             print(f"The comparison: {page}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")

@@ -13,12 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from stance.data.chat import conversation, encode, encode_answer
 from stance.data.questions import Probe, Prompt, Question
 from stance.data.side_effects import MAX_TOKENS, SAMPLES, SideProbe, asked, drawn, scored
-from stance.inference.batch import SEED
+from stance.inference.batch import SEED, Request
 from stance.machine.files import write_json, write_jsonl
 from stance.models.parity import Text
 
-Request = tuple[list[int], dict[str, Any]]
-"""The token ids of a text, and vLLM's sampling parameters for it."""
 TOP_LOGPROBS = 20
 """Number of tokens per position whose log-probabilities are kept to measure drift. vLLM allows no more."""
 

@@ -10,10 +10,11 @@ import io
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, PretrainedConfig
 
@@ -28,7 +29,9 @@ from stance.models.loading import ENGINE, arithmetic, require_devices
 
 logger = logging.getLogger(__name__)
 
-
+Request = tuple[list[int], dict[str, Any]]
+"""A prompt: its token ids, and arguments of vLLM's `SamplingParams`, at least `max_tokens`. Without a `temperature`
+decoding is greedy. A further argument, `choice`, lists the only texts that may be answered."""
 BLOCK = 128
 """Largest size of a block of vLLM's cache, in tokens. Every sequence may leave one block partly empty."""
 IN_4_BITS = 0.5
@@ -48,18 +51,26 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def complete(
-    folder: Path, model: Model, options: Answers, batch: Sequence[tuple[list[int], dict[str, Any]]],
-    adapter: Path | None = None,
-) -> list[Any]:  # fmt: skip
-    """Return vLLM's output for every prompt of a batch, in the order of the batch.
+    folder: Path, model: Model, options: Answers, batch: Sequence[Request], adapter: Path | None = None
+) -> list[Any]:
+    """Return vLLM's output for every prompt of a batch, in the order of the batch, from an engine that ends with it.
 
     Args:
         folder: The model.
         model: Its devices.
         options: The block `answers`.
-        batch: Token ids, each with arguments of vLLM's `SamplingParams`, at least `max_tokens`. Without a `temperature`
-            decoding is greedy. A further argument, `choice`, lists the only texts that may be answered.
+        batch: The prompts.
         adapter: A LoRA adapter that the engine adds to the model; None for the model alone.
+
+    Raises:
+        InputError: As in `engine_for`.
+    """
+    engine = engine_for(folder, model, options, batch, adapter_rank(adapter) if adapter else 0)
+    return generate(engine, batch, adapter)
+
+
+def engine_for(folder: Path, model: Model, options: Answers, batch: Sequence[Request], rank: int = 0) -> Any:
+    """Start an engine whose cache suits a batch; arguments as for `complete`. With a rank it takes LoRA adapters.
 
     Raises:
         InputError: There are fewer GPUs than `model.devices`, a prompt is longer than the model can read, or the model
@@ -68,23 +79,36 @@ def complete(
     require_devices(model)
     lengths = [len(ids) + settings["max_tokens"] for ids, settings in batch for _ in range(settings.get("n", 1))]
     require_window(folder, max(lengths))
-    decoding = sum(settings["max_tokens"] > 1 for _, settings in batch)
-    settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, decoding)
+    settings = engine_settings(folder, model, options, lengths) | decoding_settings(options, answered(batch))
     started = time.monotonic()
     logger.info("starting the engine for %d sequences; on a CPU the first one ends after a minute or two", len(batch))
-    engine = start_engine(folder, settings | (lora_settings(adapter_rank(adapter)) if adapter else {}))
+    engine = start_engine(folder, settings | (lora_settings(rank) if rank else {}))
+    logger.info("engine ready in %.1f s", time.monotonic() - started)
+    return engine
+
+
+def generate(engine: Any, batch: Sequence[Request], adapter: Path | None = None) -> list[Any]:
+    """Return the output of an engine from `engine_for`; `batch`, `adapter` and the result are those of `complete`."""
     from vllm import TokensPrompt
 
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in batch]
     sampling = [sampling_params(**settings) for _, settings in batch]
     lora = lora_request(adapter, 1) if adapter else None
-    ready = time.monotonic()
+    began, decoding = time.monotonic(), answered(batch)
     outputs = list(engine.generate(prompts, sampling, use_tqdm=Progress, lora_request=lora))
-    logger.info(
-        "engine ready in %.1f s; %d answers and %d scores in %.1f s",
-        ready - started, decoding, len(batch) - decoding, time.monotonic() - ready,
-    )  # fmt: skip
+    logger.info("%d answers and %d scores in %.1f s", decoding, len(batch) - decoding, time.monotonic() - began)
     return outputs
+
+
+def exchange(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give an engine on one device other weights of the same model, by the names in its files."""
+    engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    engine.reset_prefix_cache()
+
+
+def answered(batch: Sequence[Request]) -> int:
+    """Return the number of prompts that are answered; the others are texts that are scored."""
+    return sum(settings["max_tokens"] > 1 for _, settings in batch)
 
 
 def start_engine(folder: Path, settings: Mapping[str, Any]) -> Any:

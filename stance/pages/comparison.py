@@ -17,13 +17,14 @@ from stance.data.records import DEGENERATE, STYLE
 from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.language.detect import tag
 from stance.language.translation import ENGLISH, LANGUAGES, N_, NAMES, _, speaking, spoken, word
-from stance.pages import comparison_pools, frontier
+from stance.pages import comparison_pools, comparison_trials, frontier
 from stance.pages.comparison_pools import chance, counted, groups, pools
 from stance.pages.comparison_response import headline, number, response_curves
 from stance.pages.comparison_rows import (
     Row,
     as_run,
     formatted,
+    of_training,
     parameters,
     row,
     with_interval,
@@ -126,12 +127,13 @@ def page(grid: str, rows: Sequence[Row]) -> str:
         runs=of_runs(rows, FIGURES, cells),
         pooled=of_pools(rows),
         note=_(comparison_pools.NOTE),
+        trials=comparison_trials.notes(rows),
         reports={run.name: report_of(run) for run in rows},
         titled=titled,
         written=formatted,
         defects=of_runs(rows, DEFECTS, flaws),
         done=complete,
-        headline=headline(complete),
+        headline=headline([run for run in rows if run.adherence]),
         spilled=of_runs(frontier.measured(rows), frontier.FIGURES, frontier.cells),
         frontier=frontier.frontier(rows),
         curves=response_curves(complete),
@@ -176,7 +178,7 @@ def of_runs(rows: Sequence[Row], titles: Sequence[str], figures: Callable[[Row],
     return Table(
         [_("run"), *keys],
         titles,
-        [Line([run.name, *values(run.point, keys)], figures(run), run) for run in rows],
+        [Line([comparison_trials.titled(run), *values(run.point, keys)], figures(run), run) for run in rows],
     )
 
 
@@ -194,9 +196,9 @@ def values(point: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def cells(run: Row) -> dict[str, str]:
-    """Return the figures of a run as text, by title; empty for a run that is not complete."""
+    """Return the figures of a run as text, by title; empty for a run that is neither complete nor tried."""
     if run.metrics is None:
-        return {}
+        return comparison_trials.cells(run, FIGURES)
     aligned, defects = run.metrics.aligned, run.metrics.defects.aligned
     return {
         **{stance: f"{aligned[stance]:.0%}" for stance in STANCES},
@@ -205,17 +207,8 @@ def cells(run: Row) -> dict[str, str]:
         "hedged": f"{defects['hedged']:.0%}",
         "reward accuracy": with_interval(run.metrics.rewards.unseen),
         "margin": signed(run.metrics.margin.unseen.aligned),
-        "chosen": f"{signed(run.chosen[0], 1)} → {signed(run.chosen[1], 1)}" if run.chosen else "–",
-        "s": f"{sum(run.seconds.values()):.0f}",
-        "GiB": gibibytes(run.memory),
-        "GPU GiB": gibibytes(run.gpu_memory),
+        **of_training(run),
     }
-
-
-def gibibytes(peaks: Mapping[str, int]) -> str:
-    """Return the highest of the stages' peaks, which are in MiB, in GiB; a dash if no stage took any."""
-    most = max(peaks.values(), default=0)
-    return f"{most / 1024:.1f}" if most else "–"
 
 
 def flaws(run: Row) -> dict[str, str]:
@@ -228,6 +221,7 @@ def flaws(run: Row) -> dict[str, str]:
 def markdown(grid: str, rows: Sequence[Row]) -> str:
     """Return the tables of the page."""
     lines = [f"# {grid}", "", *in_markdown(of_runs(rows, FIGURES, cells))]
+    lines += ["", *notes] if (notes := comparison_trials.notes(rows)) else []
     if reasons := [f"* {run.name}: {' '.join(str(run.problem).split())}" for run in rows if run.problem]:
         lines += ["", *reasons]
     if (together := of_pools(rows)).lines:

@@ -83,16 +83,14 @@ def headline(rows: Sequence[Row]) -> str:
     """Return what the comparison shows, in a sentence.
 
     Args:
-        rows: The complete runs.
+        rows: The runs that are complete, or whose adapters were tried.
     """
-    if over := response(rows):
+    if all(run.metrics for run in rows) and (over := response(rows)):
         ends = [supporting(over.groups[place]).share for place in (0, -1)]
         text = _("{key} from {first} to {last}: support goes from {low} to {high} of the answers.")
         values = {"first": formatted(over.at[0]), "last": formatted(over.at[-1])}
         return text.format(key=over.key, low=percent(ends[0]), high=percent(ends[1]), **values)
-    held = {
-        run.name: run.metrics.adherence.share for run in rows if run.metrics and run.metrics.adherence.share is not None
-    }
+    held = {run.name: run.adherence.share for run in rows if run.adherence and run.adherence.share is not None}
     if not held:
         return _("No complete run has a chosen stance to compare.")
     least, most = min(held, key=held.__getitem__), max(held, key=held.__getitem__)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stance.data.answers import RESPONSES, read_responses
-from stance.data.metrics import METRICS, Metrics, Share
+from stance.data.metrics import METRICS, Adherence, Metrics, Share
+from stance.data.trial import TRIAL, Trial
 from stance.data.verdicts import STANCES_FILE, read_prompt_verdicts
 from stance.errors import InputError
 from stance.language.translation import _
 from stance.machine.files import lookup, read_yaml
+from stance.pages.render import signed
 from stance.runs.finished import PARAMS
 from stance.runs.record import LOG, RECORD, Run
 from stance.runs.workspace import RUNS
@@ -36,6 +38,14 @@ class Row(NamedTuple):
     """The figures of a complete run; None for another run."""
     chosen: tuple[float, float] | None
     """`logps/chosen` at the first and last step, in nats; None for another run, and after reinforcement learning."""
+    trial: Trial | None = None
+    """What the adapter showed before it was merged, if it was tried."""
+
+    @property
+    def adherence(self) -> Adherence | None:
+        """That of the merged model, or else of the adapter that was tried; None for a run without either."""
+        measured = self.metrics or self.trial
+        return measured.adherence if measured else None
 
 
 def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
@@ -52,6 +62,10 @@ def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
         return Row(name, point, "missing", problem, folder, {}, {}, {}, None, None)
     record = Run.read(folder)
     costs = (record.seconds, record.memory, record.gpu_memory)
+    trial = Trial.read(folder) if (folder / TRIAL).exists() else None
+    if record.state == "trained" and trial and not reason:
+        problem = _("its adapter was tried and not merged")
+        return Row(name, point, record.state, problem, folder, *costs, None, ends(folder / TRAINING), trial)
     if record.state != "completed":
         problem = reason or record.problem or _("it has not ended")
         problem = _("{problem} (log: {path})").format(problem=problem, path=folder / LOG)
@@ -59,7 +73,8 @@ def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
     if path := unreadable(folder):
         problem = reason or _("{path} cannot be read; sweep again").format(path=path)
         return Row(name, point, "missing", problem, folder, *costs, None, None)
-    return Row(name, point, record.state, None, folder, *costs, Metrics.read(folder / METRICS), ends(folder / TRAINING))
+    metrics = Metrics.read(folder / METRICS)
+    return Row(name, point, record.state, reason, folder, *costs, metrics, ends(folder / TRAINING), trial)
 
 
 def ends(log: Path) -> tuple[float, float] | None:
@@ -117,3 +132,19 @@ def parameters(points: Sequence[Mapping[str, Any]]) -> list[str]:
 def with_interval(estimate: Share | None) -> str:
     """Return a share with its interval; a dash if there is no share."""
     return f"{estimate.share:.0%} ({estimate.low:.0%}–{estimate.high:.0%})" if estimate else "–"
+
+
+def of_training(run: Row) -> dict[str, str]:
+    """Return what a run's training did and took, as text, by the titles of the comparison's columns."""
+    return {
+        "chosen": f"{signed(run.chosen[0], 1)} → {signed(run.chosen[1], 1)}" if run.chosen else "–",
+        "s": f"{sum(run.seconds.values()):.0f}",
+        "GiB": gibibytes(run.memory),
+        "GPU GiB": gibibytes(run.gpu_memory),
+    }
+
+
+def gibibytes(peaks: Mapping[str, int]) -> str:
+    """Return the highest of the stages' peaks, which are in MiB, in GiB; a dash if no stage took any."""
+    most = max(peaks.values(), default=0)
+    return f"{most / 1024:.1f}" if most else "–"

@@ -16,7 +16,8 @@ LOG = Path(".dvc/tmp/run.log")
 """The output of the stages of a run."""
 FAILED = "failed"
 BROKEN = "remove the run's folder, and start the run again"
-State = Literal["starting", "running", "completed", "failed", "cancelled", "crashed"]
+State = Literal["starting", "running", "trained", "completed", "failed", "cancelled", "crashed"]
+"""`trained`: the run has its adapter, and a sweep left it at that (`MERGE=best`)."""
 
 
 class Run(BaseModel):

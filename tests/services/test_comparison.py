@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import sqrt
@@ -14,7 +15,9 @@ import yaml
 from flows.sweep import complete as is_complete
 from flows.sweep import points
 from stance.config.profiles import PROFILES, replaced
-from stance.data.metrics import Metrics
+from stance.data.metrics import Adherence, Metrics, ServedDrift, Shares
+from stance.data.noise import Floor
+from stance.data.trial import Trial
 from stance.language.translation import word
 from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked
@@ -222,6 +225,52 @@ def test_the_support_of_a_group_of_runs_has_wilsons_interval(tmp_path, monkeypat
     metrics = Metrics.read(Path(".runs/run-0/data/evaluation/metrics.json"))
     row = Row("run-0", {}, "completed", None, Path(".runs/run-0"), {}, {}, {}, metrics, (-1.0, -2.0))
     assert with_interval(supporting([row, row])) == wilson(4, 8)
+
+
+def tried(name: str, point: dict[str, Any], held: int) -> None:
+    """Write a made-up run whose adapter was tried and not merged, of which `held` of 4 answers support."""
+    complete(name, point, held, 0, [1], 0.0)
+    folder = Path(".runs") / name
+    Run.read(folder).updated(folder, state="trained")
+    shutil.rmtree(folder / "data/evaluation")
+    trial = {
+        "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
+        "adherence": {"stance": "support", "mixed": False, **some(held, 4)},
+        "side_effects": None,
+    }
+    write(folder / "data/trial/trial.json", json.dumps(trial))
+
+
+def test_a_run_whose_adapter_was_tried_stands_beside_a_merged_one_with_what_it_showed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {"g-1": {"train.num_epoch": 1}, "g-2": {"train.num_epoch": 3}}
+    tried("g-1", runs["g-1"], 1)
+    complete("g-2", runs["g-2"], 3, 1, [1], 2.0)
+    trial = Trial(
+        aligned=Shares(support=0.75, neutral=0.25, oppose=0),
+        adherence=Adherence(stance="support", mixed=False, **some(3, 4)),
+        side_effects=None,
+        merged=ServedDrift(mean=0.012, worst=0.34),
+        bounds=Floor(mean=0.056, worst=0.78),
+    )
+    trial.write(Path(".runs/g-2"))
+    page = compare("tiny", runs)
+    first, second = tables(page)[0]
+    assert (first["run"], second["run"]) == ("g-1 (adapter)", "g-2")
+    assert (first["support"], first["adherence"], first["margin"]) == ("25%", wilson(1, 4), "–")
+    assert (first["chosen"], first["s"]) == (second["chosen"], second["s"]) == ("−5.0 → −3.0", "7")
+    assert second["margin"] == "+2.00"
+    shown = " ".join(Page(page.read_text("utf-8")).shown.split())
+    assert "g-2 holds its stance most, in 75% of the answers, and g-1 least, in 25%." in shown
+    assert "A run with the word adapter was not merged." in shown
+    assert "The merged model of g-2 is 0.012 nats per token from the adapter that was tried, and at most 0.34." in shown
+    assert "Noise is up to 0.056 and 0.78." in shown
+
+
+def test_a_grid_without_trials_says_nothing_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    complete("g-2", {"train.num_epoch": 3}, 3, 1, [1], 2.0)
+    assert "adapter" not in compare("tiny", {"g-2": {"train.num_epoch": 3}}).read_text("utf-8")
 
 
 def test_without_a_response_the_headline_names_the_best_and_the_worst_run(tmp_path, monkeypatch):

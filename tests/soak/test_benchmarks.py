@@ -101,5 +101,6 @@ def test_one_engine_answers_for_every_adapter_as_the_merged_model_does(model: Pa
     assert found["within"]
     assert compared["adapter, merged"]["mean"] < compared["adapter, base"]["mean"] / 2
     assert compared["adapter, half of it"]["mean"] > 0
-    for name in ("adapter, loaded again", "base, after the adapters"):
+    assert compared["exchanged, merged"]["mean"] < compared["adapter, merged"]["mean"]
+    for name in ("exchanged again", "adapter, loaded again", "base, after the adapters"):
         assert (compared[name]["worst"], compared[name]["equal"]) == (0, 20)

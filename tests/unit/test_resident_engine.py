@@ -42,9 +42,10 @@ def test_an_adapter_may_be_three_roundings_from_the_merged_model(drifted: float,
             "base": result(-1.0), "base_again": result(-1.0), "adapter_again": lora,
             "adapters": [lora, result(-1.0, since_start=27.0)],
         },
+        "exchanged": {"adapters": [result(-1.0), result(-1.0, since_start=21.0)], "adapter_again": result(-1.0)},
         "merge": {"logps": [[-1.0]], "since_start": 20.0, "floor": {"mean": 0.1, "worst": 0.1}},
         "of_merged": {"adapter": result(-1.0, since_start=30.0), "backwards": result(-1.0)},
     }  # fmt: skip
     totals = summary(found, 2)
     assert totals["within"] is within
-    assert totals["sweep"] == {"resident": 27.0, "today": 2 * (20 + 30) + 30}
+    assert totals["sweep"] == {"exchanged": 21.0, "resident": 27.0, "today": 2 * (20 + 30) + 30}
