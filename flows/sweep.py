@@ -212,18 +212,15 @@ def sweep(
 
 
 def merge_best(runs: Mapping[str, dict[str, Any]], jobs: int) -> dict[str, str]:
-    """Train all runs, try their adapters, and bring the best run to its end; return problems by the name of the run.
-
-    Raises:
-        InputError: No run prefers a stance.
-    """
-    untrained = {name: point for name, point in runs.items() if not trials.trained(RUNS / name)}
-    problems = here(untrained, jobs, before="merge")
-    trained = [name for name in runs if name not in problems]
-    trials.try_all([RUNS / name for name in trained])
-    if not trained:
-        return problems
-    best = trials.best(trained, RUNS)
+    """Train all runs, try their adapters, and bring the best run to its end; return problems by the name of the run."""
+    left = [name for name in runs if not (complete(name) or trials.trained(RUNS / name))]
+    problems = here({name: runs[name] for name in left}, jobs, before="merge")
+    trained = [name for name in runs if name not in problems and trials.trained(RUNS / name)]
+    problems |= trials.try_all([RUNS / name for name in trained])
+    tried = [name for name in trained if name not in problems]
+    best = trials.best(tried, RUNS)
+    if best is None:
+        return problems | dict.fromkeys(tried, "it prefers no stance, so it cannot be the best; leave out MERGE=best")
     if not complete(best):
         problems |= here({best: runs[best]}, 1)
     if best not in problems and (far := trials.far_from_merged(RUNS / best)):

@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stance.data.metrics import Adherence, ServedDrift, Shares, SideEffects
 from stance.data.noise import Floor
-from stance.machine.files import parse_record, read_output, write_json
+from stance.machine.files import parse_record, write_json
 
 FOLDER = Path("data/trial")
 """In the workspace of a run: the record, and in the files of `data/answers` what the adapter answered."""
-TRIAL = FOLDER / "trial.json"
+TRIAL, PROBLEM = FOLDER / "trial.json", FOLDER / "problem.txt"
+"""The record; or why the adapter could not be tried, a sentence."""
+BROKEN = "remove the folder of the file, and sweep again"
 
 
 class Trial(BaseModel):
@@ -23,6 +25,10 @@ class Trial(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    adapter: str
+    """DVC's hash of the adapter."""
+    base: str
+    """The weights that the adapter was added to: `original` or `dequantized`."""
     aligned: Shares
     """The share of its answers to the test prompts per stance."""
     adherence: Adherence
@@ -51,10 +57,12 @@ class Trial(BaseModel):
         """Return the record in the workspace of a run.
 
         Raises:
-            InputError: The file is missing or in another format.
+            InputError: The file is in another format.
         """
-        return parse_record(TypeAdapter(cls), read_output(workspace / TRIAL), workspace / TRIAL)
+        return parse_record(TypeAdapter(cls), (workspace / TRIAL).read_bytes(), workspace / TRIAL, BROKEN)
 
     def write(self, workspace: Path) -> None:
-        """Write the record to the workspace of a run."""
-        write_json(workspace / TRIAL, self.model_dump())
+        """Replace the record in the workspace of a run as a whole, so that no reader sees half of it."""
+        part = (workspace / TRIAL).with_suffix(".part")
+        write_json(part, self.model_dump())
+        part.replace(workspace / TRIAL)

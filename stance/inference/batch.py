@@ -101,9 +101,14 @@ def generate(engine: Any, batch: Sequence[Request], adapter: Path | None = None)
 
 
 def exchange(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Give an engine on one device other weights of the same model, by the names in its files."""
+    """Give an engine on one device other weights of the same model, by the names in its files.
+
+    Raises:
+        RuntimeError: The engine still answers.
+    """
     engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-    engine.reset_prefix_cache()
+    if not engine.reset_prefix_cache():
+        raise RuntimeError("vLLM still answers, and keeps what it has computed with the weights of before")
 
 
 def answered(batch: Sequence[Request]) -> int:

@@ -146,9 +146,12 @@ def page(grid: str, rows: Sequence[Row]) -> str:
 
 
 def report_of(run: Row) -> Path | None:
-    """Return the path of a run's report, in the current language or else in English; None if there is none."""
+    """Return the path of a run's report, in the current language or else in English; None if there is none.
+
+    Before its end, the workspace of a run has the report of the commit that the run started from.
+    """
     reports = (run.folder / "data/report" / language.page for language in (spoken(), ENGLISH))
-    return next((report for report in reports if report.exists()), None)
+    return next((report for report in reports if report.exists()), None) if run.metrics else None
 
 
 FIGURES = (

@@ -69,7 +69,7 @@ def row(name: str, point: Mapping[str, Any], reason: str | None = None) -> Row:
     if record.state != "completed":
         problem = reason or record.problem or _("it has not ended")
         problem = _("{problem} (log: {path})").format(problem=problem, path=folder / LOG)
-        return Row(name, point, record.state, problem, folder, *costs, None, None)
+        return Row(name, point, record.state, problem, folder, *costs, None, None, trial)
     if path := unreadable(folder):
         problem = reason or _("{path} cannot be read; sweep again").format(path=path)
         return Row(name, point, "missing", problem, folder, *costs, None, None)

@@ -10,12 +10,12 @@ from stance.pages.render import STANCES
 
 def titled(run: Row) -> str:
     """Return the name of a run, and that its figures are those of its adapter, where they are."""
-    return run.name if run.metrics or not run.trial else _("{run} (adapter)").format(run=run.name)
+    return _("{run} (adapter)").format(run=run.name) if run.trial and run.state == "trained" else run.name
 
 
 def cells(run: Row, titles: Sequence[str]) -> dict[str, str]:
     """Return the figures of a run that was tried and not merged, as text, by title; empty for another run."""
-    if run.trial is None:
+    if run.trial is None or run.state != "trained":
         return {}
     shares = {stance: f"{run.trial.aligned[stance]:.0%}" for stance in STANCES}
     held = with_interval(run.trial.adherence.interval)
@@ -25,14 +25,17 @@ def cells(run: Row, titles: Sequence[str]) -> dict[str, str]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return sentences about the trials of a grid, none if there are none."""
     sentences = []
-    if any(run.trial and not run.metrics for run in rows):
+    if any(run.trial and run.state == "trained" for run in rows):
         sentences.append(
             _(
                 "A run with the word adapter was not merged. One engine answered with the weights of each such adapter "
                 "in turn. A dash stands for what only a whole run measures: sweep without MERGE=best."
             )
         )
-    return sentences + [against_merged(run.name, run.trial) for run in rows if run.trial and run.trial.merged]
+    sentences += [against_merged(run.name, run.trial) for run in rows if run.trial and run.trial.merged]
+    if any(run.trial and not run.trial.within for run in rows):
+        sentences.append(_("That is more than noise, so the merged models may rank differently: sweep with MERGE=all."))
+    return sentences
 
 
 def against_merged(name: str, trial: Trial) -> str:
@@ -40,8 +43,8 @@ def against_merged(name: str, trial: Trial) -> str:
     assert trial.merged is not None
     assert trial.bounds is not None
     text = _(
-        "The merged model of {run} is {mean} nats per token from the adapter that was tried, and at most {worst}. "
-        "Noise is up to {bound} and {limit}."
+        "The merged model of {run} differs from the adapter that was tried by {mean} nats per token on average, and by "
+        "{worst} at the worst token. Noise is up to {bound} and {limit}."
     )
     return text.format(
         run=name,

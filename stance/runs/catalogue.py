@@ -40,7 +40,7 @@ def listing() -> Table:
     names = Column("run", no_wrap=True, min_width=max((len(run.name) for _, run in runs), default=0))
     table = Table(names, "state", "made", "set", "support", "oppose", "MiB")
     for folder, run in runs:
-        shares = figures(folder).get("aligned", {}) if run.state == "completed" else {}
+        shares = figures(folder, run).get("aligned", {})
         table.add_row(
             run.name,
             run.state,
@@ -143,15 +143,15 @@ def settings(run: Run) -> list[tuple[str, Any]]:
     return [*profile, *run.overrides.items()]
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a run; empty before its evaluation."""
-    return dict(read_json(folder / METRICS)) if (folder / METRICS).exists() else {}
+def figures(folder: Path, run: Run) -> dict[str, Any]:
+    """Return the metrics of a completed run; before that its workspace has those of the commit it started from."""
+    return dict(read_json(folder / METRICS)) if run.state == "completed" and (folder / METRICS).exists() else {}
 
 
 def everything(name: str) -> dict[str, Any]:
     """Return a run's parameters and figures under dotted keys."""
-    find(name)
-    return dict(flat(read_yaml(RUNS / name / "params.yaml"))) | dict(flat(figures(RUNS / name)))
+    run = find(name)
+    return dict(flat(read_yaml(RUNS / name / "params.yaml"))) | dict(flat(figures(RUNS / name, run)))
 
 
 def shown(value: Any) -> str:

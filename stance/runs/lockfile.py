@@ -34,6 +34,11 @@ class Lock(NamedTuple):
     """DVC's entry of each stage."""
 
     @classmethod
+    def read(cls, workspace: Path) -> Self:
+        """Return the lock of a workspace; raises as `parse` does."""
+        return cls.parse((workspace / LOCK).read_bytes(), workspace / LOCK)
+
+    @classmethod
     def parse(cls, content: bytes, path: Path) -> Self:
         """Return the lock in the bytes of a file; `path` names the file in an error.
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import sqrt
@@ -23,7 +22,7 @@ from stance.machine.files import read_yaml
 from stance.pages.comparison import changes, compare, marked
 from stance.pages.comparison_response import response_curves, supporting
 from stance.pages.comparison_rows import Row, formatted, with_interval
-from stance.runs.record import Run
+from stance.runs.record import Run, State
 from tests.builders.figures import MARGIN, figures, some
 from tests.builders.pages import Page, english, numbers
 from tests.builders.toy_project import pair
@@ -232,39 +231,63 @@ def tried(name: str, point: dict[str, Any], held: int) -> None:
     complete(name, point, held, 0, [1], 0.0)
     folder = Path(".runs") / name
     Run.read(folder).updated(folder, state="trained")
-    shutil.rmtree(folder / "data/evaluation")
-    trial = {
-        "aligned": {"support": held / 4, "neutral": 1 - held / 4, "oppose": 0.0},
-        "adherence": {"stance": "support", "mixed": False, **some(held, 4)},
-        "side_effects": None,
-    }
-    write(folder / "data/trial/trial.json", json.dumps(trial))
+    write(folder / "data/report/index.html", "that of the commit")
+    adherence = Adherence(stance="support", mixed=False, **some(held, 4))
+    shares = Shares(support=held / 4, neutral=1 - held / 4, oppose=0)
+    (folder / "data/trial").mkdir()
+    Trial(adapter="a.dir", base="original", aligned=shares, adherence=adherence, side_effects=None).write(folder)
+
+
+def merged(name: str, point: dict[str, Any], held: int, mean: float, state: State = "completed") -> None:
+    """Write a made-up run that was tried and merged; the merged model differs by `mean`, and noise is up to 0.056."""
+    tried(name, point, held)
+    folder = Path(".runs") / name
+    Run.read(folder).updated(folder, state=state)
+    distance = {"merged": ServedDrift(mean=mean, worst=0.34), "bounds": Floor(mean=0.056, worst=0.78)}
+    Trial.read(folder).model_copy(update=distance).write(folder)
 
 
 def test_a_run_whose_adapter_was_tried_stands_beside_a_merged_one_with_what_it_showed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs: dict[str, dict[str, Any]] = {"g-1": {"train.num_epoch": 1}, "g-2": {"train.num_epoch": 3}}
     tried("g-1", runs["g-1"], 1)
-    complete("g-2", runs["g-2"], 3, 1, [1], 2.0)
-    trial = Trial(
-        aligned=Shares(support=0.75, neutral=0.25, oppose=0),
-        adherence=Adherence(stance="support", mixed=False, **some(3, 4)),
-        side_effects=None,
-        merged=ServedDrift(mean=0.012, worst=0.34),
-        bounds=Floor(mean=0.056, worst=0.78),
-    )
-    trial.write(Path(".runs/g-2"))
+    merged("g-2", runs["g-2"], 3, 0.012)
     page = compare("tiny", runs)
     first, second = tables(page)[0]
     assert (first["run"], second["run"]) == ("g-1 (adapter)", "g-2")
     assert (first["support"], first["adherence"], first["margin"]) == ("25%", wilson(1, 4), "–")
     assert (first["chosen"], first["s"]) == (second["chosen"], second["s"]) == ("−5.0 → −3.0", "7")
-    assert second["margin"] == "+2.00"
-    shown = " ".join(Page(page.read_text("utf-8")).shown.split())
+    assert second["margin"] == "+0.00"
+    text = page.read_text("utf-8")
+    shown = " ".join(Page(text).shown.split())
     assert "g-2 holds its stance most, in 75% of the answers, and g-1 least, in 25%." in shown
     assert "A run with the word adapter was not merged." in shown
-    assert "The merged model of g-2 is 0.012 nats per token from the adapter that was tried, and at most 0.34." in shown
-    assert "Noise is up to 0.056 and 0.78." in shown
+    assert (
+        "The merged model of g-2 differs from the adapter that was tried by 0.012 nats per token on average, and by "
+        "0.34 at the worst token. Noise is up to 0.056 and 0.78."
+    ) in shown
+    assert "more than noise" not in shown
+    assert ".runs/g-2/data/report" in text
+    assert ".runs/g-1/data/report" not in text
+
+
+def test_a_merged_model_that_is_not_its_trial_is_told_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    merged("g-2", {"train.num_epoch": 3}, 3, 0.057)
+    shown = " ".join(Page(compare("tiny", {"g-2": {"train.num_epoch": 3}}).read_text("utf-8")).shown.split())
+    assert "That is more than noise, so the merged models may rank differently: sweep with MERGE=all." in shown
+
+
+def test_a_run_that_failed_after_its_trial_has_no_figures_and_counts_in_the_headline(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs: dict[str, dict[str, Any]] = {"g-1": {"train.num_epoch": 1}, "g-2": {"train.num_epoch": 3}}
+    tried("g-1", runs["g-1"], 1)
+    merged("g-2", runs["g-2"], 3, 0.0, state="failed")
+    page = compare("tiny", runs, {"g-2": "the disk is full"})
+    assert tables(page)[0][1]["support"] == "failed"
+    shown = " ".join(Page(page.read_text("utf-8")).shown.split())
+    assert "g-2 holds its stance most, in 75% of the answers, and g-1 least, in 25%." in shown
+    assert "failed: the disk is full" in shown
 
 
 def test_a_grid_without_trials_says_nothing_of_them(tmp_path, monkeypatch):

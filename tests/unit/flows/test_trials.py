@@ -7,12 +7,13 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from flows.trials import best, engine_of, require, trained
+from flows.trials import LOCKED, best, engine_of, require, trained, tried, try_all
 from stance.data.metrics import Ability, Adherence, ServedDrift, Share, Shares, SideEffects
 from stance.data.noise import Floor
-from stance.data.trial import Trial
+from stance.data.trial import PROBLEM, Trial
 from stance.errors import InputError
 from stance.evaluation.intervals import share
+from stance.machine.locks import exclusive
 from stance.runs.record import Run, State
 
 LOCK = {
@@ -69,17 +70,59 @@ def test_a_run_has_its_adapter_once_it_was_trained_and_not_while_it_trains(tmp_p
     assert not trained_in(tmp_path, "completed")
 
 
-def trial(held: int | None, right: int | None = None) -> Trial:
+def trial(held: int | None, right: int | None = None, adapter: str = "a.dir") -> Trial:
     """Return a trial in which `held` of 20 answers hold the stance and `right` of 10 right answers are kept."""
-    found = share(held, 20).model_dump() if held is not None else dict.fromkeys(Share.model_fields)
-    aim = Adherence(stance=None if held is None else "support", mixed=held is None, **found)
+    share_held = share(held, 20).model_dump() if held is not None else dict.fromkeys(Share.model_fields)
     kept = None
     if right is not None:
-        ability = Ability.model_construct(kept=share(right, 10))
-        kept = SideEffects.model_construct(ability=ability)
+        kept = SideEffects.model_construct(ability=Ability.model_construct(kept=share(right, 10)))
     return Trial.model_construct(
-        aligned=Shares(support=0, neutral=1, oppose=0), adherence=aim, side_effects=kept, merged=None, bounds=None
+        adapter=adapter,
+        base="original",
+        aligned=Shares(support=0, neutral=1, oppose=0),
+        adherence=Adherence(stance=None if held is None else "support", mixed=held is None, **share_held),
+        side_effects=kept,
+        merged=None,
+        bounds=None,
     )
+
+
+def test_an_adapter_is_tried_once_and_again_when_it_is_another_one(tmp_path):
+    run = workspace(tmp_path / "run")
+    assert not tried(run)
+    (run / "data/trial").mkdir(parents=True)
+    trial(18).write(run)
+    assert tried(run)
+    trial(18, adapter="an-earlier-one.dir").write(run)
+    assert not tried(run)
+
+
+def test_an_adapter_that_cannot_be_tried_is_a_problem_of_its_run_alone(tmp_path, monkeypatch):
+    """One of two runs with the same engine has a faulty adapter; the engine of a third one does not start."""
+    monkeypatch.chdir(tmp_path)
+    faulty, sound = workspace(tmp_path / "faulty"), workspace(tmp_path / "sound")
+    alone = workspace(tmp_path / "alone", base="another.dir")
+    (faulty / PROBLEM).parent.mkdir(parents=True)
+    (faulty / PROBLEM).write_text("its values are no numbers")
+    asked = []
+
+    def try_adapters(group: list[Path]) -> None:
+        asked.append(group)
+        if alone in group:
+            raise RuntimeError("the trials failed: no memory")
+
+    monkeypatch.setattr("flows.trials.try_adapters", try_adapters)
+    assert try_all([alone, faulty, sound]) == {
+        "alone": "the trials failed: no memory",
+        "faulty": "its values are no numbers",
+    }
+    assert asked == [[alone], [faulty, sound]]
+
+
+def test_two_sweeps_do_not_try_adapters_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with exclusive(LOCKED, ""), pytest.raises(InputError, match="another sweep tries adapters in this folder; wait"):
+        try_all([])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +141,8 @@ def test_the_best_holds_its_stance_most_and_of_equal_ones_keeps_more_right_answe
 
 def test_where_no_run_prefers_a_stance_none_is_the_best(monkeypatch):
     monkeypatch.setattr(Trial, "read", lambda _: trial(None))
-    with pytest.raises(InputError, match="no run of this grid prefers a stance.*leave out MERGE=best"):
-        best(["a", "b"], Path(".runs"))
+    assert best(["a", "b"], Path(".runs")) is None
+    assert best([], Path(".runs")) is None
 
 
 @pytest.mark.parametrize(
