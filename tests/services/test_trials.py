@@ -68,8 +68,10 @@ def test_the_page_shows_what_the_adapter_of_the_other_run_did_and_links_it_to_no
 
 def test_a_tried_run_has_no_figures_and_is_none_to_serve(swept):
     compared = command(swept.project, "stance", "runs", "compare", swept.best.name, swept.other.name)
-    [adherence] = [line for line in compared.log.splitlines() if line.strip().startswith("adherence.share")]
-    assert len(adherence.split()) == 2  # the key, and the figure of the best run
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in compared.log.splitlines() if "│" in line]
+    assert ["train.num_epoch", "3", "1"] in rows
+    [adherence] = [row for row in rows if row[0] == "adherence.share"]
+    assert adherence[1:] == ["1", ""]
     refused = command(swept.project, "stance", "serve", "--run", swept.other.name)
     assert refused.code == 1
     assert f"{swept.other.name} is trained; expected a completed run" in refused.log
