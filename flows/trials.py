@@ -19,14 +19,15 @@ from stance.machine import devices, processes
 from stance.machine.files import read_yaml
 from stance.machine.locks import exclusive
 from stance.machine.supervisor import PEAK, guarded, release
+from stance.runs.finished import ADAPTER
 from stance.runs.fork_client import OWNER
 from stance.runs.lockfile import Lock
 from stance.runs.record import RECORD, Run
 
 LOCKED = Path(".runs/trials.lock")
 """Held while adapters are tried."""
-SAME = {"base": "data/base", "dataset": "data/dataset"}
-"""The stages and outputs that runs must share to be answered for by one engine."""
+SAME = ("data/base", "data/dataset")
+"""The outputs that runs must share to be answered for by one engine."""
 
 
 def require(points: Iterable[Mapping[str, Any]], *, on_pool: bool) -> None:
@@ -53,7 +54,7 @@ def require(points: Iterable[Mapping[str, Any]], *, on_pool: bool) -> None:
 
 def trained(workspace: Path) -> bool:
     """Does a run have its adapter?"""
-    if not (workspace / RECORD).exists() or not (workspace / "data/adapter").is_dir():
+    if not (workspace / RECORD).exists() or not (workspace / ADAPTER).is_dir():
         return False
     return Run.read(workspace).state in ("trained", "completed")
 
@@ -77,8 +78,7 @@ def try_all(workspaces: Sequence[Path]) -> dict[str, str]:
 
 def tried(workspace: Path) -> bool:
     """Was the adapter tried that a run has now?"""
-    hashes = [outs["data/adapter"] for outs in Lock.read(workspace).outputs.values() if "data/adapter" in outs]
-    return (workspace / TRIAL).exists() and [Trial.read(workspace).adapter] == hashes
+    return (workspace / TRIAL).exists() and Trial.read(workspace).adapter == Lock.read(workspace).hash_of(ADAPTER)
 
 
 def problems_of(group: Sequence[Path]) -> dict[str, str]:
@@ -96,8 +96,8 @@ def problems_of(group: Sequence[Path]) -> dict[str, str]:
 
 def engine_of(workspace: Path) -> str:
     """Return, as text, what decides the engine of a run; a run that fine-tuned all weights has one of its own."""
-    params, outs = read_yaml(workspace / "params.yaml"), Lock.read(workspace).outputs
-    hashes = [outs[stage][path] for stage, path in SAME.items()]
+    params, lock = read_yaml(workspace / "params.yaml"), Lock.read(workspace)
+    hashes = [lock.hash_of(path) for path in SAME]
     own = workspace.name if (workspace / "data/sft/model").exists() else None
     return json.dumps([params["model"], params["answers"], hashes, own], sort_keys=True)
 

@@ -65,6 +65,10 @@ class Lock(NamedTuple):
             stage: {out["path"]: out["md5"] for out in entry.get("outs", [])} for stage, entry in self.stages.items()
         }
 
+    def hash_of(self, path: str) -> str:
+        """Return DVC's hash of an output that a stage has written."""
+        return next(outs[path] for outs in self.outputs.values() if path in outs)
+
     def require_whole(self, pipeline: Mapping[str, Any], path: Path) -> None:
         """Refuse a lock that has other stages than a pipeline, or other files and parameters in them.
 

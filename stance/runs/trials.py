@@ -34,6 +34,7 @@ from stance.inference.batch import engine_for, exchange, generate
 from stance.inference.exam import Exam
 from stance.models.base import locate_tuned
 from stance.models.loading import require_device
+from stance.runs.finished import ADAPTER
 from stance.runs.lockfile import Lock
 from stance.training.merging import Update, candidates, shards, stored_names, update
 
@@ -70,7 +71,7 @@ def sound_changes(workspaces: Sequence[Path], base: Path) -> dict[Path, Update]:
         (workspace / FOLDER).mkdir(parents=True, exist_ok=True)
         (workspace / PROBLEM).unlink(missing_ok=True)
         try:
-            changes[workspace] = update(base_of(workspace), base, workspace / "data/adapter")
+            changes[workspace] = update(base_of(workspace), base, workspace / ADAPTER)
             if lost := sorted(changes[workspace].factors.keys() - names):
                 raise InputError(f"the adapter changes {lost[0]}, and {base} has no weight of that name")
         except InputError as error:
@@ -124,17 +125,12 @@ def trial_of(workspace: Path, taught: Classifier) -> Trial:
     held, bounds = adherence(verdicts, ratio), Params.load(workspace / "params.yaml").evaluate.side_effects
     side_effects, _ = read_side_effects(taught, data / "dataset", answers, held.stance, bounds)
     return Trial(
-        adapter=adapter_hash(workspace),
+        adapter=Lock.read(workspace).hash_of(ADAPTER),
         base=base_of(workspace),
         aligned=shares(verdicts),
         adherence=held,
         side_effects=side_effects,
     )
-
-
-def adapter_hash(workspace: Path) -> str:
-    """Return DVC's hash of a run's adapter."""
-    return next(outs["data/adapter"] for outs in Lock.read(workspace).outputs.values() if "data/adapter" in outs)
 
 
 def compare(workspaces: Sequence[Path]) -> None:
