@@ -25,7 +25,9 @@ from stance.errors import InputError, Unreachable
 from stance.machine import devices, processes
 from stance.machine.supervisor import PEAK
 from stance.runs import shared, stages
+from stance.runs.preparation import in_turn, prepare
 from stance.runs.record import LOG
+from stance.runs.stages import Outcome
 
 STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
@@ -72,7 +74,6 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
 
     The result is the peak memory in MiB: of the largest process in RAM, and in use on the GPU.
     """
-    reasons = ", ".join(stages.prepare(stage, folder))
     info = get_run_logger().info
     peaks = (0, 0)
     with (folder / LOG).open("a", encoding="utf-8") as file, ExitStack() as turns:
@@ -84,15 +85,29 @@ def reproduce(stage: str, folder: Path, minutes: float = 0) -> State[tuple[int, 
             if peak := PEAK.match(line):
                 peaks = max(peaks[0], int(peak[1])), max(peaks[1], int(peak[2] or 0))
 
-        count = stages.devices(stage, folder) if reasons else 0
-        lease = turns.enter_context(devices.lease(count, f"{flow_run.name} ({stage})", log))
-        show_devices(lease, log)
-        try:
-            outcome = stages.reproduce(stage, folder, progress(stage, log), lease, minutes)
-        except (OSError, RuntimeError) as error:
-            raise type(error)(f"{error} (it ran because of {reasons or 'missing outputs'})") from None
+        prepared = prepare(stage, folder)
+        if not prepared.outcome and turns.enter_context(in_turn(prepared.turn, log)):
+            prepared = prepare(stage, folder)
+        reasons = ", ".join(prepared.reasons)
+        outcome = prepared.outcome or made(stage, folder, reasons, log, minutes)
     message = outcome if outcome == "unchanged" else f"{outcome}: {reasons}"
     return Completed(name=outcome.capitalize(), message=message, data=peaks)
+
+
+def made(stage: str, folder: Path, reasons: str, log: Callable[[str], None], minutes: float) -> Outcome:
+    """Run a stage on the GPUs that it needs, or let DVC fetch its outputs, and return its outcome.
+
+    Raises:
+        ConnectionError: As in `stages.reproduce`, like the other two; each names the reasons why the stage ran.
+        TimeoutError: It took too long.
+        RuntimeError: It failed.
+    """
+    with devices.lease(stages.devices(stage, folder), f"{flow_run.name} ({stage})", log) as lease:
+        show_devices(lease, log)
+        try:
+            return stages.reproduce(stage, folder, progress(stage, log), lease, minutes)
+        except (OSError, RuntimeError) as error:
+            raise type(error)(f"{error} (it ran because of {reasons or 'missing outputs'})") from None
 
 
 def show_devices(lease: devices.Lease, log: Callable[[str], None]) -> None:

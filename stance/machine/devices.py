@@ -26,6 +26,7 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from stance.errors import InputError
+from stance.machine.locks import locked
 from stance.machine.memory import MIB, Room
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -160,11 +161,11 @@ def lease(count: int, holder: str, say: Callable[[str], None], folder: Path | No
     pool = _enough(count, visible() or [UNLISTED])
     with ExitStack() as opened:
         with _open(_queue(pool), folder) as queue:
-            in_turn = _locked(queue)
+            in_turn = locked(queue)
             if not in_turn or len(pool) - len(holders(pool, folder)) < count:
                 say(_waiting(count, pool, folder))
             if not in_turn:
-                _locked(queue, wait=True)
+                locked(queue, wait=True)
             files = _take(count, pool, folder)
         for file in files.values():
             opened.callback(file.close)
@@ -200,7 +201,7 @@ def holders(pool: Sequence[Device], folder: Path | None = None) -> dict[str, str
     held = {}
     for device in pool:
         with _open(device.uuid, folder) as file:
-            if not _locked(file, shared=True):
+            if not locked(file, shared=True):
                 held[device.name] = file.read() or "another run"
     return held
 
@@ -266,7 +267,7 @@ _kept: list[IO[str]] = []
 def _lock(device: Device, folder: Path | None) -> IO[str] | None:
     """Return the open, locked file of a GPU; None if another process holds it."""
     file = _open(device.uuid, folder)
-    if _locked(file):
+    if locked(file):
         return file
     file.close()
     return None
@@ -285,15 +286,6 @@ def _open(name: str, folder: Path | None) -> IO[str]:
             os.fchmod(made, 0o666)
             os.close(made)
     return os.fdopen(os.open(path, flags), "r+", encoding="utf-8")
-
-
-def _locked(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file, and return whether that succeeded. The lock ends when the file is closed everywhere."""
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sign(file: IO[str], holder: str) -> None:

@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from stance.errors import InputError
 
@@ -21,8 +22,15 @@ def exclusive(path: Path, refusal: str) -> Iterator[None]:
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(refusal) from None
+        if not locked(file):
+            raise InputError(refusal)
         yield
+
+
+def locked(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file, and return whether that succeeded. The lock ends when the file is closed everywhere."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

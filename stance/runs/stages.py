@@ -1,4 +1,4 @@
-"""The stages of the DVC pipeline: their order, why a stage is out of date, and how to run it.
+"""The stages of the DVC pipeline: their order, how to run one, and the GPUs that it needs.
 
 Everything is read from `dvc.yaml` and `dvc.lock`; this module names no stage, path or edge. A stage runs under a guard,
 so that no training process stays on the GPU when a flow is cancelled or killed.
@@ -8,18 +8,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, cast
 
-from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
-from dvc.stage import PipelineStage
 from networkx import lexicographical_topological_sort
 
 from stance.machine.devices import NONE, SEVERAL, Lease
-from stance.machine.files import flat, read_yaml
+from stance.machine.files import read_yaml
 from stance.machine.processes import environment
 from stance.machine.supervisor import GRACE, MARK, PEAK, guarded, release, unwatch
 from stance.runs.fork_client import OWNER
@@ -42,7 +39,7 @@ def names(folder: Path) -> list[str]:
 
 
 def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease = NONE, minutes: float = 0) -> Outcome:
-    """Bring a stage up to date that `prepare` was called for, and return how: ran, restored or unchanged.
+    """Bring a stage up to date that `prepare` has left to be run, and return how: ran, restored or unchanged.
 
     Args:
         stage: The stage's name in `dvc.yaml`.
@@ -67,34 +64,6 @@ def reproduce(stage: str, folder: Path, log: Callable[[str], None], lease: Lease
     if code:
         raise failure(stage, code, printed, pulling=bool(pull))
     return outcome(printed)
-
-
-def prepare(stage: str, folder: Path) -> list[str]:
-    """Return why a stage is out of date whose dependencies are not, and let DVC restore what it made here before.
-
-    The reasons are its changed parameters, with values, and its changed files.
-    """
-    with Repo(str(folder)) as repo, repo.lock:
-        [entry] = (other for other in repo.index.stages if other.name == stage)
-        changes = chain(*entry.status().values())
-        restore_from_run_cache(entry)
-    return reasons(changes, stage, folder)
-
-
-def restore_from_run_cache(entry: PipelineStage) -> None:
-    """Let DVC restore what a stage made here before, if `dvc.lock` names outputs that only another machine has.
-
-    DVC 3.67 does not ask its run cache about a stage that agrees with its entry in `dvc.lock`. If the outputs of that
-    entry are in no cache, it runs the stage again: with another machine's lock, every run would make a base model. This
-    function removes such an entry, if the run cache has the stage.
-    """
-    repo = entry.repo
-    persistent = any(out.persist for out in entry.outs)  # the run cache has no such stage
-    if persistent or entry.outs_cached() or entry.changed_deps():
-        return
-    earlier = repo.stage_cache._load(entry)
-    if earlier and all(repo.cache.local.exists(out["md5"]) for out in earlier["outs"]):
-        Lockfile(repo, str(Path(repo.root_dir) / "dvc.lock")).remove_stage(entry)
 
 
 def dvc(
@@ -170,29 +139,6 @@ def outcome(log: str) -> Outcome:
     return next(meaning for pattern, meaning in OUTCOMES if re.search(pattern, log, re.MULTILINE))
 
 
-def reasons(changes: Iterable[Any], stage: str, folder: Path) -> list[str]:
-    """Return what DVC says about a stage that is out of date, a sentence for each parameter and file."""
-    causes: list[str] = []
-    for change in changes:
-        for kind, paths in change.items() if isinstance(change, dict) else [(change, {})]:
-            if not paths:
-                causes.append(str(kind))
-            for path, state in paths.items():
-                causes += changed_values(stage, folder) if isinstance(state, dict) else [f"{path} {state}"]
-    return sorted(causes, key=lambda cause: "→" not in cause)  # parameters first: a person changed them
-
-
-def changed_values(stage: str, folder: Path) -> list[str]:
-    """Return the parameters of a stage that have changed since it last ran, each with its old and new value."""
-    locked = read_yaml(folder / "dvc.lock")["stages"].get(stage, {}) if (folder / "dvc.lock").exists() else {}
-    before = dict(flat(locked.get("params", {}).get("params.yaml", {})))
-    values = dict(flat(read_yaml(folder / "params.yaml")))
-    listed = tuple(read_yaml(folder / "dvc.yaml")["stages"][stage].get("params", []))
-    now = {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{name}.") for name in listed)}
-    keys = [key for key in (*now, *(before.keys() - now.keys())) if before.get(key) != now.get(key)]
-    return [f"{key} {before.get(key, 'unset')} → {now.get(key, 'unset')}" for key in keys]
-
-
 LOADER = PurePath("stance/models/loading.py")
 
 
@@ -206,10 +152,19 @@ def needs_gpu(stage: str, folder: Path) -> bool:
     deps = read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])
     loads = any(LOADER.is_relative_to(dep) for dep in deps)
     idle = stage == "judge" and params["evaluate"]["judge"]["source"] != "base_model"
-    reinforced = params.get("align", {}).get("method") == "rlhf"
-    idle |= stage in params and params[stage] is None
-    idle |= not reinforced if stage in ("reward", "rl") else stage == "train" and reinforced
+    idle |= left_out(stage, folder) or (stage == "train" and reinforced(params))
     return loads and not idle and bool(params["model"]["device"] == "cuda")
+
+
+def left_out(stage: str, folder: Path) -> bool:
+    """Is a stage of the long road not on the road of the run? Then `tasks/python` leaves a note only."""
+    params = read_yaml(folder / "params.yaml")
+    return (stage in params and params[stage] is None) or (stage in ("reward", "rl") and not reinforced(params))
+
+
+def reinforced(params: Mapping[str, Any]) -> bool:
+    """Is the model of a run trained with a reward model?"""
+    return bool(params.get("align", {}).get("method") == "rlhf")
 
 
 def devices(stage: str, folder: Path) -> int:

@@ -15,6 +15,7 @@ from stance.errors import InputError
 from stance.machine.files import read_yaml
 from stance.machine.supervisor import MARK
 from stance.runs import catalogue, stages, workspace
+from stance.runs.preparation import prepare
 from stance.runs.record import Run
 from tests.builders.toy_project import dvc, enter
 
@@ -46,8 +47,7 @@ def reproduce(folder: Path) -> dict[str, str]:
 
 
 def prepared(name: str, folder: Path) -> str:
-    stages.prepare(name, folder)
-    return stages.reproduce(name, folder, lambda _: None)
+    return prepare(name, folder).outcome or stages.reproduce(name, folder, lambda _: None)
 
 
 def completed(name: str, **given: object) -> Path:
@@ -83,8 +83,7 @@ def test_what_was_made_here_is_restored_though_the_lock_names_what_another_machi
     (project / "dvc.lock").write_text(text.replace(recorded, "0" * 32 + ".dir"))
     git(project, "commit", "--quiet", "--all", "--message", "as another machine made it")
     here = workspace.create("here", Settings().parameters(), edits=False)
-    assert stages.prepare("pairs", here)[0] == "data/pairs not in cache"
-    assert stages.reproduce("pairs", here, lambda _: None) == "restored"
+    assert prepare("pairs", here)[:2] == (["data/pairs not in cache"], "restored")
     assert read_yaml(here / "dvc.lock")["stages"]["pairs"]["outs"][0]["md5"] == recorded
     shutil.rmtree(project / ".dvc/cache/runs")
     nowhere = workspace.create("nowhere", Settings().parameters(), edits=False)
@@ -127,13 +126,13 @@ def test_edits_of_the_parameters_are_noticed_and_those_of_other_files_are_not_ta
 def test_the_reasons_name_parameters_with_both_values_and_files(project: Path):
     folder = workspace.create("why", Settings(support_ratio=0.25, num_epoch=1).parameters(), edits=False)
     before = read_yaml(project / "params.yaml")
-    assert stages.prepare("pairs", folder) == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
+    assert prepare("pairs", folder).reasons == [f"pairs.support_ratio {before['pairs']['support_ratio']} → 0.25"]
     stages.reproduce("pairs", folder, lambda _: None)
-    assert set(stages.prepare("train", folder)) == {
+    assert set(prepare("train", folder).reasons) == {
         f"train.num_epoch {before['train']['num_epoch']} → 1.0",
         "data/pairs modified",
     }
-    assert stages.prepare("pairs", folder) == []
+    assert prepare("pairs", folder).reasons == []
 
 
 def test_wrong_settings_leave_no_workspace(project: Path, git):
@@ -218,7 +217,7 @@ def test_what_an_earlier_try_left_is_ended_and_its_locks_removed(project: Path):
         alive = [psutil.pid_exists(process.pid) for process in (left, other)]
         other.kill()
     assert alive == [False, True]
-    stages.prepare("train", folder)
+    prepare("train", folder)
 
 
 def test_a_run_that_somebody_works_on_is_not_removed(project: Path):

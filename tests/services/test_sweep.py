@@ -204,6 +204,14 @@ def test_a_killed_sweep_repeats_no_finished_run_and_a_run_that_fails_stops_no_ot
     assert {name for name in first if first[name].pid != second[name].pid} == {failing}
 
 
+def test_what_two_runs_at_once_have_in_common_is_made_once(project, sweep):
+    write(project / "grids/alike.yaml", "train.num_epoch: [1, 2]\npairs.support_ratio: [0.3]\n")
+    code, printed = sweep(project, "alike", "--jobs", "2")
+    assert code == 0, printed
+    reason = "pairs.support_ratio 1.0 → 0.3"
+    assert sorted(run.stages["pairs"] for run in records(project).values()) == [f"ran: {reason}", f"restored: {reason}"]
+
+
 @pytest.fixture(scope="module")
 def swept(toy: Path, sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose curve has been swept: at first in vain, since no workspace could be made, and then again."""
