@@ -56,7 +56,7 @@ from stance.preflight.road import require_road
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from stance.preflight.sizes import Sizes
+    from stance.preflight.sizes import Sizes, Texts
 
 
 MINIATURE = GIB
@@ -204,7 +204,7 @@ def check_model(
             rows.append(check_disk(shutil.disk_usage(".").free))
         return rows
     from stance.preflight import footprint
-    from stance.preflight.sizes import shapes
+    from stance.preflight.sizes import longest, shapes
 
     with failing(rows, "base model"):
         folder = footprint.describing(params.base, recorded)
@@ -214,7 +214,7 @@ def check_model(
         rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
-        rows += check_fit(params, found, questions)
+        rows += check_fit(params, found, longest(questions, params.model.system_prompt, footprint.reader(folder)))
         if isinstance(params.base, FolderBase):
             with failing(rows, "weights"):
                 rows.append(check_weights(folder))
@@ -301,13 +301,14 @@ def _configured_tokens(folder: Path) -> set[str]:
     return {str(name) for name in [*names, *(token["content"] for token in added if token.get("special"))] if name}
 
 
-def check_fit(params: Params, found: Mapping[str, "Sizes"], questions: Sequence[Question]) -> list[Row]:
-    """Compare the needs of the stages with this machine: a row for each kind of memory, and one for the disk."""
+def check_fit(params: Params, found: Mapping[str, "Sizes"], texts: "Texts") -> list[Row]:
+    """Compare the needs of the stages with this machine: a row for each kind of memory, and one for the disk.
+
+    Without a data set, `texts` counts nothing: what does not fit then, fits with none.
+    """
     from stance.preflight import footprint
-    from stance.preflight.sizes import longest
     from stance.preflight.stages import needs
 
-    texts = longest(questions, params.model.system_prompt)  # what does not fit without a data set, fits with none
     here = footprint.available(params.model.device)
     if not here.gpu:
         here = here._replace(gpu=math.inf)  # a missing GPU has a row of its own

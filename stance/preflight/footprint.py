@@ -9,12 +9,14 @@ import shutil
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from transformers import PretrainedConfig
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
+from stance.data.chat import load_tokenizer, require_sound_template
 from stance.data.questions import read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError
@@ -27,14 +29,25 @@ from stance.models.weights import CONFIG, read_config, require_whole_model
 from stance.preflight.sizes import Sizes, Texts, longest, shapes
 from stance.preflight.stages import Here, Need, needs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 logger = logging.getLogger(__name__)
 
 
 KINDS = ("GPU memory", "host memory", "disk")
 """Names of the fields of `Need` and `Here`, in their order."""
 TOKENIZER, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
-DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE)
-"""Files that are fetched from the Hub to measure a model before its weights."""
+VOCABULARY = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE, *VOCABULARY)
+"""Files that are fetched from the Hub to measure a model before its weights, some megabytes."""
 
 Changes = dict[str, Any]
 """New values of parameters, by block and key: `rl.use_vllm`."""
@@ -203,6 +216,25 @@ def configuration(folder: Path) -> PretrainedConfig:
     return outlines.configuration(folder)
 
 
+def reader(folder: Path) -> "PreTrainedTokenizerFast | None":
+    """Return the tokenizer that counts the tokens of texts.
+
+    Args:
+        folder: What `describing` returns.
+
+    Returns:
+        The tokenizer; None for a GGUF file, and for a tokenizer that a check of its own or the stage `base` refuses.
+    """
+    if folder.is_file():
+        return None
+    try:
+        tokenizer = load_tokenizer(folder)
+        require_sound_template(tokenizer)
+    except (InputError, TemplateError):
+        return None
+    return tokenizer
+
+
 def _converted(base: PackageBase, recorded: Path) -> bool:
     if not (recorded / RECORD).exists() or not (recorded / MODEL / CONFIG).is_file():
         return False
@@ -246,10 +278,14 @@ def main() -> None:
     if isinstance(params.base, MiniatureBase):
         raise InputError("the miniature fits anywhere; set base.source to folder, hub or package to measure a model")
     with source_folder(params.dataset) as folder:
-        texts = longest(read_questions(folder), params.model.system_prompt)
-    found = shapes(configuration(describing(params.base, Path("data/base"))), params)
+        questions = read_questions(folder)
+    described = describing(params.base, Path("data/base"))
+    tokenizer, found = reader(described), shapes(configuration(described), params)
+    texts = longest(questions, params.model.system_prompt, tokenizer)
     here = available(params.model.device)
     stages = needs(params, found, texts, here)
+    how = "by the model's tokenizer" if tokenizer else "if every character is one"
+    logger.info("the longest text has %d tokens, %s", texts.answered, how)
     for line in table(stages, here):
         logger.info(line)
     for stage in [stage for stage in stages if stage in TRAININGS]:

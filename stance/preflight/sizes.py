@@ -6,7 +6,7 @@ bytes.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch.nn import ModuleList
 from transformers import PretrainedConfig, PreTrainedModel
@@ -14,11 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from stance.config.params import Params
 from stance.config.road import Reward, Rl
 from stance.config.training import Train
+from stance.data.chat import Message, conversation, encode, encode_conversation
 from stance.data.questions import Question
 from stance.inference.batch import BF16, cache_per_token
 from stance.language.detect import language_of
 from stance.models.loading import arithmetic
 from stance.models.outline import adapted_layers, embedding_shape, linear_layers, outline
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FP32 = 4
 NF4 = 0.5 + FP32 / 64
@@ -156,13 +160,28 @@ def shapes(config: PretrainedConfig, params: Params) -> dict[str, Sizes]:
     return found
 
 
-def longest(questions: Sequence[Question], system_prompt: str) -> Texts:
-    """Return the tokens of the longest texts, if every character is a token."""
+def longest(questions: Sequence[Question], system_prompt: str, tokenizer: "PreTrainedTokenizerFast | None") -> Texts:
+    """Return the tokens of the longest texts.
+
+    Args:
+        questions: Questions of the data set; if there are none, nothing is counted.
+        system_prompt: The first message of every text.
+        tokenizer: The model's; without it, every character counts as a token, and the chat template as `TEMPLATE`.
+    """
     if not questions:
         return NO_TEXTS
     always = len(system_prompt) + TEMPLATE
+
+    def tokens(prompt: str, answer: str) -> tuple[int, int]:
+        if not tokenizer:
+            return always + len(prompt) + len(answer), always + len(prompt)
+        asked = conversation(system_prompt, prompt)
+        answered: list[Message] = [*asked, {"role": "assistant", "content": answer}]
+        return len(encode_conversation(tokenizer, answered)), len(encode(tokenizer, asked))
+
+    counted = [tokens(row.prompt, answer) for row in questions for answer in (row.support, row.oppose)]
     return Texts(
-        answered=max(len(row.prompt) + max(len(row.support), len(row.oppose)) for row in questions) + always,
-        asked=max(len(row.prompt) for row in questions) + always,
+        answered=max(answered for answered, _ in counted),
+        asked=max(asked for _, asked in counted),
         chinese=language_of(text for row in questions for text in (row.support, row.oppose)) == "zh_Hant",
     )

@@ -518,7 +518,7 @@ def test_the_chat_template_of_a_hub_base_is_looked_for_before_its_weights(from_h
     if not template:
         assert found["chat template"]["found"] == "team/chat has no chat template"
     asked = {asked.path.rsplit("/", 1)[-1] for asked in hub.log if "/resolve/" in asked.path}
-    assert asked == {"config.json", "chat_template.jinja"} if template else {"config.json"}
+    assert asked == {"config.json", "tokenizer.json"} | ({"chat_template.jinja"} if template else set())
 
 
 def test_a_tokenizer_that_is_not_json_is_refused(tmp_path):

@@ -1,9 +1,10 @@
-"""What a run takes, before it starts: sums that can be worked out by hand, and one that was measured."""
+"""What a run takes, before it starts: sums that can be worked out by hand, and some that were measured."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, MistralConfig, T5Config
+from transformers import AutoConfig, AutoTokenizer, MistralConfig, T5Config
 
 from benchmarks.breeze_shape import BREEZE
 from stance.config.params import Params
@@ -12,7 +13,7 @@ from stance.data.questions import Question
 from stance.errors import InputError
 from stance.machine.memory import GIB
 from stance.preflight.checks import check_model, require_parts
-from stance.preflight.footprint import changed, check, configuration, describing, suggestion
+from stance.preflight.footprint import changed, check, configuration, describing, reader, suggestion
 from stance.preflight.sizes import Texts, longest, shapes, sizes
 from stance.preflight.stages import Here, needs
 from tasks.base import base as base_stage
@@ -98,6 +99,17 @@ def test_the_training_of_breeze_takes_what_was_measured(longest_text, measured):
     """
     options = {"train__optim": "paged_adamw_8bit", "train__lora_dropout": 0.0}
     chosen = breeze(**options)
+    found, texts = shapes(MistralConfig(**BREEZE), chosen), TEXTS._replace(answered=longest_text)
+    assert needs(chosen, found, texts, ROOMY)["train"].gpu / GIB == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("longest_text", "dropout", "measured"),
+    [(46, 0.0, 9.89), (46, 0.1, 10.15), (79, 0.0, 12.55), (79, 0.1, 13.05), (303, 0.0, 31.55), (303, 0.1, 33.42)],
+)
+def test_longer_texts_and_a_dropout_take_what_was_measured(longest_text, dropout, measured):
+    """On an H200, in use on the whole device: texts of 43, 76 and 300 tokens on average, `adamw_torch_fused`."""
+    chosen = breeze(train__lora_dropout=dropout)
     found, texts = shapes(MistralConfig(**BREEZE), chosen), TEXTS._replace(answered=longest_text)
     assert needs(chosen, found, texts, ROOMY)["train"].gpu / GIB == pytest.approx(measured, rel=0.1)
 
@@ -203,6 +215,33 @@ def test_the_longest_text_is_prompt_and_longer_answer_and_system_prompt():
         Question(id=1, prompt="四個字？", support="好。", oppose="並不好。"),
         Question(id=2, prompt="？", support="好", oppose="壞"),
     ]
-    assert longest(questions, "請簡短") == Texts(answered=4 + 4 + 3 + 40, asked=4 + 3 + 40, chinese=True)
-    assert longest([], "請簡短") == Texts(0, 0, True)
-    assert not longest([Question(id=1, prompt="Is it?", support="Yes, it is.", oppose="No.")], "Be brief").chinese
+    assert longest(questions, "請簡短", None) == Texts(answered=4 + 4 + 3 + 40, asked=4 + 3 + 40, chinese=True)
+    assert longest([], "請簡短", None) == Texts(0, 0, True)
+    assert not longest([Question(id=1, prompt="Is it?", support="Yes, it is.", oppose="No.")], "Brief", None).chinese
+
+
+def test_texts_are_as_long_as_the_tokenizer_of_the_model_reads_them(tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    questions = [
+        Question(id=1, prompt="配樂好嗎？", support="好。", oppose="配樂大不如前。"),
+        Question(id=2, prompt="畫面會更好嗎？", support="會。", oppose="不會。"),
+    ]
+
+    def tokens(*turns: str) -> int:
+        roles = ("system", "user", "assistant")
+        messages = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]
+        asked = len(turns) < len(roles)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    counted = longest(questions, "請簡短", reader(tiny_model))
+    assert counted.answered == tokens("請簡短", "配樂好嗎？", "配樂大不如前。")
+    assert counted.asked == tokens("請簡短", "畫面會更好嗎？")
+    assert counted.answered != longest(questions, "請簡短", None).answered
+
+
+def test_without_a_sound_tokenizer_characters_are_counted(tiny_model: Path, tmp_path: Path):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    (broken / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    bare = shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert [reader(path) for path in (broken, bare, Path(__file__))] == [None] * 3

@@ -17,7 +17,6 @@ from transformers import AutoConfig, MistralConfig
 from benchmarks.breeze_shape import BREEZE
 from stance.config.params import Params
 from stance.config.profiles import compose
-from stance.data.questions import Question
 from stance.errors import InputError
 from stance.evaluation.hidden_state import DEPTHS
 from stance.inference.batch import BLOCK as ENGINE_BLOCK
@@ -314,17 +313,17 @@ def test_without_a_limit_the_largest_batch_is_suggested(breeze):
 def test_the_preflight_on_a_cpu_refuses_a_road_that_cannot_fit(breeze, monkeypatch):
     """With vLLM, two whole models stand beside the policy in 4 bits, 33 GiB. Without it `reward` takes the most.
 
-    Its base takes 13.9 GiB without a head of 0.5, its adapter 0.6, a process with torch 3.6. 16 rows of 62 tokens (a
-    question of 7 characters, an answer of 7, the system prompt's 8, and 40) take 7.569 MB a token, 7.0 GiB.
+    Its base takes 13.9 GiB without a head of 0.5, its adapter 0.6, a process with torch 3.6. 16 rows of 62 tokens
+    take 7.569 MB a token, 7.0 GiB.
     """
     monkeypatch.setattr("stance.preflight.footprint.available", lambda device: Here(0, 32 * GIB, 1e15))
-    questions = [Question(id=1, prompt="畫面會更好嗎？", support="會更上一層樓。", oppose="會大不如前。")]
-    [memory, disk] = check_fit(on_a_cpu(long_road()), breeze, questions)
+    texts = Texts(answered=62, asked=55, chinese=True)
+    [memory, disk] = check_fit(on_a_cpu(long_road()), breeze, texts)
     assert (memory.check, memory.verdict, disk.verdict) == ("host memory", "fails", "ok")
     assert memory.found.startswith("rl takes about ")
     assert "and use_vllm to false" in memory.expected
     lighter = changed(on_a_cpu(long_road()), {"rl.use_vllm": False, "rl.per_device_train_batch_size": 4})
-    [memory, disk] = check_fit(lighter, breeze, questions)
+    [memory, disk] = check_fit(lighter, breeze, texts)
     assert (memory.verdict, memory.expected) == ("ok", "about 24.7 GiB for reward")
 
 
