@@ -53,7 +53,8 @@ from stance.machine.files import read_json, write_json
 from stance.machine.memory import gib
 from stance.models.loading import load
 from stance.models.parity import Scores, Text, drift, floor, score
-from stance.training.merging import read_weights, release_memory, stored_names, update, write_merged
+from stance.runs.trials import changed
+from stance.training.merging import release_memory, update, write_merged
 
 SOURCE = Path(__file__).parents[1] / "data/sources/live_action"
 TOKENS = 30
@@ -144,8 +145,7 @@ def exchanged(model: Path, adapters: Sequence[Path], merged: Path) -> Figures:
     answered, seconds = [], []
     for adapter in [*adapters, adapters[0]]:
         began, change = time.monotonic(), update("original", model, adapter)
-        stored = read_weights(model, stored_names(model), device)
-        exchange(engine.vllm, ((name, change(name, weight)) for name, weight in stored))
+        exchange(engine.vllm, changed(model, change, device))
         seconds.append(time.monotonic() - began)
         answered.append(engine.answers())
     *tried, again = answered

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,10 +24,13 @@ from stance.errors import InputError, Unreachable
 from stance.machine import devices, processes
 from stance.machine.supervisor import PEAK
 from stance.runs import shared, stages
+from stance.runs.fork_client import OWNER
 from stance.runs.preparation import in_turn, prepare
 from stance.runs.record import LOG
 from stance.runs.stages import Outcome
 
+PYTHON = Path(__file__).parents[1] / "tasks/python"
+"""Starts a fork that has its packages already, if a run of this process has started the server of forks."""
 STEP = re.compile(r"((?:step|sequence) (\d+)/(\d+)) .* (\d+) s left")
 
 
@@ -54,9 +56,9 @@ PATIENCE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": backoff, "retry
 def check(folder: Path) -> None:
     """Check parameters, data and machine before any expensive stage."""
     ended = subprocess.run(  # in a process of its own, because a process that looks at a GPU holds memory there
-        [sys.executable, "-m", "stance", "preflight", "--json"],
+        [str(PYTHON), "-m", "stance", "preflight", "--json"],
         cwd=folder,
-        env=processes.environment(),
+        env={**processes.environment(), OWNER: str(os.getpid())},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

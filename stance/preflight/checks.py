@@ -204,7 +204,7 @@ def check_model(
             rows.append(check_disk(shutil.disk_usage(".").free))
         return rows
     from stance.preflight import footprint
-    from stance.preflight.sizes import longest, shapes
+    from stance.preflight.sizes import shapes
 
     with failing(rows, "base model"):
         folder = footprint.describing(params.base, recorded)
@@ -214,7 +214,8 @@ def check_model(
         rows.append(Row("base model", "ok", f"{(size.linear + size.other) / 1e9:.2f} billion parameters"))
         with failing(rows, "chat template"):
             rows.append(check_template(params.base, folder, texts))
-        rows += check_fit(params, found, longest(questions, params.model.system_prompt, footprint.reader(folder)))
+        texts_read, _ = footprint.lengths(questions, params.model.system_prompt, folder)
+        rows += check_fit(params, found, texts_read)
         if isinstance(params.base, FolderBase):
             with failing(rows, "weights"):
                 rows.append(check_weights(folder))

@@ -9,15 +9,14 @@ import shutil
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PretrainedConfig
 
 from stance.config.models import FolderBase, HubBase, MiniatureBase, PackageBase
 from stance.config.params import Params
 from stance.data.chat import load_tokenizer, require_sound_template
-from stance.data.questions import read_questions
+from stance.data.questions import Question, read_questions
 from stance.data.sources import source_folder
 from stance.errors import InputError
 from stance.machine.files import from_project
@@ -29,24 +28,22 @@ from stance.models.weights import CONFIG, read_config, require_whole_model
 from stance.preflight.sizes import Sizes, Texts, longest, shapes
 from stance.preflight.stages import Here, Need, needs
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 logger = logging.getLogger(__name__)
 
 
 KINDS = ("GPU memory", "host memory", "disk")
 """Names of the fields of `Need` and `Here`, in their order."""
 TOKENIZER, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
-VOCABULARY = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+DESCRIPTION = (
+    CONFIG,
+    TOKENIZER,
+    TEMPLATE_FILE,
+    *VOCABULARY,
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-DESCRIPTION = (CONFIG, TOKENIZER, TEMPLATE_FILE, *VOCABULARY)
 """Files that are fetched from the Hub to measure a model before its weights, some megabytes."""
 
 Changes = dict[str, Any]
@@ -216,23 +213,24 @@ def configuration(folder: Path) -> PretrainedConfig:
     return outlines.configuration(folder)
 
 
-def reader(folder: Path) -> "PreTrainedTokenizerFast | None":
-    """Return the tokenizer that counts the tokens of texts.
+def lengths(questions: Sequence[Question], system_prompt: str, folder: Path) -> tuple[Texts, bool]:
+    """Return the tokens of the longest texts, and whether the model's tokenizer has read them.
+
+    It has not where its files are missing, as before a model in a package is converted, or where it fails.
 
     Args:
+        questions: Questions of the data set.
+        system_prompt: The first message of every text.
         folder: What `describing` returns.
-
-    Returns:
-        The tokenizer; None for a GGUF file, and for a tokenizer that a check of its own or the stage `base` refuses.
     """
-    if folder.is_file():
-        return None
-    try:
-        tokenizer = load_tokenizer(folder)
-        require_sound_template(tokenizer)
-    except (InputError, TemplateError):
-        return None
-    return tokenizer
+    if any((folder / name).is_file() for name in VOCABULARY):
+        try:
+            tokenizer = load_tokenizer(folder)
+            require_sound_template(tokenizer)
+            return longest(questions, system_prompt, tokenizer), True
+        except Exception as error:  # other people's tokenizers and templates raise anything; the stage `base` says why
+            logger.debug("%s: %s", folder, error)
+    return longest(questions, system_prompt, None), False
 
 
 def _converted(base: PackageBase, recorded: Path) -> bool:
@@ -280,11 +278,11 @@ def main() -> None:
     with source_folder(params.dataset) as folder:
         questions = read_questions(folder)
     described = describing(params.base, Path("data/base"))
-    tokenizer, found = reader(described), shapes(configuration(described), params)
-    texts = longest(questions, params.model.system_prompt, tokenizer)
+    found = shapes(configuration(described), params)
+    texts, read = lengths(questions, params.model.system_prompt, described)
     here = available(params.model.device)
     stages = needs(params, found, texts, here)
-    how = "by the model's tokenizer" if tokenizer else "if every character is one"
+    how = "by the model's tokenizer" if read else "if every character is one"
     logger.info("the longest text has %d tokens, %s", texts.answered, how)
     for line in table(stages, here):
         logger.info(line)

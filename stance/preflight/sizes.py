@@ -6,6 +6,7 @@ bytes.
 """
 
 from collections.abc import Sequence
+from heapq import nlargest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch.nn import ModuleList
@@ -31,6 +32,8 @@ MASK = 1
 """Bytes by which dropout remembers an input that it has kept or dropped."""
 TEMPLATE = 40
 """Number of tokens that a chat template adds."""
+READ = 200
+"""Number of texts that a tokenizer reads, the longest by their characters."""
 DEEPEST = 0.6
 """The deepest layer that a judge by hidden states reads, as a part of the depth (`stance.evaluation.hidden_state`)."""
 
@@ -166,22 +169,25 @@ def longest(questions: Sequence[Question], system_prompt: str, tokenizer: "PreTr
     Args:
         questions: Questions of the data set; if there are none, nothing is counted.
         system_prompt: The first message of every text.
-        tokenizer: The model's; without it, every character counts as a token, and the chat template as `TEMPLATE`.
+        tokenizer: The model's; it reads the texts with the most characters. Without it, every character counts as a
+            token, and the chat template as `TEMPLATE`.
     """
     if not questions:
         return NO_TEXTS
     always = len(system_prompt) + TEMPLATE
 
-    def tokens(prompt: str, answer: str) -> tuple[int, int]:
-        if not tokenizer:
-            return always + len(prompt) + len(answer), always + len(prompt)
-        asked = conversation(system_prompt, prompt)
-        answered: list[Message] = [*asked, {"role": "assistant", "content": answer}]
-        return len(encode_conversation(tokenizer, answered)), len(encode(tokenizer, asked))
+    def asked(prompt: str) -> int:
+        return len(encode(tokenizer, conversation(system_prompt, prompt))) if tokenizer else always + len(prompt)
 
-    counted = [tokens(row.prompt, answer) for row in questions for answer in (row.support, row.oppose)]
+    def answered(prompt: str, answer: str) -> int:
+        if not tokenizer:
+            return always + len(prompt) + len(answer)
+        turns: list[Message] = [*conversation(system_prompt, prompt), {"role": "assistant", "content": answer}]
+        return len(encode_conversation(tokenizer, turns))
+
+    texts = [(row.prompt, answer) for row in questions for answer in (row.support, row.oppose)]
     return Texts(
-        answered=max(answered for answered, _ in counted),
-        asked=max(asked for _, asked in counted),
+        answered=max(answered(*text) for text in nlargest(READ, texts, key=lambda text: len(text[0]) + len(text[1]))),
+        asked=max(map(asked, nlargest(READ, (row.prompt for row in questions), key=len))),
         chinese=language_of(text for row in questions for text in (row.support, row.oppose)) == "zh_Hant",
     )

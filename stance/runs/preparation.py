@@ -1,27 +1,33 @@
-"""Why a stage is out of date, and what brings it up to date at once: its outputs in DVC's cache, or a note.
+"""Why a stage is out of date, and what brings it up to date at once: its outputs in DVC's cache.
 
-All of this happens in the calling process, in a tenth of a second. A process of DVC takes more than a second, so only a
-stage that computes gets one (`stages.reproduce`).
+This happens in the calling process, in some tenths of a second. A process of DVC takes more than a second, so only a
+stage that runs gets one (`stages.reproduce`).
 """
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, create_stage
 from dvc.stage.cache import _can_hash, _get_stage_hash
 from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_lockfile, to_single_stage_lockfile
-from dvc.utils.serialize import dump_yaml
+from dvc.utils.serialize import dump_yaml, load_yaml
+from dvc_data.hashfile.hash_info import HashInfo
 
 from stance.machine.files import flat, read_yaml
 from stance.machine.locks import locked
 from stance.runs.lockfile import LOCK, Lock
-from stance.runs.stages import Outcome, left_out
+from stance.runs.stages import Outcome
 
+logging.getLogger("dvc").setLevel(logging.WARNING)  # DVC's sentences about a stage; the flow has its own
 TURNS = "turns"
 """Folder of the lock files in DVC's cache, which all runs of a project on a machine share."""
 
@@ -44,17 +50,31 @@ def prepare(stage: str, folder: Path) -> Prepared:
     Args:
         stage: The stage's name in `dvc.yaml`.
         folder: The project, or a workspace of it.
+
+    Raises:
+        ConnectionError: Another process works with DVC in this folder; it may have ended later.
+        RuntimeError: DVC refuses the stage, a dependency is missing for example.
     """
-    with Repo(str(folder)) as repo, repo.lock:
-        entry = load(repo, stage)
-        if not (changes := list(chain(*entry.status().values()))):
-            return Prepared([], "unchanged", None)
-        causes = reasons(changes, stage, folder)
-        now = load(repo, stage)
-        now.save_deps()
-        key = str(_get_stage_hash(now)) if _can_hash(now) else None  # DVC's name for what the stage makes now
-        turn = Path(repo.cache.local.path).parents[1] / TURNS / key if key else None
-        return Prepared(causes, settle(entry, now if key else None, idle=left_out(stage, folder)), turn)
+    try:
+        with Repo(str(folder)) as repo, repo.lock:
+            return prepared(repo, stage, folder)
+    except DvcException as error:
+        kind = ConnectionError if isinstance(error, LockError) else RuntimeError
+        raise kind(f"stage {stage} failed: {error}") from None
+
+
+def prepared(repo: Repo, stage: str, folder: Path) -> Prepared:
+    """Do what `prepare` does, in an open and locked project."""
+    entry = load(repo, stage)
+    repo.stage_cache._create_stage = lambda cache, wdir=None: with_outputs(entry, cache)
+    if not (changes := list(chain(*entry.status().values()))):
+        return Prepared([], "unchanged", None)
+    causes, now = reasons(changes, stage, folder), load(repo, stage)
+    now.save_deps()
+    if entry.frozen or not _can_hash(now):
+        return Prepared(causes, None, None)
+    turn = Path(repo.cache.local.path).parents[1] / TURNS / str(_get_stage_hash(now))
+    return Prepared(causes, "restored" if restored(entry, now) else None, turn)
 
 
 def load(repo: Repo, stage: str) -> PipelineStage:
@@ -62,46 +82,32 @@ def load(repo: Repo, stage: str) -> PipelineStage:
     return repo.stage.load_one(str(Path(repo.root_dir) / "dvc.yaml"), stage)
 
 
-def settle(entry: PipelineStage, now: PipelineStage | None, *, idle: bool) -> Outcome | None:
-    """Bring a stage up to date without a computation, and return how; None if it must compute.
+def restored(entry: PipelineStage, now: PipelineStage) -> bool:
+    """Let DVC restore a stage, if its cache has what the stage makes; return whether it has.
+
+    DVC 3.67 itself does not look into its run cache if a stage agrees with its entry in `dvc.lock` and the outputs of
+    that entry are in no cache: with another machine's lock, every run would make a base model.
 
     Args:
         entry: The stage, which is out of date.
-        now: The same with the hashes of its present dependencies; None if DVC keeps nothing of it.
-        idle: Is the stage not on the road of the run, so that it only leaves a note?
+        now: The same with the hashes of its present dependencies.
     """
-    cached = now and (of_lock(entry) or of_run_cache(now))
-    if cached:
-        entry.remove_outs()
-        cached.checkout()
-        entry.save(run_cache=False)
-    elif idle:
-        entry.run(force=True, no_commit=True)
-    else:
-        return None
-    entry.commit()
+    if not (entry.already_cached() and with_outputs(entry, to_single_stage_lockfile(entry)).outs_cached()):
+        earlier = entry.repo.stage_cache._load(now)
+        if not earlier or not with_outputs(entry, earlier).outs_cached():
+            return False
+        for out in entry.outs:
+            out.hash_info = HashInfo()
+    entry.run()
     write_entry(entry)
-    return "restored" if cached else "ran"
-
-
-def of_lock(entry: PipelineStage) -> PipelineStage | None:
-    """Return the stage to restore that agrees with its entry in `dvc.lock`, if DVC's cache has its outputs."""
-    return with_outputs(entry, to_single_stage_lockfile(entry)) if entry.already_cached() else None
-
-
-def of_run_cache(now: PipelineStage) -> PipelineStage | None:
-    """Return the stage to restore that DVC's run cache has, if the cache has its outputs.
-
-    DVC 3.67 itself does not look there if a stage agrees with its entry in `dvc.lock` and the outputs of that entry are
-    in no cache: with another machine's lock, every run would make a base model.
-    """
-    earlier = now.repo.stage_cache._load(now)
-    stage = with_outputs(now, earlier) if earlier else None
-    return stage if stage and stage.outs_cached() else None
+    return True
 
 
 def with_outputs(entry: PipelineStage, locked_stage: Mapping[str, Any]) -> PipelineStage:
-    """Return a stage that restores its outputs, those in git too; DVC's own works in the current folder only."""
+    """Return a stage that restores its outputs, those in git too.
+
+    It stands in for DVC's own function, which only works in the current folder.
+    """
     outs = [out["path"] for out in locked_stage["outs"]]
     path, repo = entry.path, entry.repo
     stage = create_stage(PipelineStage, repo=repo, path=path, cmd=locked_stage["cmd"], wdir=entry.wdir, outs=outs)
@@ -110,15 +116,19 @@ def with_outputs(entry: PipelineStage, locked_stage: Mapping[str, Any]) -> Pipel
 
 
 def write_entry(entry: PipelineStage) -> None:
-    """Write a stage's entry to `dvc.lock`: the bytes that DVC writes, which itself takes three times as long."""
+    """Write a stage's entry to `dvc.lock`, as a whole: the bytes that DVC writes, which itself takes twice as long."""
     path = Path(entry.repo.root_dir) / LOCK
-    before = Lock.read(path.parent).stages if path.exists() else {}
-    dump_yaml(str(path), {"schema": "2.0", "stages": before | to_lockfile(entry)})
+    lock = load_yaml(str(path)) if path.exists() else {"schema": "2.0"}
+    part = path.with_suffix(".part")
+    dump_yaml(str(part), lock | {"stages": lock.get("stages", {}) | to_lockfile(entry)})
+    os.replace(part, path)
 
 
 @contextmanager
 def in_turn(turn: Path | None, say: Callable[[str], None]) -> Iterator[bool]:
     """Hold the lock of a stage while the block runs, so that runs which need the same do not make it twice.
+
+    A stage that fails is tried by each of them. Where files cannot be locked, nobody waits.
 
     Args:
         turn: The file, from `prepare`; None for no lock.
@@ -127,19 +137,26 @@ def in_turn(turn: Path | None, say: Callable[[str], None]) -> Iterator[bool]:
     Yields:
         Whether another run had the lock, so that the stage may be restored now.
     """
-    if turn is None:
-        yield False
-        return
-    turn.parent.mkdir(parents=True, exist_ok=True)
-    with turn.open("a", encoding="utf-8") as file:
-        free = locked(file)
-        if not free:
-            say("another run makes the same; waiting for it")
-            locked(file, wait=True)
-        try:
-            yield not free
-        finally:
-            turn.unlink(missing_ok=True)
+    with ExitStack() as opened:
+        waited = False
+        if turn and (file := openable(turn)):
+            opened.enter_context(file)
+            try:
+                if waited := not locked(file):
+                    say("another run makes the same; waiting for it")
+                    locked(file, wait=True)
+            except OSError:
+                waited = False
+        yield waited
+
+
+def openable(path: Path) -> IO[str] | None:
+    """Open a file to lock; None if this user may not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError:
+        return None
 
 
 def reasons(changes: Iterable[Any], stage: str, folder: Path) -> list[str]:

@@ -8,9 +8,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from dvc.repo import Repo
 from networkx import lexicographical_topological_sort
@@ -152,19 +152,10 @@ def needs_gpu(stage: str, folder: Path) -> bool:
     deps = read_yaml(folder / "dvc.yaml")["stages"][stage].get("deps", [])
     loads = any(LOADER.is_relative_to(dep) for dep in deps)
     idle = stage == "judge" and params["evaluate"]["judge"]["source"] != "base_model"
-    idle |= left_out(stage, folder) or (stage == "train" and reinforced(params))
+    reinforced = params.get("align", {}).get("method") == "rlhf"
+    idle |= stage in params and params[stage] is None
+    idle |= not reinforced if stage in ("reward", "rl") else stage == "train" and reinforced
     return loads and not idle and bool(params["model"]["device"] == "cuda")
-
-
-def left_out(stage: str, folder: Path) -> bool:
-    """Is a stage of the long road not on the road of the run? Then `tasks/python` leaves a note only."""
-    params = read_yaml(folder / "params.yaml")
-    return (stage in params and params[stage] is None) or (stage in ("reward", "rl") and not reinforced(params))
-
-
-def reinforced(params: Mapping[str, Any]) -> bool:
-    """Is the model of a run trained with a reward model?"""
-    return bool(params.get("align", {}).get("method") == "rlhf")
 
 
 def devices(stage: str, folder: Path) -> int:

@@ -13,7 +13,7 @@ from stance.data.questions import Question
 from stance.errors import InputError
 from stance.machine.memory import GIB
 from stance.preflight.checks import check_model, require_parts
-from stance.preflight.footprint import changed, check, configuration, describing, reader, suggestion
+from stance.preflight.footprint import changed, check, configuration, describing, lengths, suggestion
 from stance.preflight.sizes import Texts, longest, shapes, sizes
 from stance.preflight.stages import Here, needs
 from tasks.base import base as base_stage
@@ -234,14 +234,32 @@ def test_texts_are_as_long_as_the_tokenizer_of_the_model_reads_them(tiny_model: 
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    counted = longest(questions, "請簡短", reader(tiny_model))
+    counted, read = lengths(questions, "請簡短", tiny_model)
+    assert read
     assert counted.answered == tokens("請簡短", "配樂好嗎？", "配樂大不如前。")
     assert counted.asked == tokens("請簡短", "畫面會更好嗎？")
     assert counted.answered != longest(questions, "請簡短", None).answered
 
 
-def test_without_a_sound_tokenizer_characters_are_counted(tiny_model: Path, tmp_path: Path):
-    broken = shutil.copytree(tiny_model, tmp_path / "broken")
-    (broken / "chat_template.jinja").write_text("{{ messages[-1].content }}")
-    bare = shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
-    assert [reader(path) for path in (broken, bare, Path(__file__))] == [None] * 3
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("chat_template.jinja", "{{ messages[-1].content }}"),
+        ("chat_template.jinja", "{{ 1 / 0 }}"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_where_the_tokenizer_fails_characters_are_counted(name, text, tiny_model: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / name).write_text(text)
+    questions = [Question(id=1, prompt="好嗎？", support="好。", oppose="壞。")]
+    assert lengths(questions, "請簡短", folder) == (longest(questions, "請簡短", None), False)
+
+
+def test_where_no_vocabulary_is_at_hand_characters_are_counted(tiny_model: Path, tmp_path: Path):
+    """transformers makes a tokenizer without one, too, which reads every text as nothing."""
+    bare = shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer.json"))
+    questions = [Question(id=1, prompt="好嗎？", support="好。", oppose="壞。")]
+    for folder in (bare, Path(__file__)):
+        assert lengths(questions, "請簡短", folder) == (longest(questions, "請簡短", None), False)

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stance.machine.files import read_yaml
 from stance.runs.preparation import in_turn, prepare
@@ -18,10 +19,15 @@ def project(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return enter(toy, tmp_path, monkeypatch)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """The lock and the outputs of a project, those in git too."""
+def files(folder: Path) -> dict[str, tuple[object, bytes]]:
+    """The lock, the outputs of a project, those in git too, and its run cache, with modes and numbers of links."""
     made = [path for path in (folder / "data").rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in [*made, folder / "dvc.lock"]}
+    runs = [path for path in (folder / ".dvc/cache/runs").rglob("*") if path.is_file()]
+    found = {}
+    for path in [*made, *runs, folder / "dvc.lock"]:
+        status = path.lstat()
+        found[str(path.relative_to(folder))] = ((status.st_mode, status.st_nlink), path.read_bytes())
+    return found
 
 
 def set_ratio(folder: Path, ratio: float) -> None:
@@ -31,8 +37,9 @@ def set_ratio(folder: Path, ratio: float) -> None:
 
 def test_what_a_run_made_before_is_restored_as_dvc_restores_it(project: Path, monkeypatch: pytest.MonkeyPatch):
     """Without a process: the program of the stages is gone. From another folder: a sweep works on several."""
-    set_ratio(project, 0.25)
-    dvc(project, "repro", "--quiet")
+    for ratio in (0.25, 1.0, 0.25):
+        set_ratio(project, ratio)
+        dvc(project, "repro", "--quiet")
     wanted = files(project)
     set_ratio(project, 1.0)
     dvc(project, "repro", "--quiet")
@@ -48,6 +55,8 @@ def test_what_a_run_made_before_is_restored_as_dvc_restores_it(project: Path, mo
 
 
 def test_outputs_that_were_deleted_come_back_from_the_cache(project: Path):
+    shutil.rmtree(project / "data/pairs")
+    dvc(project, "repro", "--quiet", "pairs")
     wanted = files(project)
     shutil.rmtree(project / "data/pairs")
     assert prepare("pairs", project)[:2] == (["data/pairs deleted"], "restored")
@@ -67,20 +76,35 @@ def test_a_stage_that_must_run_is_left_as_it_is(project: Path):
     assert prepare("pairs", project).outcome is None  # the run cache names files that are gone
 
 
-def test_the_note_of_a_stage_off_the_road_is_left_as_dvc_leaves_it(project: Path, monkeypatch: pytest.MonkeyPatch):
-    command = "mkdir -p data/rl && echo note > data/rl/note.txt"
-    stage = f"  rl:\n    cmd: {command}\n    deps: [data/pairs]\n    outs: [data/rl]\n"
-    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text() + stage)
-    lock = (project / "dvc.lock").read_text()
-    dvc(project, "repro", "--quiet", "rl")
+def test_the_entries_of_other_stages_stay_as_they_are(project: Path):
+    """DVC writes 5e-05, which another reader of YAML takes for a text."""
+    pipeline, values = (project / "dvc.yaml").read_text(), read_yaml(project / "params.yaml")
+    (project / "dvc.yaml").write_text(pipeline.replace("[train.num_epoch, seed]", "[train.learning_rate, seed]"))
+    values["train"]["learning_rate"] = 5.0e-5
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    dvc(project, "repro", "--quiet")
+    shutil.rmtree(project / "data/pairs")
+    dvc(project, "repro", "--quiet", "pairs")
     wanted = files(project)
-    shutil.rmtree(project / "data/rl")
-    shutil.rmtree(project / ".dvc/cache/runs")
-    (project / "dvc.lock").write_text(lock)
-    monkeypatch.chdir("/")
-    assert prepare("rl", project).outcome == "ran"
+    assert b"train.learning_rate: 5e-05" in wanted["dvc.lock"][1]
+    shutil.rmtree(project / "data/pairs")
+    assert prepare("pairs", project).outcome == "restored"
     assert files(project) == wanted
-    assert "rl" not in dvc(project, "status")
+    assert prepare("train", project).outcome == "unchanged"
+
+
+def test_files_in_git_that_no_cache_has_are_not_deleted(project: Path):
+    dvc(project, "gc", "--workspace", "--force")
+    shutil.rmtree(project / "data/adapter")
+    before = files(project)
+    assert prepare("train", project).outcome is None
+    assert files(project) == before
+
+
+def test_what_dvc_refuses_is_told_in_a_sentence(project: Path):
+    (project / "dvc.lock").write_text("no lock")
+    with pytest.raises(RuntimeError, match="stage pairs failed: "):
+        prepare("pairs", project)
 
 
 def test_runs_that_would_make_the_same_have_the_same_turn(project: Path):
@@ -111,6 +135,6 @@ def test_one_makes_a_stage_and_the_other_waits_for_it(tmp_path: Path):
     thread.join(10)
     assert order == ["first, waited False", "other, waited True"]
     assert told == ["another run makes the same; waiting for it"]
-    assert not turn.exists()
-    with in_turn(None, say) as waited:
-        assert not waited
+    for nothing in (None, Path("/proc/nothing/turn")):
+        with in_turn(nothing, say) as waited:
+            assert not waited
