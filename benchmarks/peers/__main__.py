@@ -9,7 +9,6 @@ by colons. A peer that fails or takes too long is noted as such, and the others 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -27,25 +26,15 @@ from stance.machine.files import read_json, write_json
 from stance.machine.memory import gib
 
 PEERS = ("llamafactory", "unsloth")
-SKIPPED = 5  # steps that compile and warm up
 LONGER = 33  # characters, each a token, that make our texts of 43 tokens as long as the course's, 76
+SKIPPED = 5  # steps that compile and warm up
 QUIETLY = ("HF_HUB_OFFLINE=1", "UNSLOTH_DISABLE_STATISTICS=1", "DO_NOT_TRACK=1")
 RATIOS = ("process", "training", "step", "gpu")
 
 
-def lengthen(file: Path, characters: int) -> None:
-    """Make every answer longer by its own words."""
-    rows = read_json(file)
-    for row in rows:
-        for name in ("support", "oppose", "neutral"):
-            row[name] = (row[name] * (characters + 1))[: len(row[name]) + characters]
-    file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-
-
 def prepare(folder: Path, model: Path, small: bool, pairs: int, epochs: int) -> None:
     """Run our stages up to the pairs, which all are trained on."""
-    write_dataset(folder / "source", pairs, 10)
-    lengthen(folder / "source/labelled_data.json", LONGER)
+    write_dataset(folder / "source", pairs, 10, LONGER)
     write_params(folder, model, small, 60, pairs__data_size=pairs, train__num_epoch=epochs)
     for name in ("dataset", "base", "pairs"):
         if name != "base" or not (folder / "data/base").exists():

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.course_run import AGAIN, STAGES, arguments, summary
-from benchmarks.peers.__main__ import command, figures, lengthen, ratios
+from benchmarks.course_run import AGAIN, STAGES, arguments, lengthened, summary
+from benchmarks.peers.__main__ import command, figures, ratios
 from benchmarks.peers.stopwatch import lengths
-from stance.machine.files import read_json, write_json
 
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
@@ -82,13 +81,11 @@ def test_a_text_is_as_long_for_each_way_to_keep_it():
     assert lengths(apart) == lengths(whole) == [5, 3]
 
 
-def test_answers_grow_by_as_many_characters_as_are_asked_for(tmp_path: Path):
-    file = tmp_path / "labelled_data.json"
-    write_json(file, [{"prompt": "問", "support": "好的", "oppose": "不好", "neutral": "看情形"}])
-    lengthen(file, 3)
-    assert read_json(file) == [
-        {"prompt": "問", "support": "好的好的好", "oppose": "不好不好不", "neutral": "看情形看情形"}
-    ]
+def test_answers_grow_by_as_many_characters_as_are_asked_for():
+    row = {"prompt": "問", "support": "好的", "oppose": "不好", "neutral": "看情形"}
+    grown = {"prompt": "問", "support": "好的好的好", "oppose": "不好不好不", "neutral": "看情形看情形"}
+    assert lengthened(row, 3) == grown
+    assert lengthened(row, 0) == row
 
 
 def test_a_peer_sees_its_own_packages_and_none_of_ours():
