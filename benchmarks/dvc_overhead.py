@@ -41,8 +41,8 @@ print(f"wrote {time.monotonic() - began:.3f}")
 """
 
 
-def project(folder: Path, gib: float) -> None:
-    """Copy what DVC reads, with commands that only write the outputs."""
+def copy_project(folder: Path) -> None:
+    """Copy what DVC reads into a new git repository."""
     for name in (
         "stance",
         "tasks",
@@ -56,6 +56,12 @@ def project(folder: Path, gib: float) -> None:
         copy = shutil.copytree if Path(name).is_dir() else shutil.copyfile
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(name, folder / name)
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+def write_only(folder: Path, gib: float) -> None:
+    """Replace the command of each stage by one that only writes the outputs."""
     (folder / "write.py").write_text(WRITE, encoding="utf-8")
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
     for stage in pipeline["stages"].values():
@@ -63,8 +69,6 @@ def project(folder: Path, gib: float) -> None:
         paths = [out if isinstance(out, str) else next(iter(out)) for out in outs]
         stage["cmd"] = [f"{sys.executable} write.py {path} {size}" for out in paths for path, size in files(out, gib)]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-    for command in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 def files(out: str, gib: float) -> list[tuple[str, int]]:
@@ -110,7 +114,8 @@ def main() -> None:
     options = ask.parse_args()
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        project(folder, options.gib)
+        copy_project(folder)
+        write_only(folder, options.gib)
         result = {"first": repro(folder), "hash_of_merged": hash_seconds(folder), "unchanged": repro(folder)}
         params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         params["pairs"]["support_ratio"] = 0.5

@@ -31,7 +31,8 @@ def cost(command: Sequence[str], folder: Path, log: Path | None = None) -> Cost:
     Raises:
         subprocess.CalledProcessError: It failed; its output is shown.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "STANCE_PYTHON": sys.executable, "DVC_NO_ANALYTICS": "1"}
     before, peak, ended = gpu_in_use(), [0, 0], threading.Event()
     began = time.monotonic()
     with subprocess.Popen(

@@ -60,6 +60,19 @@ def test_totals_are_the_sums_of_their_parts(measured: dict):
     assert found["times_faster"] == pytest.approx(found["notebook"] / found["ours"])
 
 
+def test_a_whole_run_is_timed_beside_the_notebook(model: Path):
+    """With another ratio, `dvc repro` runs no stage before the pairs."""
+    out = model.parent / "whole.json"
+    run("whole_run", model, out)
+    found = json.loads(out.read_text())
+    first, again = (found["ours"][ratio] for ratio in ("1.0", "0.5"))
+    assert {"base", "classifier", "answers_base", "train", "report"} <= first["stages"].keys()
+    assert {"pairs", "train", "merge", "answers_aligned", "evaluate", "report"} <= again["stages"].keys()
+    assert not {"dataset", "base", "classifier", "answers_base"} & again["stages"].keys()
+    assert sum(first["stages"].values()) < first["seconds"]
+    assert found["summary"]["notebook"] == pytest.approx(sum(found["notebook"]["seconds"].values()))
+
+
 def test_our_training_is_timed_beside_the_peers(tmp_path: Path):
     """Ours alone: the peers are not installed. 16 pairs in batches of 8 are 2 steps."""
     model, out = tmp_path / "model", tmp_path / "out.json"

@@ -8,6 +8,8 @@ import yaml
 from benchmarks.course_run import AGAIN, STAGES, arguments, lengthened, summary
 from benchmarks.peers.__main__ import command, figures, ratios
 from benchmarks.peers.stopwatch import lengths
+from benchmarks.whole_run import stage_seconds
+from benchmarks.whole_run import summary as whole_summary
 
 
 def test_a_stage_is_timed_by_the_command_that_dvc_runs():
@@ -44,6 +46,25 @@ def test_totals_are_the_sums_of_their_parts():
     assert (totals["4"]["ours"], totals["4"]["notebook"]) == (len(STAGES), 9)
     assert totals["worst_loss_difference"] == pytest.approx(0.02)
     assert totals["notebook_padded_from_notebook"] == pytest.approx(0.03)
+
+
+def test_a_stage_lasts_until_the_next_one_begins():
+    """So DVC's hash of what a stage has written belongs to the stage. A stage that is restored does not run."""
+    log = """    1.5  Running stage 'train':
+    1.5  > tasks/python -m tasks.train
+    9.0  Running stage 7 of 9
+   10.25  Stage 'sft' is cached - skipping run, checking out outputs
+   11.0  Running stage 'merge':
+   20.5  Updating lock file 'dvc.lock'
+"""
+    assert stage_seconds(log, 21.0) == {"train": 9.5, "merge": 10.0}
+
+
+def test_the_notebook_runs_again_as_a_whole_for_another_ratio():
+    ours = {"1.0": {"seconds": 50.0}, "0.5": {"seconds": 20.0}}
+    assert whole_summary(ours, {"import": 10.0, "train": 30.0}) == {
+        "notebook": 40.0, "ours": 50.0, "ours_again": 20.0, "times_faster": 0.8, "times_faster_again": 2.0,
+    }  # fmt: skip
 
 
 def noted(made: float, ends: list[float]) -> dict:
