@@ -57,11 +57,6 @@ class Params(Section):
                 f"train.optim is {self.train.optim}, which needs a GPU, but model.device is cpu; "
                 "set train.optim to adamw_torch"
             )
-        if self.model.device == "cpu" and self.model.quantization == "nf4" and self.train.precompute_ref_log_probs:
-            problems.append(
-                "train.precompute_ref_log_probs is true with a 4-bit base on a CPU, where bitsandbytes computes wrong "
-                "gradients without an error; set it to false, or model.quantization to none"
-            )
         if self.model.device == "cpu" and self.answers.quantization != "none":
             problems.append(
                 f"answers.quantization is {self.answers.quantization}, which vLLM supports only on a GPU, but "

@@ -9,6 +9,7 @@ of a fixed answer can be compared token by token, in nats, so the drift has a me
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -40,10 +41,15 @@ class Scores:
 
 @torch.no_grad()
 def score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:
-    """Return the scores of every text's answer. The model is switched to eval mode."""
+    """Return the scores of every text's answer. The model is switched to eval mode.
+
+    Texts of similar length are computed together, because shorter ones are padded.
+    """
     model.eval()
-    batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
-    return [scores for batch in batches for scores in _score_batch(model, batch)]
+    order = sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    scored = [scores for batch in batches for scores in _score_batch(model, [texts[place] for place in batch])]
+    return [scores for _, scores in sorted(zip(order, scored, strict=True), key=itemgetter(0))]
 
 
 def drift(reference: Sequence[Scores], other: Sequence[Scores], bound: float) -> Drift:
@@ -142,10 +148,12 @@ def _score_batch(model: torch.nn.Module, texts: Sequence[Text]) -> list[Scores]:
     device = next(model.parameters()).device
     ids = pad_sequence(rows, batch_first=True).to(device)  # (texts, tokens)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
-    logits = model(input_ids=ids, attention_mask=mask).logits
+    first = min(len(prompt) for prompt, _ in texts) - 1
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - first).logits
+    ends = [(len(prompt) - 1 - first, len(prompt) + len(answer) - 1 - first) for prompt, answer in texts]
     return [
-        _scores(logits[row, len(prompt) - 1 : len(prompt) + len(answer) - 1], answer)
-        for row, (prompt, answer) in enumerate(texts)
+        _scores(logits[row, start:end], answer)
+        for row, ((start, end), (_, answer)) in enumerate(zip(ends, texts, strict=True))
     ]
 
 

@@ -107,8 +107,9 @@ def held(weights: float, size: Sizes, tokens: int, checkpointing: bool, moments:
 
 
 def policy_weights(params: Params, size: Sizes) -> int:
-    """Return the bytes of the base of a policy in training."""
-    return size.nf4 if params.model.quantization == "nf4" else size.whole
+    """Return the bytes of the base of a policy in training. On a CPU its weights are dequantised once."""
+    quantised = params.model.quantization == "nf4" and params.model.device == "cuda"
+    return size.nf4 if quantised else size.whole
 
 
 def moments(params: Params) -> int:
@@ -156,9 +157,8 @@ def sampling(params: Params, size: Sizes) -> Need:
 
 
 def reward_weights(params: Params, size: Sizes) -> int:
-    """Return the bytes of a reward model's base. It has no head over the vocabulary, and on a CPU it is whole."""
-    quantised = params.model.quantization == "nf4" and params.model.device == "cuda"
-    return (size.nf4 if quantised else size.whole) - size.itemsize * size.head
+    """Return the bytes of a reward model's base, which has no head over the vocabulary."""
+    return policy_weights(params, size) - size.itemsize * size.head
 
 
 def judge(params: Params, size: Sizes) -> int:

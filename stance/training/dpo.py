@@ -1,12 +1,15 @@
 """Direct Preference Optimization (DPO) with TRL: settings, and corrections to TRL, PEFT and bitsandbytes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
-from bitsandbytes.functional import dequantize_blockwise
-from bitsandbytes.nn.modules import Params4bit
+from bitsandbytes.functional import dequantize_4bit, dequantize_blockwise
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedTokenizerFast
@@ -166,7 +169,7 @@ def prepare_policy(policy: PeftModel, dropout: float | None = None) -> None:
             module.p = dropout
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans 0.1 s for every new length of a batch
     begin_as_reference(policy)
-    dequantize_scales(policy)
+    dequantize(policy)
     cast(Any, policy).num_parameters = cache(policy.num_parameters)  # the trainer calls it in every step, 10 ms each
 
 
@@ -193,12 +196,34 @@ def begin_as_reference(policy: PeftModel) -> None:
             parameters[name.replace(".ref.", ".default.")].data.copy_(value.data)
 
 
-def dequantize_scales(model: torch.nn.Module) -> None:
-    """Undo the second quantisation, that of the scales, in place. The products stay the same.
+class Dequantized(torch.nn.Linear):
+    """A layer with the values of a 4-bit layer, which computes in the same arithmetic."""
 
-    This takes 3 bytes per 64 weights (0.3 GiB for 7 B parameters) and saves up to three kernel launches per layer and
-    pass. On a fast GPU, a step waits for these launches.
+    def __init__(self, layer: Linear4bit) -> None:
+        """Dequantise the weights of a layer, once."""
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        packed = cast(Params4bit, layer.weight)
+        weight = dequantize_4bit(packed.data, packed.quant_state).to(layer.compute_dtype)
+        self.weight, self.bias = torch.nn.Parameter(weight, requires_grad=False), layer.bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the product with `rows`, shape (..., in), in the dtype of `rows`."""
+        return super().forward(rows.to(self.weight.dtype)).to(rows.dtype)
+
+
+def dequantize(model: torch.nn.Module) -> None:
+    """Dequantise once what every pass would dequantise, in place. The products stay the same.
+
+    On a GPU these are the scales, which are quantised themselves. This takes 3 bytes per 64 weights (0.3 GiB for 7 B
+    parameters) and saves up to three kernel launches per layer and pass. On a fast GPU, a step waits for launches.
+
+    On a CPU these are the weights. With 4-bit weights, the first eval-mode pass on a CPU with products of bf16 would
+    also repack them, and the gradients would be silently wrong from then on.
     """
+    for module in list(model.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu":
+                setattr(module, name, Dequantized(layer))
     for parameter in model.parameters():
         state = parameter.quant_state if isinstance(parameter, Params4bit) else None
         if state and state.nested:
@@ -206,22 +231,38 @@ def dequantize_scales(model: torch.nn.Module) -> None:
             state.nested, state.state2, state.offset = False, None, None
 
 
+@contextmanager
+def answers_only() -> Iterator[None]:
+    """Let TRL compute the logits of answers alone on a CPU, as it does on a GPU.
+
+    On devices without Triton it also computes those of prompts and padding, and drops them, because some devices
+    compile each shape anew. On a CPU this takes a quarter of a step (docs/performance.md).
+    """
+    with patch("trl.trainer.utils._use_triton", return_value=True):
+        yield
+
+
 def precompute_reference(trainer: DPOTrainer) -> None:
-    """Compute the reference's log-probabilities once, and not in every epoch.
+    """Compute the reference's log-probabilities once, and not in every epoch. Pairs of similar length share a batch.
 
     TRL can do this itself, but it first hashes all weights on the host, to name a cache (docs/performance.md).
     """
     rows = cast(Dataset, trainer.train_dataset)
     pairs = rows.to_list()
+    order = sorted(range(len(pairs)), key=lambda place: _longest(pairs[place]))
     size = 2 * trainer.args.per_device_train_batch_size  # there is no backward pass, which would need memory
-    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    batches = [[pairs[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
     mine = batches[parallel.rank() :: parallel.processes()]
     logps = [trainer.compute_ref_log_probs(trainer.model, _collated(trainer, batch)) for batch in mine]
     logps = parallel.all_rows([tuple(values.cpu() for values in batch) for batch in logps])
     for name, values in zip(("ref_chosen_logps", "ref_rejected_logps"), zip(*logps, strict=True), strict=True):
-        rows = rows.add_column(name, torch.cat(values).tolist())
+        rows = rows.add_column(name, torch.cat(values)[torch.tensor(order).argsort()].tolist())
     trainer.train_dataset = rows
     trainer.precompute_ref_logps = True
+
+
+def _longest(pair: dict[str, Any]) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
 def _collated(trainer: DPOTrainer, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -132,10 +132,7 @@ def last_drift(state: TrainerState) -> dict[str, float]:
 
 
 def mean_drift(policy: PeftModel, texts: Sequence[Text], batch_size: int) -> float:
-    """Return the mean of KL(base | policy) over all tokens of the answers, in nats; NaN where the policy is broken.
-
-    The policy stays in train mode, because on a CPU an eval-mode pass would spoil the gradients of 4-bit weights.
-    """
+    """Return the mean of KL(base | policy) over all tokens of the answers, in nats; NaN where the policy is broken."""
     nats, tokens = 0.0, 0
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]

@@ -25,7 +25,7 @@ from stance.models.loading import load, quantization_config, require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.models.parity import score
 from stance.training.divergence import Divergence
-from stance.training.dpo import checked_tokenizer, lora_config, prepare_policy, save_adapter
+from stance.training.dpo import answers_only, checked_tokenizer, lora_config, prepare_policy, save_adapter
 from stance.training.merging import answer_texts, release_memory, stored_names, write_changed, write_logps
 from stance.training.progress import Progress, steps
 from stance.training.sft import Row, answer_rows, conversation_rows, fine_tuning, require_masks, sft_config
@@ -62,7 +62,8 @@ def fine_tune(
         policy = ready(trainer)
         if weights:
             set_peft_model_state_dict(policy, weights)
-        trainer.train()
+        with answers_only():
+            trainer.train()
     fine_tuning(trainer, tokenizer, options).write(out / "sft.json")
     if whole is None:
         save_adapter(policy, out / "adapter")

@@ -26,8 +26,6 @@ def reference_drift(policy: PeftModel, tokenizer: PreTrainedTokenizerFast, pairs
     The reference is a frozen copy of the fine-tuned adapter, `ref`. Where `sft` has trained all weights, it is the
     policy without its adapter.
 
-    Only then may the reference be scored: on a CPU this repacks 4-bit weights, and gradients would be wrong.
-
     Args:
         policy: The trained policy.
         tokenizer: The tokenizer of the training.

@@ -1,10 +1,9 @@
 """Train a LoRA adapter on preference pairs by Direct Preference Optimization (arXiv 2305.18290). The base is frozen.
 
 The reference is the policy with its adapter switched off, or after the fine-tuning of an adapter a copy of that, so no
-second model is loaded. There is no evaluation during the training: on a CPU, an eval-mode forward pass repacks
-bitsandbytes' 4-bit weights, and the gradients are silently wrong from then on. Checkpoints are not among the stage's
-outputs. Their folder is named by a hash of inputs and code, so a killed run resumes, and a changed run starts from the
-beginning. With `model.devices` above 1 the stage starts a process per device (`stance.training.parallel`).
+second model is loaded. Checkpoints are not among the stage's outputs. Their folder is named by a hash of inputs and
+code, so a killed run resumes, and a changed run starts from the beginning. With `model.devices` above 1 the stage
+starts a process per device (`stance.training.parallel`).
 """
 
 import logging
@@ -27,6 +26,7 @@ from stance.training import parallel
 from stance.training.checkpoints import checkpoint_key, last_complete
 from stance.training.compilation import CompileCallback, worthwhile
 from stance.training.dpo import (
+    answers_only,
     beginning,
     checked_tokenizer,
     dpo_config,
@@ -79,9 +79,10 @@ def prefer(
     policy = cast(PeftModel, trainer.model)
     prepare_policy(policy, options.lora_dropout)
     began = time.monotonic()
-    if options.precompute_ref_log_probs:
-        precompute_reference(trainer)
-    trainer.train(resume_from_checkpoint=last_complete(state))
+    with answers_only():
+        if options.precompute_ref_log_probs:
+            precompute_reference(trainer)
+        trainer.train(resume_from_checkpoint=last_complete(state))
     logger.info("trained in %.1f s, including the reference's log-probabilities", time.monotonic() - began)
     shrink_adapter(policy, options.adapter_scale)
     save_adapter(policy, adapter)

@@ -5,8 +5,7 @@ and why the training stopped. In every step the policy answers some questions se
 than the others to the same question become more likely.
 
 Particular: the reference is the policy as it begins. Without an earlier adapter that is the base. With one, TRL keeps a
-frozen copy of it, `ref`. Dropout is off, because TRL draws answers in train mode. In train mode, drawing also does not
-spoil 4-bit weights on a CPU, as an eval-mode forward pass would.
+frozen copy of it, `ref`. Dropout is off, because TRL draws answers in train mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from stance.data.training import Drift
 from stance.errors import InputError
 from stance.models.loading import arithmetic, load, quantization_config
 from stance.training.curves import Curves
-from stance.training.dpo import begin_as_reference, dequantize_scales
+from stance.training.dpo import answers_only, begin_as_reference, dequantize
 from stance.training.kept_weights import restore
 from stance.training.progress import steps
 from stance.training.ruler_watchdog import REWARD, RULER, RulerWatchdog
@@ -143,8 +142,9 @@ def reinforce(
     )
     trainer.remove_callback(PrinterCallback)
     begin_as_reference(cast(PeftModel, trainer.model))
-    dequantize_scales(cast(PeftModel, trainer.model))
-    trainer.train()
+    dequantize(cast(PeftModel, trainer.model))
+    with answers_only():
+        trainer.train()
     reference = compare(cast(PeftModel, trainer.model))  # with the autocast of the fine-tuning
     trained = cast(PeftModel, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
     kept = keep_best(trained, watchdog, trainer.state.global_step)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn.modules import Params4bit
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ from stance.evaluation.reinforcement import asked, measured_by, record_of, rewar
 from stance.evaluation.ruler import judges
 from stance.models.base import locate
 from stance.models.loading import load
-from stance.training.dpo import save_adapter
+from stance.training.dpo import Dequantized, save_adapter
 from stance.training.reward import answer_ids, load_reward_model, score, train_reward_model
 from stance.training.rl import (
     Asked,
@@ -208,12 +209,12 @@ def earlier_adapter(sharp_model: Path, folder: Path) -> Path:
     return folder
 
 
-def test_4_bit_weights_stay_as_they_are_on_a_cpu(sharp_model: Path, tmp_path: Path):
-    """bitsandbytes repacks them in an eval-mode forward pass, and gradients are wrong from then on."""
+def test_4_bit_weights_are_dequantised_on_a_cpu(sharp_model: Path, tmp_path: Path):
+    """bitsandbytes repacks 4-bit weights in an eval-mode forward pass, and gradients are wrong from then on."""
     trained = train(sharp_model, tmp_path, quantization="nf4", max_steps=3)
-    states = [p.quant_state for p in trained.policy.parameters() if getattr(p, "quant_state", None) is not None]
-    assert len(states) == 14  # seven linear layers in each of two blocks
-    assert not any(getattr(state, "packing_format_for_cpu", False) for state in states)
+    layers = [module for module in trained.policy.modules() if isinstance(module, Dequantized)]
+    assert len(layers) == 14  # seven linear layers in each of two blocks
+    assert not any(isinstance(parameter, Params4bit) for parameter in trained.policy.parameters())
 
 
 def test_grpo_trains_with_the_same_record(sharp_model: Path, tmp_path: Path):

@@ -4,26 +4,39 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
+from bitsandbytes.nn.modules import Linear4bit
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from transformers import TrainerCallback
+from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from stance.config.params import Params
 from stance.config.training import Loss
 from stance.data.chat import load_tokenizer
+from stance.data.preferences import read_pairs
 from stance.errors import InputError
 from stance.models.loading import arithmetic, load, nf4
 from stance.training.checkpoints import last_complete
-from stance.training.dpo import adapter_in_fp32, dpo_config, lora_config, require_no_control_tokens
+from stance.training.dpo import (
+    Dequantized,
+    adapter_in_fp32,
+    dequantize,
+    dpo_config,
+    lora_config,
+    require_no_control_tokens,
+)
+from stance.training.merging import answer_texts
 from tasks.train import train
 from tests.builders.small_run import params, prepare, train_in
 
@@ -58,7 +71,13 @@ def test_a_share_of_the_adapters_change_is_kept(root: Path, adapter: Path, tiny_
         assert torch.equal(half[name], 0.5 * weight if "lora_B" in name else weight)
 
 
-def gradients(chosen: Params, root: Path, model: str | torch.nn.Module, **kwargs: object) -> list[torch.Tensor]:
+def gradients(
+    chosen: Params,
+    root: Path,
+    model: str | torch.nn.Module,
+    prepare: Callable[[torch.nn.Module], None] = adapter_in_fp32,
+    **kwargs: object,
+) -> list[torch.Tensor]:
     config = dpo_config(chosen.model, chosen.train, chosen.seed, root / "gradients")
     config.save_strategy, config.learning_rate = "no", 0.0
     if not isinstance(model, str):
@@ -74,7 +93,7 @@ def gradients(chosen: Params, root: Path, model: str | torch.nn.Module, **kwargs
         callbacks=[seen],
         **kwargs,
     )
-    adapter_in_fp32(trainer.model)
+    prepare(trainer.model)
     trainer.train()
     return seen.steps
 
@@ -95,6 +114,40 @@ def test_gradients_on_4_bit_weights_equal_those_on_the_dequantised_weights(root:
     plain = gradients(chosen, root, load(tiny_model, "cpu", nf4("cpu")).dequantize(arithmetic("cpu")))
     assert len(quantised) == 6
     assert apart(quantised, plain) < 0.05
+
+
+def dequantised_and_read(policy: torch.nn.Module) -> None:
+    """What the stage does to a policy, and an eval-mode pass, with which 4-bit weights would be spoiled."""
+    adapter_in_fp32(policy)
+    dequantize(policy)
+    with torch.no_grad():
+        policy.eval()(torch.tensor([[1, 2, 3]]))
+
+
+def test_weights_that_are_dequantised_once_have_the_same_gradients(root: Path, tiny_model: Path):
+    chosen = params(tiny_model)
+    quantised = gradients(chosen, root, str(tiny_model), quantization_config=nf4("cpu"))
+    once = gradients(chosen, root, str(tiny_model), dequantised_and_read, quantization_config=nf4("cpu"))
+    assert len(once) == 6
+    assert apart(once, quantised) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dequantised_layer_has_the_products_of_its_4_bit_layer(dtype: torch.dtype, tiny_model: Path):
+    """To the last bit, whatever the dtype of the rows is, forward and backward; its weights are not trained."""
+    layers = [layer for layer in load(tiny_model, "cpu", nf4("cpu")).modules() if isinstance(layer, Linear4bit)]
+    assert len(layers) == 14
+    for layer in layers:
+        rows = torch.randn(3, 5, layer.in_features, generator=torch.Generator().manual_seed(1)).to(dtype)
+        found = []
+        for way in (layer, Dequantized(layer)):
+            given = rows.clone().requires_grad_()
+            product = way(given)
+            product.square().sum().backward()
+            assert product.dtype == dtype
+            assert not any(parameter.requires_grad for parameter in way.parameters())
+            found.append((product, given.grad))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 def test_adapter_holds_peft_files_only(adapter: Path):
@@ -150,15 +203,32 @@ def test_compiled_layers_train_the_same_adapter(adapter: Path, root: Path, tiny_
 
 
 def test_references_computed_once_leave_the_training_as_it_is(root: Path, tiny_model: Path):
-    """On bf16 weights, where a CPU may; a base that did not change gives the same reference in every epoch."""
+    """A base that does not change gives the same reference in every epoch."""
     logs = []
     for once in (False, True):
-        chosen = params(tiny_model, model__quantization="none", train__precompute_ref_log_probs=once)
+        chosen = params(tiny_model, train__precompute_ref_log_probs=once)
         folder = train_in(root, chosen, f"once-{once}")
         with (root / f"{folder.name}-log/log.csv").open() as file:
             logs.append([float(row["loss"]) for row in csv.DictReader(file)])
     assert logs[1] == pytest.approx(logs[0], abs=1e-2)
     assert logs[1][-1] < logs[1][0]
+
+
+def test_logits_are_computed_for_answers_alone(root: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """By the reference once, and by the policy in every epoch; not for prompts and padding."""
+    chosen, computed = params(tiny_model), []
+    apply = trl_utils._ChunkedLogProbFunction.apply
+
+    def counted(hidden: torch.Tensor, *rest: object) -> object:
+        computed.append(len(hidden))
+        return apply(hidden, *rest)
+
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", SimpleNamespace(apply=counted))
+    train_in(root, chosen, "counted")
+    tokenizer, pairs = load_tokenizer(tiny_model), read_pairs(root / "pairs/train.jsonl")
+    answers = [len(answer) for pair in pairs for _, answer in answer_texts(tokenizer, pair)]
+    assert chosen.train.precompute_ref_log_probs
+    assert sum(computed) == (1 + chosen.train.num_epoch) * sum(answers)
 
 
 def test_a_batch_has_the_losses_of_its_pairs_one_by_one(root: Path, tiny_model: Path):

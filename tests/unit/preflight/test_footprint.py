@@ -192,7 +192,6 @@ def test_on_a_cpu_model_and_process_share_the_memory(found):
     chosen = breeze(
         model__device="cpu",
         train__optim="adamw_torch",
-        train__precompute_ref_log_probs=False,
         answers__enforce_eager=True,
     )
     assert all(need.gpu == 0 for need in needs(chosen, found, TEXTS, ROOMY).values())

@@ -22,7 +22,6 @@ from stance.training.compilation import ENOUGH, layers, worthwhile
 def test_only_a_long_training_on_a_gpu_is_compiled(device, setting, pairs, compiled):
     """Each pair is read once, 8 at a time."""
     changes = {"model.device": device, "train.optim": "adamw_torch", "train.num_epoch": 1, "train.compile": setting}
-    changes |= {"train.precompute_ref_log_probs": False}
     chosen = Params.model_validate(compose("breeze-7b", changes))
     assert worthwhile(chosen.model, chosen.train, pairs) is compiled
 
