@@ -55,7 +55,7 @@ def notebook(model_folder: Path, dataset: Path, pairs: Path, tokens: list[int]) 
     clock = Clock()
     tokenizer, model = load_tokenizer(model_folder), load(model_folder, DEVICE, nf4(DEVICE))
     clock("load")
-    if DEVICE == "cuda":  # on a CPU this would spoil the training, see stance/training/preference_training.py
+    if DEVICE == "cuda":  # on a CPU this may spoil the training, see `dequantize` in stance/training/dpo.py
         answer(model, tokenizer, dataset, tokens, clock, "before")
     return trained(notebook_config(pairs), model, tokenizer, dataset, pairs, tokens, clock)
 

@@ -61,7 +61,7 @@ def write_params(folder: Path, model: Path, small: bool, tokens: int, **override
         "answers.max_new_tokens": tokens,
     }
     if small:
-        changes |= {"model.device": "cpu", "train.optim": "adamw_torch"}
+        changes |= {"model.device": "cpu", "train.optim": "adamw_torch", "train.precompute_ref_log_probs": False}
         changes |= {"answers.enforce_eager": True}
     changes |= {key.replace("__", "."): value for key, value in overrides.items()}
     values = compose("breeze-7b", changes)

@@ -227,7 +227,7 @@ def shared_training(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_dataset(folder / "source", pairs + HELD_OUT, 1)
-        whole = {"model__quantization": "none"} if small else {}
+        whole = {"model__quantization": "none", "train__precompute_ref_log_probs": True} if small else {}
         write_params(folder, model, small, 30, pairs__data_size=pairs, train__num_epoch=epochs, **whole)
         params = Params.load(folder / "params.yaml")
         *others, last = plans(adapters)

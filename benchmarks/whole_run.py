@@ -1,11 +1,12 @@
 """One configuration from nothing to its report: `dvc repro` beside the course's notebook, in one run on one machine.
 
     python -m benchmarks.breeze_shape /tmp/breeze && python -m benchmarks.whole_run /tmp/breeze OUT.json [--longer 33]
-    python -m benchmarks.whole_run --small MODEL OUT.json      # a CPU, the same steps on a narrow model
+    python -m benchmarks.whole_run --small MODEL OUT.json      # a CPU, a narrow model, as a rehearsal
 
 `benchmarks/course_run.py` starts every stage by hand. Here DVC does, as for a user: most stages are forks of one
 process that has imported the packages (`stance/runs/fork_server.py`), and DVC's own time counts. The job is that of the
-course with answers of 30 tokens. The second run of `dvc repro` has another `support_ratio`.
+course with answers of 30 tokens. The second run of `dvc repro` has another `support_ratio`. The notebook comes last,
+when all files are in memory, and its seconds lack the start and the end of its process.
 """
 
 import argparse

@@ -18,7 +18,7 @@ class Model(Section):
     over them (tensor parallelism). The merge uses one. On a CPU: the number of processes of the training."""
     quantization: Literal["nf4", "none"]
     """Precision of the base weights in training. `nf4`: 4 bits with double quantisation (QLoRA). `none`: bf16, which
-    takes four times the memory."""
+    takes four times the memory of a GPU. On a CPU, 4-bit weights are dequantised once, and take as much memory."""
     system_prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     """System prompt before every question, in training and when the model answers."""
 

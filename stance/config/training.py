@@ -79,7 +79,8 @@ class Train(Section):
     gradient_checkpointing: bool
     """Whether to recompute activations in the backward pass. This saves memory and takes a third more time."""
     precompute_ref_log_probs: bool
-    """Whether to compute the reference log-probabilities once before training, which is faster, or in every step."""
+    """`true`: the reference log-probabilities are computed once before the training, which is faster. `false`: in every
+    step."""
     r: int = Field(gt=0)
     """LoRA rank. A higher rank learns more, and makes a larger adapter."""
     lora_alpha: int = Field(gt=0)

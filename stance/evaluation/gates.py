@@ -34,7 +34,7 @@ ADDED_TURNS = {1, 2}
 
 MAX_FIRST_REWARD = 0.05
 """Absolute reward of an answer in the first step, nats times beta. It is 0 for a policy that begins as its reference;
-the rest is the noise of bf16 on a GPU."""
+the rest is the noise of bf16."""
 MAX_FIRST_KL = 0.001
 """KL divergence of the first step of a reinforcement learning, nats per token; 0 likewise."""
 MAX_REWARD_DIFFERENCE = 1e-3

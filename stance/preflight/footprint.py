@@ -93,8 +93,8 @@ def advice(stage: str, kind: str, params: Params, found: Mapping[str, Sizes], te
     if stage == "sft" and params.fine_tunes_whole:
         return "set sft.method to lora, or take a smaller model"
     if stage in TRAININGS:
-        smaller = "take a smaller model"
-        return smaller if params.model.quantization == "nf4" else f"set model.quantization to nf4, or {smaller}"
+        whole = params.model.quantization == "none" and params.model.device == "cuda"  # on a CPU weights always are
+        return f"{'set model.quantization to nf4, or ' if whole else ''}take a smaller model"
     if stage in ("sample", "answers") and params.model.device == "cuda":
         return "set answers.quantization to bitsandbytes, or take a smaller model"
     return "take a smaller model, or a larger machine"

@@ -217,13 +217,14 @@ def dequantize(model: torch.nn.Module) -> None:
     On a GPU these are the scales, which are quantised themselves. This takes 3 bytes per 64 weights (0.3 GiB for 7 B
     parameters) and saves up to three kernel launches per layer and pass. On a fast GPU, a step waits for launches.
 
-    On a CPU these are the weights. With 4-bit weights, the first eval-mode pass on a CPU with products of bf16 would
-    also repack them, and the gradients would be silently wrong from then on.
+    On a CPU these are the weights. Otherwise, the first eval-mode pass on a CPU with AVX512-BF16 would also repack
+    them, and the gradients would be silently wrong from then on.
     """
-    for module in list(model.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu":
-                setattr(module, name, Dequantized(layer))
+    children = [(module, name) for module in model.modules() for name, _ in module.named_children()]
+    for module, name in children:
+        layer = getattr(module, name)
+        if isinstance(layer, Linear4bit) and layer.weight.device.type == "cpu":
+            setattr(module, name, Dequantized(layer))
     for parameter in model.parameters():
         state = parameter.quant_state if isinstance(parameter, Params4bit) else None
         if state and state.nested:

@@ -25,7 +25,7 @@ from stance.models.loading import load, quantization_config, require_device
 from stance.models.outline import adapted_layers, configuration, outline
 from stance.models.parity import score
 from stance.training.divergence import Divergence
-from stance.training.dpo import answers_only, checked_tokenizer, lora_config, prepare_policy, save_adapter
+from stance.training.dpo import answers_only, checked_tokenizer, dequantize, lora_config, prepare_policy, save_adapter
 from stance.training.merging import answer_texts, release_memory, stored_names, write_changed, write_logps
 from stance.training.progress import Progress, steps
 from stance.training.sft import Row, answer_rows, conversation_rows, fine_tuning, require_masks, sft_config
@@ -72,7 +72,9 @@ def fine_tune(
     write_tuned(folder, whole, model.device, out / MODEL)
     del trainer, policy, whole
     release_memory()
-    leave_logps(load(out / MODEL, model.device, quantization_config(model)), tokenizer, [*train, *held_out], out)
+    written = load(out / MODEL, model.device, quantization_config(model))
+    dequantize(written)  # as the training that follows does
+    leave_logps(written, tokenizer, [*train, *held_out], out)
 
 
 def all_weights(folder: Path, device: str) -> PreTrainedModel:

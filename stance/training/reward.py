@@ -5,8 +5,8 @@ In: comparisons (or scores) of answers. Out: the adapter, which holds the head. 
 
 Three things are particular. The head is in float32 and computes in it, in training and after it was read from a file:
 in bf16 two rewards near 4 could differ by no less than 0.03, and a head in bf16 would lose most small updates. The
-head starts at zero, so every reward does. And on a CPU the base is whole even where the policy is in 4 bits, because
-there an eval-mode forward pass spoils 4-bit weights for the training.
+head starts at zero, so every reward does. And on a CPU the base is whole even where `model.quantization` is nf4,
+because there an eval-mode forward pass spoils 4-bit weights for the training.
 """
 
 from collections.abc import Sequence

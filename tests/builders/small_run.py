@@ -27,7 +27,11 @@ PROBES = [
 
 
 def params(model: Path, **overrides: Any) -> Params:
-    """Return the miniature profile, made small, on a model folder; an override's `__` stands for the dot."""
+    """Return the miniature profile, made small, on a model folder; an override's `__` stands for the dot.
+
+    The reference is computed in every step, in the batch of the policy, so that a first reward is exactly 0 where
+    products of bf16 would round the same text differently in another batch.
+    """
     small = {
         "pairs.data_size": 4,
         "pairs.support_ratio": 0.5,
@@ -36,6 +40,7 @@ def params(model: Path, **overrides: Any) -> Params:
         "train.global_batch_size": 2,
         "train.per_device_train_batch_size": 2,
         "train.save_steps": 2,
+        "train.precompute_ref_log_probs": False,
         "answers.max_new_tokens": 12,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}

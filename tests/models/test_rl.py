@@ -399,7 +399,7 @@ def stage(root: Path, sharp_model: Path, out: Path, start: Path = Path("none"), 
 
 
 def test_the_stage_trains_against_the_reward_model_with_the_judge_as_its_ruler(root, sharp_model, tmp_path):
-    """The policy is in 4 bits here, and the reward model in bf16."""
+    """The policy has 4-bit weights, dequantised; the reward model has those of the base."""
     record = stage(root, sharp_model, tmp_path, max_steps=4, prompts_per_step=1, num_generations=8,
                    per_device_train_batch_size=8)  # fmt: skip
     assert record.rewards == {"reward_model": 1.0}

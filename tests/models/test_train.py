@@ -216,7 +216,7 @@ def test_references_computed_once_leave_the_training_as_it_is(root: Path, tiny_m
 
 def test_logits_are_computed_for_answers_alone(root: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     """By the reference once, and by the policy in every epoch; not for prompts and padding."""
-    chosen, computed = params(tiny_model), []
+    chosen, computed = params(tiny_model, train__precompute_ref_log_probs=True), []
     apply = trl_utils._ChunkedLogProbFunction.apply
 
     def counted(hidden: torch.Tensor, *rest: object) -> object:
@@ -227,7 +227,6 @@ def test_logits_are_computed_for_answers_alone(root: Path, tiny_model: Path, mon
     train_in(root, chosen, "counted")
     tokenizer, pairs = load_tokenizer(tiny_model), read_pairs(root / "pairs/train.jsonl")
     answers = [len(answer) for pair in pairs for _, answer in answer_texts(tokenizer, pair)]
-    assert chosen.train.precompute_ref_log_probs
     assert sum(computed) == (1 + chosen.train.num_epoch) * sum(answers)
 
 
@@ -370,7 +369,7 @@ print(apart(gradients(chosen, root, model), plain))
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 only")
 def test_gradient_check_notices_the_trap_of_an_eval_mode_forward(root: Path, tiny_model: Path):
-    """The reason why nothing is generated or evaluated before the training, shown by what happens otherwise."""
+    """The reason why weights are dequantised on a CPU, shown by what happens otherwise."""
     done = subprocess.run(
         [sys.executable, "-c", TRAP, str(root), str(tiny_model)], capture_output=True, text=True, check=True
     )

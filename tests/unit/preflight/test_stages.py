@@ -313,6 +313,13 @@ def test_without_a_limit_the_largest_batch_is_suggested(breeze):
     ]
 
 
+def test_4_bit_weights_are_no_advice_on_a_cpu(breeze):
+    """They are dequantised there, so that they take no less."""
+    chosen = changed(on_a_cpu(long_road(sft=None)), {"model.quantization": "none"})
+    with pytest.raises(InputError, match=r"^reward takes about .* there are 10.0; take a smaller model; rl takes"):
+        check(chosen, breeze, TEXTS, Here(0, 10 * GIB, 1e15))
+
+
 def test_the_preflight_on_a_cpu_refuses_a_road_that_cannot_fit(breeze, monkeypatch):
     """With vLLM, three whole models are in memory. Without it, policy and reward model take 13.9 GiB each.
 
